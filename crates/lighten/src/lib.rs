@@ -1,0 +1,1 @@
+//! qing-lighten
