@@ -1,1 +1,19 @@
-//! qing-kernels
+//! The loops of qing: convolution, matrix product, pooling and elementwise work over plain slices.
+//!
+//! One folder holds a family of kernels, one file in it an instruction set; every family has a scalar
+//! member that is written to be obviously right and that the others must equal. The instruction set is a
+//! value ([`cpu::Isa`]) handed in when weights are packed, so that every variant a machine can run can be
+//! tested on it.
+//!
+//! Nothing here knows what a graph is, and running a packed kernel allocates nothing.
+#![allow(unsafe_code)]
+
+pub mod cpu;
+mod error;
+pub mod float;
+pub mod pool;
+pub mod quantized;
+
+pub use cpu::Isa;
+pub use error::{KernelError, expect_len};
+pub use pool::Pool;

@@ -1,0 +1,1 @@
+//! Kernels on 32-bit floats.
