@@ -20,10 +20,7 @@ impl Isa {
     pub fn detect() -> Isa {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| {
-            let cap = std::env::var("QING_ISA")
-                .ok()
-                .and_then(|name| Isa::from_name(&name))
-                .unwrap_or(Isa::Avx512);
+            let cap = std::env::var("QING_ISA").ok().and_then(|name| Isa::from_name(&name)).unwrap_or(Isa::Avx512);
             supported().min(cap)
         })
     }
@@ -32,10 +29,7 @@ impl Isa {
     #[must_use]
     pub fn available() -> Vec<Isa> {
         let best = supported();
-        [Isa::Scalar, Isa::Avx2, Isa::Avx512]
-            .into_iter()
-            .filter(|isa| *isa <= best)
-            .collect()
+        [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| *isa <= best).collect()
     }
 
     /// The lower-case name, as `QING_ISA` spells it.
@@ -51,9 +45,7 @@ impl Isa {
     /// The set of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Isa> {
-        [Isa::Scalar, Isa::Avx2, Isa::Avx512]
-            .into_iter()
-            .find(|isa| isa.name().eq_ignore_ascii_case(name))
+        [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().find(|isa| isa.name().eq_ignore_ascii_case(name))
     }
 
     /// This set if the machine has it, else the best one it has: what makes it sound to call a kernel

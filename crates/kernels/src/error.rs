@@ -19,9 +19,7 @@ pub enum KernelError {
     #[error("geometry: {0}")]
     Geometry(String),
     /// A sum of products could leave the range of `i32`.
-    #[error(
-        "output channel {channel}: partial sums may reach {bound}, beyond the range of a 32-bit accumulator"
-    )]
+    #[error("output channel {channel}: partial sums may reach {bound}, beyond the range of a 32-bit accumulator")]
     Overflow {
         /// The output channel whose weights are too large.
         channel: usize,
@@ -38,13 +36,5 @@ pub enum KernelError {
 /// # Errors
 /// [`KernelError::Length`] when they differ.
 pub fn expect_len(what: &'static str, found: usize, expected: usize) -> Result<(), KernelError> {
-    if found == expected {
-        Ok(())
-    } else {
-        Err(KernelError::Length {
-            what,
-            expected,
-            found,
-        })
-    }
+    if found == expected { Ok(()) } else { Err(KernelError::Length { what, expected, found }) }
 }

@@ -11,9 +11,11 @@
 pub mod cpu;
 mod error;
 pub mod float;
+pub mod geometry;
 pub mod pool;
 pub mod quantized;
 
 pub use cpu::Isa;
 pub use error::{KernelError, expect_len};
+pub use geometry::ConvGeometry;
 pub use pool::Pool;

@@ -75,22 +75,13 @@ impl Pool {
         for number in 1..threads.max(1) {
             let asleep = Arc::new(AtomicBool::new(false));
             let (theirs, flag) = (Arc::clone(&shared), Arc::clone(&asleep));
-            let spawned = std::thread::Builder::new()
-                .name(format!("qing-{number}"))
-                .spawn(move || theirs.work(number, &flag));
+            let spawned =
+                std::thread::Builder::new().name(format!("qing-{number}")).spawn(move || theirs.work(number, &flag));
             // A machine that refuses another thread still gets its answer, from fewer threads.
             let Ok(handle) = spawned else { break };
-            workers.push(Worker {
-                thread: handle.thread().clone(),
-                handle: Some(handle),
-                asleep,
-            });
+            workers.push(Worker { thread: handle.thread().clone(), handle: Some(handle), asleep });
         }
-        Pool {
-            shared,
-            workers,
-            busy: AtomicBool::new(false),
-        }
+        Pool { shared, workers, busy: AtomicBool::new(false) }
     }
 
     /// How many threads work on a job, the caller included; at least 1.
@@ -138,16 +129,11 @@ impl Pool {
     fn fork_join(&self, chunks: usize, f: &Job<'_>) -> Result<(), Box<dyn Any + Send>> {
         let shared = &*self.shared;
         shared.done.0.store(0, Ordering::Relaxed);
-        shared
-            .job
-            .store(std::ptr::from_ref(f).cast_mut().cast(), Ordering::Relaxed);
+        shared.job.store(std::ptr::from_ref(f).cast_mut().cast(), Ordering::Relaxed);
         shared.chunks.store(chunks, Ordering::Relaxed);
         let number = (shared.ticket.0.load(Ordering::Relaxed) >> CHUNK_BITS).wrapping_add(1);
         // Sequentially consistent with the sleep flags: either the worker sees this ticket or we see its flag.
-        shared
-            .ticket
-            .0
-            .store((number << CHUNK_BITS) | chunks as u64, Ordering::SeqCst);
+        shared.ticket.0.store((number << CHUNK_BITS) | chunks as u64, Ordering::SeqCst);
         for worker in self.workers.iter().take(chunks - 1) {
             if worker.asleep.load(Ordering::SeqCst) {
                 worker.asleep.store(false, Ordering::SeqCst);
@@ -180,12 +166,7 @@ impl Pool {
     ///
     /// # Panics
     /// With the panic of `f`, or when `chunk_len` is 0.
-    pub fn for_each_chunk_mut<T: Send>(
-        &self,
-        data: &mut [T],
-        chunk_len: usize,
-        f: impl Fn(usize, &mut [T]) + Sync,
-    ) {
+    pub fn for_each_chunk_mut<T: Send>(&self, data: &mut [T], chunk_len: usize, f: impl Fn(usize, &mut [T]) + Sync) {
         assert!(chunk_len > 0, "a chunk must hold at least one value");
         let len = data.len();
         let all = SharedMut::new(data);
@@ -221,12 +202,7 @@ impl Shared {
             }
             let job = self.job.load(Ordering::Relaxed);
             let chunks = self.chunks.load(Ordering::Relaxed);
-            match self.ticket.0.compare_exchange_weak(
-                ticket,
-                ticket - 1,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
+            match self.ticket.0.compare_exchange_weak(ticket, ticket - 1, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Some((job, chunks - left)),
                 Err(now) => ticket = now,
             }
@@ -241,10 +217,7 @@ impl Shared {
     }
 
     fn take_panic(&self) -> Option<Box<dyn Any + Send>> {
-        self.panic
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .take()
+        self.panic.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
     }
 
     fn work(&self, number: usize, asleep: &AtomicBool) {
@@ -258,10 +231,7 @@ impl Shared {
                 // is still waiting in `fork_join` and its borrow is alive; `claim` proved the pointer is its.
                 let f: Job<'_> = unsafe { *job.cast::<Job<'_>>() };
                 if let Err(payload) = catch_unwind(AssertUnwindSafe(|| f(number, chunk))) {
-                    *self
-                        .panic
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(payload);
+                    *self.panic.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(payload);
                     self.abandon();
                 }
                 drop(ended);
@@ -286,8 +256,7 @@ impl Shared {
     fn sleep(&self, asleep: &AtomicBool) {
         asleep.store(true, Ordering::SeqCst);
         let nothing_to_do = || self.ticket.0.load(Ordering::SeqCst) & CHUNK_MASK == 0;
-        while nothing_to_do() && asleep.load(Ordering::SeqCst) && !self.stop.load(Ordering::SeqCst)
-        {
+        while nothing_to_do() && asleep.load(Ordering::SeqCst) && !self.stop.load(Ordering::SeqCst) {
             std::thread::park();
         }
         asleep.store(false, Ordering::SeqCst);

@@ -21,11 +21,7 @@ impl<'a, T> SharedMut<'a, T> {
     /// Takes the slice for as long as the wrapper lives.
     #[must_use]
     pub fn new(data: &'a mut [T]) -> Self {
-        SharedMut {
-            start: data.as_mut_ptr(),
-            len: data.len(),
-            owner: PhantomData,
-        }
+        SharedMut { start: data.as_mut_ptr(), len: data.len(), owner: PhantomData }
     }
 
     /// How many values there are.
@@ -50,11 +46,7 @@ impl<'a, T> SharedMut<'a, T> {
     #[allow(clippy::mut_from_ref)]
     #[must_use]
     pub unsafe fn slice(&self, range: Range<usize>) -> &mut [T] {
-        assert!(
-            range.start <= range.end && range.end <= self.len,
-            "{range:?} is outside a slice of {}",
-            self.len
-        );
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} is outside a slice of {}", self.len);
         // SAFETY: the range was checked against the length; exclusiveness is the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }

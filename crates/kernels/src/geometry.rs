@@ -1,0 +1,206 @@
+//! Sizes of a two-dimensional sliding window, shared by float and integer kernels.
+
+use crate::KernelError;
+
+/// The shape of a convolution or pooling over channels-last images.
+///
+/// Input is `[batch, in_h, in_w, in_c]`, output `[batch, out_h, out_w, out_c]`, weights
+/// `[out_c, kernel[0], kernel[1], in_c / groups]`. What the window reads beyond the input counts as zero
+/// (for pooling: is left out), so padding below and to the right needs no number of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConvGeometry {
+    /// Images per run.
+    pub batch: usize,
+    /// Input rows.
+    pub in_h: usize,
+    /// Input columns.
+    pub in_w: usize,
+    /// Input channels.
+    pub in_c: usize,
+    /// Output rows.
+    pub out_h: usize,
+    /// Output columns.
+    pub out_w: usize,
+    /// Output channels.
+    pub out_c: usize,
+    /// Window height and width.
+    pub kernel: [usize; 2],
+    /// Steps of the window, down and right.
+    pub stride: [usize; 2],
+    /// Distance between neighbouring taps, down and right.
+    pub dilation: [usize; 2],
+    /// Rows of padding above the input.
+    pub pad_top: usize,
+    /// Columns of padding left of the input.
+    pub pad_left: usize,
+    /// Groups that channels fall into; 1 for a dense convolution.
+    pub groups: usize,
+}
+
+impl ConvGeometry {
+    /// Checks that the numbers agree with each other and that no size overflows.
+    ///
+    /// # Errors
+    /// [`KernelError::Geometry`] with the first contradiction found.
+    pub fn check(&self) -> Result<(), KernelError> {
+        let fail = |why: String| Err(KernelError::Geometry(why));
+        let positive = [
+            ("batch", self.batch),
+            ("in_h", self.in_h),
+            ("in_w", self.in_w),
+            ("in_c", self.in_c),
+            ("out_h", self.out_h),
+            ("out_w", self.out_w),
+            ("out_c", self.out_c),
+            ("kernel height", self.kernel[0]),
+            ("kernel width", self.kernel[1]),
+            ("stride down", self.stride[0]),
+            ("stride right", self.stride[1]),
+            ("dilation down", self.dilation[0]),
+            ("dilation right", self.dilation[1]),
+            ("groups", self.groups),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return fail(format!("{name} is 0"));
+        }
+        if !self.in_c.is_multiple_of(self.groups) || !self.out_c.is_multiple_of(self.groups) {
+            return fail(format!(
+                "{} input and {} output channels do not divide into {} groups",
+                self.in_c, self.out_c, self.groups
+            ));
+        }
+        let product = |sizes: &[usize]| {
+            sizes
+                .iter()
+                .try_fold(1usize, |all, size| all.checked_mul(*size))
+                .filter(|all| *all <= isize::MAX as usize / 8)
+        };
+        let sizes = [
+            product(&[self.batch, self.in_h, self.in_w, self.in_c]),
+            product(&[self.batch, self.out_h, self.out_w, self.out_c]),
+            product(&[self.out_c, self.kernel[0], self.kernel[1], self.in_c / self.groups]),
+            product(&[self.out_h, self.stride[0]]),
+            product(&[self.out_w, self.stride[1]]),
+            product(&[self.kernel[0], self.dilation[0]]),
+            product(&[self.kernel[1], self.dilation[1]]),
+        ];
+        let small = [self.pad_top, self.pad_left].iter().all(|pad| *pad <= isize::MAX as usize / 8);
+        if sizes.iter().any(Option::is_none) || !small {
+            return fail("a size does not fit the address space".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Values in the input.
+    #[must_use]
+    pub fn input_len(&self) -> usize {
+        self.batch * self.in_h * self.in_w * self.in_c
+    }
+
+    /// Values in the output.
+    #[must_use]
+    pub fn output_len(&self) -> usize {
+        self.batch * self.out_h * self.out_w * self.out_c
+    }
+
+    /// Values in the weights.
+    #[must_use]
+    pub fn weights_len(&self) -> usize {
+        self.out_c * self.taps() * self.group_in()
+    }
+
+    /// Positions in the window.
+    #[must_use]
+    pub fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Input channels of one group.
+    #[must_use]
+    pub fn group_in(&self) -> usize {
+        self.in_c / self.groups
+    }
+
+    /// Output channels of one group.
+    #[must_use]
+    pub fn group_out(&self) -> usize {
+        self.out_c / self.groups
+    }
+
+    /// Whether every channel is convolved with a window of its own and nothing else.
+    #[must_use]
+    pub fn is_depthwise(&self) -> bool {
+        self.groups == self.in_c && self.out_c == self.in_c
+    }
+
+    /// Whether each output pixel reads exactly the input pixel at its own place.
+    #[must_use]
+    pub fn is_pointwise(&self) -> bool {
+        self.kernel == [1, 1]
+            && self.stride == [1, 1]
+            && (self.pad_top, self.pad_left) == (0, 0)
+            && (self.in_h, self.in_w) == (self.out_h, self.out_w)
+    }
+
+    /// Multiply–accumulates of one run, padding included.
+    #[must_use]
+    pub fn macs(&self) -> usize {
+        self.output_len() * self.taps() * self.group_in()
+    }
+
+    /// The input row that tap `tap` of output row `out` reads, if it is not padding.
+    #[must_use]
+    pub fn input_row(&self, out: usize, tap: usize) -> Option<usize> {
+        (out * self.stride[0] + tap * self.dilation[0]).checked_sub(self.pad_top).filter(|row| *row < self.in_h)
+    }
+
+    /// The input column that tap `tap` of output column `out` reads, if it is not padding.
+    #[must_use]
+    pub fn input_col(&self, out: usize, tap: usize) -> Option<usize> {
+        (out * self.stride[1] + tap * self.dilation[1]).checked_sub(self.pad_left).filter(|col| *col < self.in_w)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: ConvGeometry = ConvGeometry {
+        batch: 1,
+        in_h: 5,
+        in_w: 4,
+        in_c: 6,
+        out_h: 5,
+        out_w: 4,
+        out_c: 4,
+        kernel: [3, 3],
+        stride: [1, 1],
+        dilation: [1, 1],
+        pad_top: 1,
+        pad_left: 1,
+        groups: 2,
+    };
+
+    #[test]
+    fn taps_in_the_padding_read_nothing() {
+        assert_eq!(PLAIN.input_row(0, 0), None);
+        assert_eq!(PLAIN.input_row(0, 1), Some(0));
+        assert_eq!(PLAIN.input_row(4, 2), None);
+        assert_eq!(PLAIN.input_col(3, 1), Some(3));
+        assert_eq!(PLAIN.macs(), 5 * 4 * 4 * 9 * 3);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        assert_eq!(PLAIN.check(), Ok(()));
+        let cases = [
+            ConvGeometry { groups: 4, ..PLAIN },
+            ConvGeometry { stride: [0, 1], ..PLAIN },
+            ConvGeometry { in_h: usize::MAX, ..PLAIN },
+            ConvGeometry { pad_left: usize::MAX, ..PLAIN },
+        ];
+        for case in cases {
+            assert!(matches!(case.check(), Err(KernelError::Geometry(_))), "{case:?}");
+        }
+    }
+}
