@@ -3,4 +3,13 @@
 //! Every activation is stored as one unsigned byte per value; a signed type is stored with 128 added to the
 //! value and to its zero point, so that a kernel sees only `u8` and a zero in `0..=255`. Weights are `i8` with
 //! their zero point already taken away. Products are summed exactly in `i32` and brought back to eight bits
-//! by one float multiplication, one rounding to nearest even and one clamp: the requantization every executor of qing shares.
+//! by one float multiplication, one rounding to nearest even and one clamp: the requantization every executor
+//! of qing shares.
+//!
+//! Activations are laid out with the channel last: `[batch, height, width, channel]`.
+
+pub mod conv;
+mod epilogue;
+
+pub use conv::{ConvGeometry, QConv};
+pub use epilogue::{Epilogue, Output, Requantize, requantize};

@@ -1,0 +1,149 @@
+//! Convolution and matrix product of bytes by 8-bit weights.
+//!
+//! A convolution is a matrix product whose left side is never stored: the rows of a block of output pixels are
+//! gathered into scratch that stays in cache (`rows.rs`) and multiplied by panels of weights packed once for the
+//! instruction set at hand. A pointwise convolution reads its rows where they lie.
+
+mod geometry;
+mod scalar;
+
+pub use geometry::ConvGeometry;
+
+use super::epilogue::{Epilogue, Output};
+use crate::cpu::Isa;
+use crate::error::{KernelError, expect_len};
+use crate::pool::Pool;
+
+/// A two-dimensional convolution (dense, pointwise or grouped) with its weights packed.
+#[derive(Debug, Clone)]
+pub struct QConv {
+    geometry: ConvGeometry,
+    x_zero: u8,
+    /// `bias[c] − x_zero·Σ w[c]`.
+    bias: Vec<i32>,
+    epilogue: Epilogue,
+    weights: Vec<i8>,
+}
+
+impl QConv {
+    /// Packs `weights`, `[out_c, kernel rows, kernel columns, in_c / groups]`, for `isa`.
+    ///
+    /// `bias` has one value per output channel, in units of `x_scale·w_scale[c]`; `x_zero` is the stored value
+    /// that means zero, which taps in the padding read.
+    ///
+    /// # Errors
+    /// When the geometry or a length is inconsistent, a scale is not finite, or the sum of a channel could leave
+    /// the range of `i32`.
+    pub fn pack(
+        isa: Isa,
+        geometry: ConvGeometry,
+        weights: &[i8],
+        bias: Option<&[i32]>,
+        x_zero: u8,
+        epilogue: Epilogue,
+    ) -> Result<QConv, KernelError> {
+        let _ = isa.or_supported();
+        geometry.check()?;
+        expect_len("weights", weights.len(), geometry.weights_len())?;
+        epilogue.check(geometry.out_c)?;
+        let bias = fold_zero(weights, geometry.depth(), bias, geometry.out_c, x_zero)?;
+        Ok(QConv {
+            geometry,
+            x_zero,
+            bias,
+            epilogue,
+            weights: weights.to_vec(),
+        })
+    }
+
+    /// The sizes it was packed for.
+    #[must_use]
+    pub fn geometry(&self) -> &ConvGeometry {
+        &self.geometry
+    }
+
+    /// Bytes of scratch that [`QConv::run`] needs on a pool of `threads`.
+    #[must_use]
+    pub fn scratch_bytes(&self, threads: usize) -> usize {
+        let _ = threads;
+        0
+    }
+
+    /// Convolves `x`, `[batch, in_h, in_w, in_c]`, into `y`, `[batch, out_h, out_w, out_c]`.
+    ///
+    /// `scratch` holds at least [`QConv::scratch_bytes`] bytes for the pool's number of threads; what it contains
+    /// does not matter. Allocates nothing.
+    ///
+    /// # Errors
+    /// When a length is wrong or `y` is not of the kind the epilogue writes.
+    pub fn run(
+        &self,
+        x: &[u8],
+        y: Output<'_>,
+        scratch: &mut [u8],
+        pool: &Pool,
+    ) -> Result<(), KernelError> {
+        let g = &self.geometry;
+        expect_len("input", x.len(), g.input_len())?;
+        self.epilogue.check_output(&y, g.output_len())?;
+        let need = self.scratch_bytes(pool.threads());
+        if scratch.len() < need {
+            expect_len("scratch", scratch.len(), need)?;
+        }
+        self.run_scalar(x, y, pool);
+        Ok(())
+    }
+
+    fn run_scalar(&self, x: &[u8], y: Output<'_>, pool: &Pool) {
+        let g = &self.geometry;
+        let dot =
+            |pixel, oc| scalar::dot(g, x, self.x_zero, &self.weights, self.bias[oc], pixel, oc);
+        match (&self.epilogue, y) {
+            (Epilogue::Requantize(to), Output::U8(y)) => {
+                pool.for_each_chunk_mut(y, g.out_c, |pixel, y| {
+                    for (oc, y) in y.iter_mut().enumerate() {
+                        *y = to.apply(dot(pixel, oc), oc);
+                    }
+                });
+            }
+            (Epilogue::Dequantize { scale }, Output::F32(y)) => {
+                pool.for_each_chunk_mut(y, g.out_c, |pixel, y| {
+                    for (oc, y) in y.iter_mut().enumerate() {
+                        *y = dot(pixel, oc) as f32 * scale[oc];
+                    }
+                });
+            }
+            _ => unreachable!("the output was checked against the epilogue"),
+        }
+    }
+}
+
+/// Folds the input's zero into the bias, `bias[c] − x_zero·Σ w[c]`, after proving that no sum leaves `i32`.
+///
+/// `weights` are `depth` values per channel. The folded bias may wrap; so may sums that start from it, and as
+/// the true sum fits, the wrapped one is the true one.
+pub(crate) fn fold_zero(
+    weights: &[i8],
+    depth: usize,
+    bias: Option<&[i32]>,
+    channels: usize,
+    x_zero: u8,
+) -> Result<Vec<i32>, KernelError> {
+    if let Some(bias) = bias {
+        expect_len("bias", bias.len(), channels)?;
+    }
+    let reach = i64::from(x_zero.max(255 - x_zero));
+    (0..channels)
+        .map(|channel| {
+            let weights = &weights[channel * depth..(channel + 1) * depth];
+            let bias = bias.map_or(0, |bias| i64::from(bias[channel]));
+            let sum: i64 = weights.iter().map(|w| i64::from(*w)).sum();
+            let magnitude: i64 = weights.iter().map(|w| i64::from(*w).abs()).sum();
+            let bound = magnitude * reach + bias.abs();
+            if bound > i64::from(i32::MAX) {
+                return Err(KernelError::Overflow { channel, bound });
+            }
+            Ok((bias - i64::from(x_zero) * sum) as i32)
+        })
+        .collect()
+}

@@ -1,0 +1,40 @@
+//! The convolution written out: the definition the vector kernels are held to.
+
+use super::geometry::ConvGeometry;
+
+/// The sum of output channel `oc` at the output pixel numbered `pixel` over the whole batch.
+///
+/// `weights` are `[out_c, kernel rows, kernel columns, in_c / groups]`; `bias` already contains the part of
+/// the input's zero point, so a tap in the padding reads `x_zero`.
+pub(super) fn dot(
+    g: &ConvGeometry,
+    x: &[u8],
+    x_zero: u8,
+    weights: &[i8],
+    bias: i32,
+    pixel: usize,
+    oc: usize,
+) -> i32 {
+    let (ox, oy, n) = (
+        pixel % g.out_w,
+        pixel / g.out_w % g.out_h,
+        pixel / g.out_w / g.out_h,
+    );
+    let channels = g.in_c / g.groups;
+    let first = oc / (g.out_c / g.groups) * channels;
+    let mut acc = bias;
+    for ky in 0..g.kernel[0] {
+        for kx in 0..g.kernel[1] {
+            let place = g.input_row(oy, ky).zip(g.input_column(ox, kx));
+            for c in 0..channels {
+                let value = match place {
+                    Some((iy, ix)) => x[((n * g.in_h + iy) * g.in_w + ix) * g.in_c + first + c],
+                    None => x_zero,
+                };
+                let weight = weights[((oc * g.kernel[0] + ky) * g.kernel[1] + kx) * channels + c];
+                acc = acc.wrapping_add(i32::from(value) * i32::from(weight));
+            }
+        }
+    }
+    acc
+}

@@ -1,0 +1,144 @@
+//! From 32-bit sums back to what the next layer reads.
+
+use crate::error::{KernelError, expect_len};
+
+/// Where a dot writes: bytes after [`Epilogue::Requantize`], real numbers after [`Epilogue::Dequantize`].
+#[derive(Debug)]
+pub enum Output<'a> {
+    /// Quantized values as stored bytes.
+    U8(&'a mut [u8]),
+    /// Real numbers.
+    F32(&'a mut [f32]),
+}
+
+impl Output<'_> {
+    /// How many values there is room for.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Output::U8(values) => values.len(),
+            Output::F32(values) => values.len(),
+        }
+    }
+
+    /// Whether there is room for none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// `y = clamp(rint(f32(acc) ⊗ scale[c]) + zero, lo, hi)`, then `table[y]` where there is a table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Requantize {
+    /// One factor per output channel, `(x_scale ⊗ w_scale[c]) ⊘ y_scale`.
+    pub scale: Vec<f32>,
+    /// Zero point of the output, as stored.
+    pub zero: u8,
+    /// Smallest stored value, after a fused ReLU or clip.
+    pub lo: u8,
+    /// Largest stored value.
+    pub hi: u8,
+    /// A unary function applied to the stored value at no extra pass over memory.
+    pub table: Option<Box<[u8; 256]>>,
+}
+
+/// What becomes of a 32-bit sum.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Epilogue {
+    /// Back to bytes.
+    Requantize(Requantize),
+    /// To real numbers: `f32(acc) ⊗ scale[c]`.
+    Dequantize {
+        /// One factor per output channel, `x_scale ⊗ w_scale[c]`.
+        scale: Vec<f32>,
+    },
+}
+
+impl Epilogue {
+    /// The factor of every output channel.
+    #[must_use]
+    pub fn scale(&self) -> &[f32] {
+        match self {
+            Epilogue::Requantize(to) => &to.scale,
+            Epilogue::Dequantize { scale } => scale,
+        }
+    }
+
+    /// Checks one finite factor per channel and an ordered clamp.
+    pub(crate) fn check(&self, channels: usize) -> Result<(), KernelError> {
+        expect_len("requantization scale", self.scale().len(), channels)?;
+        if let Some(channel) = self.scale().iter().position(|s| !s.is_finite()) {
+            return Err(KernelError::Unsupported(format!(
+                "requantization scale of channel {channel} is {}",
+                self.scale()[channel]
+            )));
+        }
+        match self {
+            Epilogue::Requantize(to) if to.lo > to.hi => Err(KernelError::Unsupported(format!(
+                "output clamp is empty: {} to {}",
+                to.lo, to.hi
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that `y` is of the kind this epilogue writes and holds `len` values.
+    pub(crate) fn check_output(&self, y: &Output<'_>, len: usize) -> Result<(), KernelError> {
+        match (self, y) {
+            (Epilogue::Requantize(_), Output::F32(_)) => Err(KernelError::Unsupported(
+                "a requantizing kernel writes bytes, the output holds floats".into(),
+            )),
+            (Epilogue::Dequantize { .. }, Output::U8(_)) => Err(KernelError::Unsupported(
+                "a dequantizing kernel writes floats, the output holds bytes".into(),
+            )),
+            _ => expect_len("output", y.len(), len),
+        }
+    }
+}
+
+/// Brings one sum back to a stored byte; the definition the vector kernels are held to.
+#[must_use]
+pub fn requantize(acc: i32, scale: f32, zero: u8, lo: u8, hi: u8) -> u8 {
+    let rounded = (acc as f32 * scale).round_ties_even() as i64;
+    rounded
+        .saturating_add(i64::from(zero))
+        .clamp(i64::from(lo), i64::from(hi)) as u8
+}
+
+impl Requantize {
+    /// [`requantize`] with the factor of `channel`, then the table.
+    #[must_use]
+    pub fn apply(&self, acc: i32, channel: usize) -> u8 {
+        let y = requantize(acc, self.scale[channel], self.zero, self.lo, self.hi);
+        match &self.table {
+            Some(table) => table[y as usize],
+            None => y,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requantize_rounds_to_even_and_clamps() {
+        let cases = [
+            (5, 0.5, 0, 0, 255, 2),
+            (7, 0.5, 0, 0, 255, 4),
+            (-5, 0.5, 10, 0, 255, 8),
+            (i32::MAX, 1e30, 0, 0, 255, 255),
+            (i32::MIN, 1e30, 200, 3, 255, 3),
+            (100, 1.0, 128, 128, 134, 134),
+            (-100, 1.0, 128, 128, 134, 128),
+        ];
+        for (acc, scale, zero, lo, hi, want) in cases {
+            assert_eq!(
+                requantize(acc, scale, zero, lo, hi),
+                want,
+                "{acc} × {scale}"
+            );
+        }
+    }
+}
