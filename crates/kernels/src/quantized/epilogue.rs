@@ -75,10 +75,9 @@ impl Epilogue {
             )));
         }
         match self {
-            Epilogue::Requantize(to) if to.lo > to.hi => Err(KernelError::Unsupported(format!(
-                "output clamp is empty: {} to {}",
-                to.lo, to.hi
-            ))),
+            Epilogue::Requantize(to) if to.lo > to.hi => {
+                Err(KernelError::Unsupported(format!("output clamp is empty: {} to {}", to.lo, to.hi)))
+            }
             _ => Ok(()),
         }
     }
@@ -86,12 +85,12 @@ impl Epilogue {
     /// Checks that `y` is of the kind this epilogue writes and holds `len` values.
     pub(crate) fn check_output(&self, y: &Output<'_>, len: usize) -> Result<(), KernelError> {
         match (self, y) {
-            (Epilogue::Requantize(_), Output::F32(_)) => Err(KernelError::Unsupported(
-                "a requantizing kernel writes bytes, the output holds floats".into(),
-            )),
-            (Epilogue::Dequantize { .. }, Output::U8(_)) => Err(KernelError::Unsupported(
-                "a dequantizing kernel writes floats, the output holds bytes".into(),
-            )),
+            (Epilogue::Requantize(_), Output::F32(_)) => {
+                Err(KernelError::Unsupported("a requantizing kernel writes bytes, the output holds floats".into()))
+            }
+            (Epilogue::Dequantize { .. }, Output::U8(_)) => {
+                Err(KernelError::Unsupported("a dequantizing kernel writes floats, the output holds bytes".into()))
+            }
             _ => expect_len("output", y.len(), len),
         }
     }
@@ -101,9 +100,7 @@ impl Epilogue {
 #[must_use]
 pub fn requantize(acc: i32, scale: f32, zero: u8, lo: u8, hi: u8) -> u8 {
     let rounded = (acc as f32 * scale).round_ties_even() as i64;
-    rounded
-        .saturating_add(i64::from(zero))
-        .clamp(i64::from(lo), i64::from(hi)) as u8
+    rounded.saturating_add(i64::from(zero)).clamp(i64::from(lo), i64::from(hi)) as u8
 }
 
 impl Requantize {
@@ -134,11 +131,7 @@ mod tests {
             (-100, 1.0, 128, 128, 134, 128),
         ];
         for (acc, scale, zero, lo, hi, want) in cases {
-            assert_eq!(
-                requantize(acc, scale, zero, lo, hi),
-                want,
-                "{acc} × {scale}"
-            );
+            assert_eq!(requantize(acc, scale, zero, lo, hi), want, "{acc} × {scale}");
         }
     }
 }

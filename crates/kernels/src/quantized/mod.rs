@@ -9,7 +9,9 @@
 //! Activations are laid out with the channel last: `[batch, height, width, channel]`.
 
 pub mod conv;
+pub mod depthwise;
 mod epilogue;
 
 pub use conv::{ConvGeometry, QConv};
+pub use depthwise::QDepthwise;
 pub use epilogue::{Epilogue, Output, Requantize, requantize};

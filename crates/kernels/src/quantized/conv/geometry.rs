@@ -155,10 +155,7 @@ impl ConvGeometry {
             Some(self.pad_top),
             Some(self.pad_left),
         ];
-        if fits
-            .iter()
-            .any(|size| size.is_none_or(|size| size > isize::MAX as usize / 8))
-        {
+        if fits.iter().any(|size| size.is_none_or(|size| size > isize::MAX as usize / 8)) {
             return Err(KernelError::Geometry(format!("sizes overflow: {self:?}")));
         }
         Ok(())
@@ -167,16 +164,12 @@ impl ConvGeometry {
     /// The input row that tap `tap` of output row `out` reads, unless it lies in the padding.
     #[must_use]
     pub fn input_row(&self, out: usize, tap: usize) -> Option<usize> {
-        (out * self.stride[0] + tap * self.dilation[0])
-            .checked_sub(self.pad_top)
-            .filter(|row| *row < self.in_h)
+        (out * self.stride[0] + tap * self.dilation[0]).checked_sub(self.pad_top).filter(|row| *row < self.in_h)
     }
 
     /// The input column that tap `tap` of output column `out` reads, unless it lies in the padding.
     #[must_use]
     pub fn input_column(&self, out: usize, tap: usize) -> Option<usize> {
-        (out * self.stride[1] + tap * self.dilation[1])
-            .checked_sub(self.pad_left)
-            .filter(|column| *column < self.in_w)
+        (out * self.stride[1] + tap * self.dilation[1]).checked_sub(self.pad_left).filter(|column| *column < self.in_w)
     }
 }

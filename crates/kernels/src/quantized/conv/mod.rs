@@ -5,7 +5,7 @@
 //! instruction set at hand. A pointwise convolution reads its rows where they lie.
 
 mod geometry;
-mod scalar;
+pub(super) mod scalar;
 
 pub use geometry::ConvGeometry;
 
@@ -47,13 +47,7 @@ impl QConv {
         expect_len("weights", weights.len(), geometry.weights_len())?;
         epilogue.check(geometry.out_c)?;
         let bias = fold_zero(weights, geometry.depth(), bias, geometry.out_c, x_zero)?;
-        Ok(QConv {
-            geometry,
-            x_zero,
-            bias,
-            epilogue,
-            weights: weights.to_vec(),
-        })
+        Ok(QConv { geometry, x_zero, bias, epilogue, weights: weights.to_vec() })
     }
 
     /// The sizes it was packed for.
@@ -76,13 +70,7 @@ impl QConv {
     ///
     /// # Errors
     /// When a length is wrong or `y` is not of the kind the epilogue writes.
-    pub fn run(
-        &self,
-        x: &[u8],
-        y: Output<'_>,
-        scratch: &mut [u8],
-        pool: &Pool,
-    ) -> Result<(), KernelError> {
+    pub fn run(&self, x: &[u8], y: Output<'_>, scratch: &mut [u8], pool: &Pool) -> Result<(), KernelError> {
         let g = &self.geometry;
         expect_len("input", x.len(), g.input_len())?;
         self.epilogue.check_output(&y, g.output_len())?;
@@ -90,31 +78,8 @@ impl QConv {
         if scratch.len() < need {
             expect_len("scratch", scratch.len(), need)?;
         }
-        self.run_scalar(x, y, pool);
+        scalar::run(g, x, self.x_zero, &self.weights, &self.bias, &self.epilogue, y, pool);
         Ok(())
-    }
-
-    fn run_scalar(&self, x: &[u8], y: Output<'_>, pool: &Pool) {
-        let g = &self.geometry;
-        let dot =
-            |pixel, oc| scalar::dot(g, x, self.x_zero, &self.weights, self.bias[oc], pixel, oc);
-        match (&self.epilogue, y) {
-            (Epilogue::Requantize(to), Output::U8(y)) => {
-                pool.for_each_chunk_mut(y, g.out_c, |pixel, y| {
-                    for (oc, y) in y.iter_mut().enumerate() {
-                        *y = to.apply(dot(pixel, oc), oc);
-                    }
-                });
-            }
-            (Epilogue::Dequantize { scale }, Output::F32(y)) => {
-                pool.for_each_chunk_mut(y, g.out_c, |pixel, y| {
-                    for (oc, y) in y.iter_mut().enumerate() {
-                        *y = dot(pixel, oc) as f32 * scale[oc];
-                    }
-                });
-            }
-            _ => unreachable!("the output was checked against the epilogue"),
-        }
     }
 }
 

@@ -1,25 +1,15 @@
 //! The convolution written out: the definition the vector kernels are held to.
 
 use super::geometry::ConvGeometry;
+use crate::pool::Pool;
+use crate::quantized::epilogue::{Epilogue, Output};
 
 /// The sum of output channel `oc` at the output pixel numbered `pixel` over the whole batch.
 ///
 /// `weights` are `[out_c, kernel rows, kernel columns, in_c / groups]`; `bias` already contains the part of
 /// the input's zero point, so a tap in the padding reads `x_zero`.
-pub(super) fn dot(
-    g: &ConvGeometry,
-    x: &[u8],
-    x_zero: u8,
-    weights: &[i8],
-    bias: i32,
-    pixel: usize,
-    oc: usize,
-) -> i32 {
-    let (ox, oy, n) = (
-        pixel % g.out_w,
-        pixel / g.out_w % g.out_h,
-        pixel / g.out_w / g.out_h,
-    );
+pub(crate) fn dot(g: &ConvGeometry, x: &[u8], x_zero: u8, weights: &[i8], bias: i32, pixel: usize, oc: usize) -> i32 {
+    let (ox, oy, n) = (pixel % g.out_w, pixel / g.out_w % g.out_h, pixel / g.out_w / g.out_h);
     let channels = g.in_c / g.groups;
     let first = oc / (g.out_c / g.groups) * channels;
     let mut acc = bias;
@@ -37,4 +27,35 @@ pub(super) fn dot(
         }
     }
     acc
+}
+
+/// All output values, one pixel at a time. `y` is of the kind that `epilogue` writes.
+pub(crate) fn run(
+    g: &ConvGeometry,
+    x: &[u8],
+    x_zero: u8,
+    weights: &[i8],
+    bias: &[i32],
+    epilogue: &Epilogue,
+    y: Output<'_>,
+    pool: &Pool,
+) {
+    let dot = |pixel, oc| dot(g, x, x_zero, weights, bias[oc], pixel, oc);
+    match (epilogue, y) {
+        (Epilogue::Requantize(to), Output::U8(y)) => {
+            pool.for_each_chunk_mut(y, g.out_c, |pixel, y| {
+                for (oc, y) in y.iter_mut().enumerate() {
+                    *y = to.apply(dot(pixel, oc), oc);
+                }
+            });
+        }
+        (Epilogue::Dequantize { scale }, Output::F32(y)) => {
+            pool.for_each_chunk_mut(y, g.out_c, |pixel, y| {
+                for (oc, y) in y.iter_mut().enumerate() {
+                    *y = dot(pixel, oc) as f32 * scale[oc];
+                }
+            });
+        }
+        _ => unreachable!("the output was checked against the epilogue"),
+    }
 }
