@@ -1,1 +1,45 @@
-//! Kernels on 32-bit floats.
+//! Kernels on 32-bit floats, channels last.
+
+mod aligned;
+pub mod conv;
+pub mod peak;
+mod product;
+mod simd;
+#[cfg(test)]
+mod testing;
+
+/// The range that a kernel's results are limited to before they are stored: how ReLU and clip are fused.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Clamp {
+    /// Least result.
+    pub lo: f32,
+    /// Largest result.
+    pub hi: f32,
+}
+
+impl Clamp {
+    /// No limits.
+    pub const NONE: Clamp = Clamp { lo: f32::NEG_INFINITY, hi: f32::INFINITY };
+    /// `max(x, 0)`
+    pub const RELU: Clamp = Clamp { lo: 0.0, hi: f32::INFINITY };
+    /// `min(max(x, 0), 6)`
+    pub const RELU6: Clamp = Clamp { lo: 0.0, hi: 6.0 };
+
+    /// `min(hi, max(lo, x))`; NaN stays NaN.
+    #[must_use]
+    pub fn apply(self, x: f32) -> f32 {
+        if x < self.lo {
+            self.lo
+        } else if x > self.hi {
+            self.hi
+        } else {
+            x
+        }
+    }
+}
+
+impl Default for Clamp {
+    fn default() -> Clamp {
+        Clamp::NONE
+    }
+}

@@ -1,0 +1,140 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::float::testing::{assert_close, noise};
+
+/// The convolution in `f64`, and for each result the sum of the magnitudes that made it.
+pub(crate) fn reference(
+    geometry: &ConvGeometry,
+    x: &[f32],
+    weights: &[f32],
+    bias: Option<&[f32]>,
+    residual: Option<&[f32]>,
+    clamp: Clamp,
+) -> (Vec<f64>, Vec<f64>) {
+    let (mut values, mut magnitudes) = (Vec::new(), Vec::new());
+    for out in 0..geometry.output_len() {
+        let (pixel, channel) = (out / geometry.out_c, out % geometry.out_c);
+        let (col, row) = (pixel % geometry.out_w, pixel / geometry.out_w % geometry.out_h);
+        let image = pixel / geometry.out_w / geometry.out_h;
+        let group = channel / geometry.group_out();
+        let mut terms = vec![bias.map_or(0.0, |b| f64::from(b[channel])), residual.map_or(0.0, |r| f64::from(r[out]))];
+        for tap in 0..geometry.taps() {
+            let at =
+                (geometry.input_row(row, tap / geometry.kernel[1]), geometry.input_col(col, tap % geometry.kernel[1]));
+            let (Some(y), Some(z)) = at else { continue };
+            for c in 0..geometry.group_in() {
+                let from =
+                    ((image * geometry.in_h + y) * geometry.in_w + z) * geometry.in_c + group * geometry.group_in() + c;
+                let weight = (channel * geometry.taps() + tap) * geometry.group_in() + c;
+                terms.push(f64::from(x[from]) * f64::from(weights[weight]));
+            }
+        }
+        values.push(terms.iter().sum::<f64>().max(f64::from(clamp.lo)).min(f64::from(clamp.hi)));
+        magnitudes.push(terms.iter().map(|t| t.abs()).sum());
+    }
+    (values, magnitudes)
+}
+
+/// Runs a geometry on every instruction set and 1 to 3 threads.
+fn check(geometry: ConvGeometry, clamp: Clamp, with_bias: bool, with_residual: bool) {
+    let x = noise(1, geometry.input_len());
+    let weights = noise(2, geometry.weights_len());
+    let bias = with_bias.then(|| noise(3, geometry.out_c));
+    let residual = with_residual.then(|| noise(4, geometry.output_len()));
+    let (expected, magnitudes) = reference(&geometry, &x, &weights, bias.as_deref(), residual.as_deref(), clamp);
+    for isa in Isa::available() {
+        let conv = Conv::pack(isa, geometry, &weights, bias.as_deref(), clamp).unwrap();
+        for threads in 1..=3 {
+            let mut y = vec![f32::NAN; geometry.output_len()];
+            conv.run(&x, residual.as_deref(), &mut y, &Pool::new(threads)).unwrap();
+            assert_close(&y, &expected, &magnitudes, &format!("{} {threads} {geometry:?}", isa.name()));
+        }
+    }
+}
+
+/// A random geometry of at most a few thousand results.
+pub(crate) fn geometries() -> impl Strategy<Value = ConvGeometry> {
+    let window = (1..=4usize, 1..=4usize, 1..=3usize, 1..=3usize, 1..=2usize, 1..=2usize);
+    let images = (1..=2usize, 1..=11usize, 1..=11usize, 0..=2usize, 0..=2usize, 0..=2usize, 0..=2usize);
+    let channels = (1..=3usize, 1..=20usize, 1..=40usize);
+    (window, images, channels).prop_map(
+        |((kh, kw, sh, sw, dh, dw), (batch, h, w, top, left, bottom, right), (groups, ic, oc))| {
+            let out = |size: usize, pads: usize, kernel: usize, stride: usize, dilation: usize| {
+                ((size + pads).saturating_sub((kernel - 1) * dilation + 1)) / stride + 1
+            };
+            ConvGeometry {
+                batch,
+                in_h: h,
+                in_w: w,
+                in_c: groups * ic,
+                out_h: out(h, top + bottom, kh, sh, dh),
+                out_w: out(w, left + right, kw, sw, dw),
+                out_c: groups * oc,
+                kernel: [kh, kw],
+                stride: [sh, sw],
+                dilation: [dh, dw],
+                pad_top: top,
+                pad_left: left,
+                groups,
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn every_set_agrees_with_the_reference(geometry in geometries(), bias: bool, residual: bool, relu: bool) {
+        check(geometry, if relu { Clamp::RELU6 } else { Clamp::NONE }, bias, residual);
+    }
+}
+
+const PLAIN: ConvGeometry = ConvGeometry {
+    batch: 1,
+    in_h: 9,
+    in_w: 10,
+    in_c: 20,
+    out_h: 9,
+    out_w: 10,
+    out_c: 70,
+    kernel: [3, 3],
+    stride: [1, 1],
+    dilation: [1, 1],
+    pad_top: 1,
+    pad_left: 1,
+    groups: 1,
+};
+
+#[test]
+fn the_shapes_of_known_networks() {
+    let cases = [
+        PLAIN,
+        // Pointwise, batched, with every size of leftover tile.
+        ConvGeometry { batch: 3, kernel: [1, 1], pad_top: 0, pad_left: 0, ..PLAIN },
+        ConvGeometry { in_w: 1, out_w: 1, in_h: 33, out_h: 33, kernel: [3, 1], pad_left: 0, ..PLAIN },
+        // First layers.
+        ConvGeometry { in_c: 3, kernel: [7, 7], stride: [2, 2], out_h: 5, out_w: 5, pad_top: 3, pad_left: 3, ..PLAIN },
+        ConvGeometry { in_c: 1, kernel: [5, 5], dilation: [1, 2], pad_left: 4, pad_top: 2, ..PLAIN },
+        // Downsampling shortcut.
+        ConvGeometry { kernel: [1, 1], stride: [2, 2], out_h: 5, out_w: 5, pad_top: 0, pad_left: 0, ..PLAIN },
+        ConvGeometry { groups: 10, ..PLAIN },
+    ];
+    for case in cases {
+        check(case, Clamp::RELU, true, true);
+    }
+}
+
+#[test]
+fn wrong_lengths_are_refused() {
+    let weights = noise(1, PLAIN.weights_len());
+    assert!(Conv::pack(Isa::Scalar, PLAIN, &weights[1..], None, Clamp::NONE).is_err());
+    assert!(Conv::pack(Isa::Scalar, PLAIN, &weights, Some(&[1.0]), Clamp::NONE).is_err());
+    let conv = Conv::pack(Isa::Scalar, PLAIN, &weights, None, Clamp::NONE).unwrap();
+    let (x, mut y) = (noise(1, PLAIN.input_len()), vec![0.0; PLAIN.output_len()]);
+    let pool = Pool::new(1);
+    assert!(conv.run(&x[1..], None, &mut y, &pool).is_err());
+    assert!(conv.run(&x, Some(&[0.0]), &mut y, &pool).is_err());
+    assert!(conv.run(&x, None, &mut y[1..], &pool).is_err());
+}
