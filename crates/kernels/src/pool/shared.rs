@@ -51,6 +51,20 @@ impl<'a, T> SharedMut<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 
+    /// The values of `range`, to be read.
+    ///
+    /// # Safety
+    /// No part that overlaps `range` may be written while the result lives.
+    ///
+    /// # Panics
+    /// When the range leaves the slice.
+    #[must_use]
+    pub unsafe fn view(&self, range: Range<usize>) -> &[T] {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} is outside a slice of {}", self.len);
+        // SAFETY: the range was checked against the length; that nobody writes is the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.start.add(range.start), range.len()) }
+    }
+
     /// The address of the first value, for kernels that write rows with a stride.
     ///
     /// Writing through it obeys the contract of [`SharedMut::slice`].

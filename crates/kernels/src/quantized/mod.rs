@@ -11,6 +11,9 @@
 pub mod conv;
 pub mod depthwise;
 mod epilogue;
+pub mod lookup;
+#[cfg(test)]
+mod testing;
 
 pub use conv::{ConvGeometry, QConv};
 pub use depthwise::QDepthwise;

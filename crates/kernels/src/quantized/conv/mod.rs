@@ -4,10 +4,18 @@
 //! gathered into scratch that stays in cache (`rows.rs`) and multiplied by panels of weights packed once for the
 //! instruction set at hand. A pointwise convolution reads its rows where they lie.
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
 mod geometry;
+mod panels;
+mod rows;
 pub(super) mod scalar;
 
 pub use geometry::ConvGeometry;
+
+use panels::Panels;
 
 use super::epilogue::{Epilogue, Output};
 use crate::cpu::Isa;
@@ -22,7 +30,14 @@ pub struct QConv {
     /// `bias[c] − x_zero·Σ w[c]`.
     bias: Vec<i32>,
     epilogue: Epilogue,
-    weights: Vec<i8>,
+    weights: Weights,
+}
+
+#[derive(Debug, Clone)]
+enum Weights {
+    /// As they came, for the scalar loop.
+    Plain(Vec<i8>),
+    Panels(Panels),
 }
 
 impl QConv {
@@ -42,12 +57,13 @@ impl QConv {
         x_zero: u8,
         epilogue: Epilogue,
     ) -> Result<QConv, KernelError> {
-        let _ = isa.or_supported();
         geometry.check()?;
         expect_len("weights", weights.len(), geometry.weights_len())?;
         epilogue.check(geometry.out_c)?;
         let bias = fold_zero(weights, geometry.depth(), bias, geometry.out_c, x_zero)?;
-        Ok(QConv { geometry, x_zero, bias, epilogue, weights: weights.to_vec() })
+        let panels = Panels::pack(isa.or_supported(), &geometry, weights, &bias, epilogue.scale());
+        let weights = panels.map_or_else(|| Weights::Plain(weights.to_vec()), Weights::Panels);
+        Ok(QConv { geometry, x_zero, bias, epilogue, weights })
     }
 
     /// The sizes it was packed for.
@@ -59,8 +75,10 @@ impl QConv {
     /// Bytes of scratch that [`QConv::run`] needs on a pool of `threads`.
     #[must_use]
     pub fn scratch_bytes(&self, threads: usize) -> usize {
-        let _ = threads;
-        0
+        match &self.weights {
+            Weights::Plain(_) => 0,
+            Weights::Panels(panels) => panels.scratch_bytes(&self.geometry, threads),
+        }
     }
 
     /// Convolves `x`, `[batch, in_h, in_w, in_c]`, into `y`, `[batch, out_h, out_w, out_c]`.
@@ -78,7 +96,12 @@ impl QConv {
         if scratch.len() < need {
             expect_len("scratch", scratch.len(), need)?;
         }
-        scalar::run(g, x, self.x_zero, &self.weights, &self.bias, &self.epilogue, y, pool);
+        match &self.weights {
+            Weights::Plain(weights) => scalar::run(g, x, self.x_zero, weights, &self.bias, &self.epilogue, y, pool),
+            Weights::Panels(panels) => {
+                panels.run(g, x, self.x_zero, &self.epilogue, y, scratch, pool);
+            }
+        }
         Ok(())
     }
 }
@@ -112,3 +135,6 @@ pub(crate) fn fold_zero(
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,15 +24,10 @@ pub(super) fn gather(
     let channels = g.in_c / g.groups;
     let run = g.kernel[1] * channels;
     let side_by_side = g.groups == 1 && g.dilation[1] == 1;
-    let (mut ox, mut oy, mut n) = (
-        first % g.out_w,
-        first / g.out_w % g.out_h,
-        first / g.out_w / g.out_h,
-    );
+    let (mut ox, mut oy, mut n) = (first % g.out_w, first / g.out_w % g.out_h, first / g.out_w / g.out_h);
     for row in 0..count {
         let left = (ox * g.stride[1]).checked_sub(g.pad_left);
-        let whole =
-            left.filter(|left| side_by_side && left + g.kernel[1] <= g.in_w);
+        let whole = left.filter(|left| side_by_side && left + g.kernel[1] <= g.in_w);
         for ky in 0..g.kernel[0] {
             let to = row * stride + ky * run;
             let Some(iy) = g.input_row(oy, ky) else {
@@ -77,8 +72,7 @@ fn copy(from: &[u8], at: usize, to: &mut [u8], start: usize, len: usize) {
                 let piece: [u8; 16] = from[at..at + 16].try_into().unwrap_or([0; 16]);
                 to[start..start + 16].copy_from_slice(&piece);
             } else {
-                to[start + done..start + done + 32]
-                    .copy_from_slice(&from[at + done..at + done + 32]);
+                to[start + done..start + done + 32].copy_from_slice(&from[at + done..at + done + 32]);
             }
             done += step;
         }

@@ -1,0 +1,310 @@
+//! Weights laid out in the order the matrix kernels read them, and the loop over blocks that feeds those kernels.
+
+use std::ops::Range;
+
+use super::geometry::ConvGeometry;
+use super::rows;
+use crate::cpu::Isa;
+use crate::pool::{Pool, SharedMut};
+use crate::quantized::epilogue::{Epilogue, Output, Requantize};
+use crate::quantized::lookup;
+
+/// Bytes of gathered rows that one block works on: they stay in the second-level cache beside the weights.
+const BLOCK_BYTES: usize = 160 * 1024;
+/// Rows below which a block is not cut, since each block streams all weights once.
+const MIN_ROWS: usize = 56;
+
+/// Packed weights of a convolution and what else the matrix kernels need of it.
+#[derive(Debug, Clone)]
+pub(super) struct Panels {
+    isa: Isa,
+    /// Input bytes in a row of the left matrix, a multiple of 4.
+    depth: usize,
+    /// Output channels of a group.
+    columns: usize,
+    /// Columns of a panel; the last one of a group may be half as wide.
+    width: usize,
+    /// One element per group.
+    groups: Vec<Group>,
+}
+
+/// What belongs to one group of channels. Lengths are multiples of half a panel.
+#[derive(Debug, Clone)]
+struct Group {
+    /// `[panel][depth / 4][column][4]` bytes for AVX-512, 16-bit numbers
+    /// `[panel][depth / 4][even or odd][column][2]` as bytes for AVX2.
+    weights: Vec<i8>,
+    bias: Vec<i32>,
+    scale: Vec<f32>,
+}
+
+/// A block of output rows and columns as the kernel of an instruction set sees it.
+#[derive(Clone, Copy)]
+pub(super) struct Block<'a> {
+    /// Rows of the left matrix, `stride` bytes apart, `4 * steps` of which are used.
+    pub a: &'a [u8],
+    pub stride: usize,
+    pub rows: usize,
+    pub steps: usize,
+    /// Packed weights, bias and scale of all columns of the group.
+    pub weights: &'a [i8],
+    pub bias: &'a [i32],
+    pub scale: &'a [f32],
+    /// Columns to compute, of those of the group; starts at a panel.
+    pub from: usize,
+    pub to: usize,
+}
+
+/// Where a block writes: the first row, column `from`; rows are `y_stride` values apart.
+#[derive(Clone, Copy)]
+pub(super) enum Target<'a> {
+    U8(*mut u8, &'a Requantize),
+    F32(*mut f32),
+}
+
+/// How the work is cut for a number of threads.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    rows: usize,
+    row_blocks: usize,
+    columns: usize,
+    column_blocks: usize,
+}
+
+impl Panels {
+    /// Packs `weights`, `[out_c, depth]`, or `None` where `isa` has no matrix kernel.
+    pub(super) fn pack(isa: Isa, g: &ConvGeometry, weights: &[i8], bias: &[i32], scale: &[f32]) -> Option<Panels> {
+        let (lanes, order): (usize, fn(&mut Vec<i8>, [&dyn Fn(usize) -> i8; 4], usize)) = match isa {
+            Isa::Scalar => return None,
+            Isa::Avx2 => (8, even_odd),
+            Isa::Avx512 => (16, fours),
+        };
+        let columns = g.out_c / g.groups;
+        let steps = g.depth().div_ceil(4);
+        let padded = columns.next_multiple_of(lanes);
+        let groups = (0..g.groups)
+            .map(|group| {
+                let first = group * columns;
+                let at = |column: usize, k: usize| {
+                    if column < columns && k < g.depth() { weights[(first + column) * g.depth() + k] } else { 0 }
+                };
+                let mut packed = Vec::new();
+                for panel in (0..padded).step_by(2 * lanes) {
+                    let width = (2 * lanes).min(padded - panel);
+                    for step in 0..steps {
+                        let of = |tap: usize| move |column: usize| at(panel + column, 4 * step + tap);
+                        order(&mut packed, [&of(0), &of(1), &of(2), &of(3)], width);
+                    }
+                }
+                let mut bias = bias[first..first + columns].to_vec();
+                let mut scale = scale[first..first + columns].to_vec();
+                bias.resize(padded, 0);
+                scale.resize(padded, 0.0);
+                Group { weights: packed, bias, scale }
+            })
+            .collect();
+        Some(Panels { isa, depth: 4 * steps, columns, width: 2 * lanes, groups })
+    }
+
+    /// Whether the rows of the left matrix lie in the input as they are.
+    fn direct(&self, g: &ConvGeometry) -> bool {
+        g.is_pointwise() && g.depth() == self.depth
+    }
+
+    /// Bytes between gathered rows. Rows a large power of two apart would compete for the same cache lines.
+    fn stride(&self) -> usize {
+        if self.depth.is_multiple_of(512) { self.depth + 64 } else { self.depth }
+    }
+
+    fn cut(&self, g: &ConvGeometry, threads: usize) -> Cut {
+        let rows = g.out_pixels();
+        let most = (BLOCK_BYTES / self.stride()).clamp(MIN_ROWS, rows.max(MIN_ROWS));
+        // Twice as many blocks as threads, so that a thread that is held up costs half a share.
+        let share = if threads == 1 { 1 } else { 2 * threads };
+        let fine = rows.div_ceil(share * g.groups);
+        if fine >= MIN_ROWS || threads == 1 || self.columns <= self.width {
+            let blocks = rows.div_ceil(most.min(fine.max(MIN_ROWS.min(rows.div_ceil(threads)))));
+            let block = rows.div_ceil(blocks);
+            return Cut { rows: block, row_blocks: rows.div_ceil(block), columns: self.columns, column_blocks: 1 };
+        }
+        // Few rows: cut the columns, so that each thread reads its own part of the weights.
+        let row_blocks = rows.div_ceil(most);
+        let block = rows.div_ceil(row_blocks);
+        let panels = self.columns.div_ceil(self.width);
+        let pieces = share.div_ceil(row_blocks * g.groups).min(panels);
+        let columns = panels.div_ceil(pieces) * self.width;
+        Cut { rows: block, row_blocks, columns, column_blocks: self.columns.div_ceil(columns) }
+    }
+
+    /// Bytes of scratch for gathered rows.
+    pub(super) fn scratch_bytes(&self, g: &ConvGeometry, threads: usize) -> usize {
+        if self.direct(g) {
+            return 0;
+        }
+        let cut = self.cut(g, threads);
+        if cut.column_blocks == 1 {
+            threads * cut.rows * self.stride()
+        } else {
+            g.groups * g.out_pixels() * self.stride()
+        }
+    }
+
+    /// Convolves. Lengths have been checked, `scratch` included.
+    pub(super) fn run(
+        &self,
+        g: &ConvGeometry,
+        x: &[u8],
+        x_zero: u8,
+        epilogue: &Epilogue,
+        y: Output<'_>,
+        scratch: &mut [u8],
+        pool: &Pool,
+    ) {
+        let cut = self.cut(g, pool.threads());
+        let (direct, stride) = (self.direct(g), self.stride());
+        let total = g.out_pixels();
+        let gathered = SharedMut::new(scratch);
+        let whole = !direct && cut.column_blocks > 1;
+        if whole {
+            pool.run(g.groups * cut.row_blocks, &|block| {
+                let (group, first) = (block % g.groups, block / g.groups * cut.rows);
+                let count = cut.rows.min(total - first);
+                let start = (group * total + first) * stride;
+                // SAFETY: blocks are distinct pairs of group and rows, so their ranges do not overlap.
+                let to = unsafe { gathered.slice(start..start + count * stride) };
+                rows::gather(g, group, x, x_zero, first, count, to, stride);
+            });
+        }
+        let y = Sink::new(y);
+        let blocks = g.groups * cut.row_blocks * cut.column_blocks;
+        pool.run_indexed(blocks, &|worker, block| {
+            let group = block % g.groups;
+            let (row_block, column_block) =
+                (block / g.groups / cut.column_blocks, block / g.groups % cut.column_blocks);
+            let first = row_block * cut.rows;
+            let count = cut.rows.min(total - first);
+            let columns = column_block * cut.columns..((column_block + 1) * cut.columns).min(self.columns);
+            let (a, stride) = if direct {
+                let start = first * g.in_c + group * self.depth;
+                (&x[start..], g.in_c)
+            } else if whole {
+                let start = (group * total + first) * stride;
+                // SAFETY: all writes ended with the run above; from here on the rows are only read.
+                let rows = unsafe { gathered.view(start..start + count * stride) };
+                (rows, stride)
+            } else {
+                let start = worker * cut.rows * stride;
+                // SAFETY: a worker runs one block at a time and its range is its own.
+                let rows = unsafe { gathered.slice(start..start + count * stride) };
+                rows::gather(g, group, x, x_zero, first, count, rows, stride);
+                (&*rows, stride)
+            };
+            let part = &self.groups[group];
+            let offset = first * g.out_c + group * self.columns + columns.start;
+            let block = Block {
+                a,
+                stride,
+                rows: count,
+                steps: self.depth / 4,
+                weights: &part.weights,
+                bias: &part.bias,
+                scale: &part.scale,
+                from: columns.start,
+                to: columns.end,
+            };
+            y.compute(self.isa, &block, offset, g.out_c, epilogue, &columns);
+        });
+    }
+}
+
+/// The output as every thread sees it.
+enum Sink<'a> {
+    U8(SharedMut<'a, u8>),
+    F32(SharedMut<'a, f32>),
+}
+
+impl<'a> Sink<'a> {
+    fn new(y: Output<'a>) -> Self {
+        match y {
+            Output::U8(y) => Sink::U8(SharedMut::new(y)),
+            Output::F32(y) => Sink::F32(SharedMut::new(y)),
+        }
+    }
+
+    /// Computes one block, whose first value is `offset` values into the output.
+    fn compute(
+        &self,
+        isa: Isa,
+        block: &Block<'_>,
+        offset: usize,
+        y_stride: usize,
+        epilogue: &Epilogue,
+        columns: &Range<usize>,
+    ) {
+        let last = offset + (block.rows - 1) * y_stride + columns.len();
+        let (target, len, table) = match (self, epilogue) {
+            (Sink::U8(y), Epilogue::Requantize(to)) => {
+                let start = y.as_mut_ptr().wrapping_add(offset);
+                (Target::U8(start, to), y.len(), to.table.as_deref())
+            }
+            (Sink::F32(y), Epilogue::Dequantize { .. }) => {
+                let start = y.as_mut_ptr().wrapping_add(offset);
+                (Target::F32(start), y.len(), None)
+            }
+            _ => unreachable!("the output was checked against the epilogue"),
+        };
+        assert!(last <= len, "a block leaves the output");
+        check(isa, block);
+        // SAFETY: the block reads and writes within its slices (checked above and in `check`), writes only the
+        // columns of its rows, which no other block has, and `isa` was limited to what the machine has.
+        unsafe {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => super::avx512::block(block, target, y_stride),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => super::avx2::block(block, target, y_stride),
+                _ => unreachable!("no panels are packed for {isa:?}"),
+            }
+        }
+        if let (Sink::U8(y), Some(table)) = (self, table) {
+            for row in 0..block.rows {
+                let start = offset + row * y_stride;
+                // SAFETY: the same values as above, again not shared with another block.
+                let values = unsafe { y.slice(start..start + columns.len()) };
+                lookup::in_place(isa, table, values);
+            }
+        }
+    }
+}
+
+/// Checks that a kernel that trusts `block` stays inside its slices.
+fn check(isa: Isa, block: &Block<'_>) {
+    let (lanes, bytes) = match isa {
+        Isa::Avx2 => (8, 2),
+        _ => (16, 1),
+    };
+    let padded = block.to.next_multiple_of(lanes);
+    assert!(block.rows > 0 && block.from < block.to && block.from.is_multiple_of(2 * lanes));
+    assert!((block.rows - 1) * block.stride + 4 * block.steps <= block.a.len());
+    assert!(padded <= block.bias.len() && padded <= block.scale.len());
+    assert!(padded * 4 * block.steps * bytes <= block.weights.len());
+}
+
+/// Four products of a column side by side.
+fn fours(packed: &mut Vec<i8>, taps: [&dyn Fn(usize) -> i8; 4], width: usize) {
+    for column in 0..width {
+        packed.extend(taps.map(|tap| tap(column)));
+    }
+}
+
+/// Products 0 and 2 of every column as 16-bit numbers, then products 1 and 3.
+fn even_odd(packed: &mut Vec<i8>, taps: [&dyn Fn(usize) -> i8; 4], width: usize) {
+    for pair in [[taps[0], taps[2]], [taps[1], taps[3]]] {
+        for column in 0..width {
+            for tap in pair {
+                let [low, high] = i16::from(tap(column)).to_le_bytes();
+                packed.extend([low as i8, high as i8]);
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::quantized::testing::{Case, cases, fill};
+use crate::quantized::{Requantize, requantize};
+
+/// The result as bytes or as the bits of floats.
+fn run(case: &Case, isa: Isa) -> Vec<u32> {
+    let conv = QConv::pack(isa, case.geometry, &case.weights, case.bias.as_deref(), case.x_zero, case.epilogue.clone())
+        .unwrap();
+    let pool = Pool::new(case.threads);
+    let mut scratch = vec![0xa5; conv.scratch_bytes(case.threads)];
+    let len = case.geometry.output_len();
+    match case.epilogue {
+        Epilogue::Requantize(_) => {
+            let mut y = vec![0; len];
+            conv.run(&case.x, Output::U8(&mut y), &mut scratch, &pool).unwrap();
+            y.iter().map(|y| u32::from(*y)).collect()
+        }
+        Epilogue::Dequantize { .. } => {
+            let mut y = vec![0.0; len];
+            conv.run(&case.x, Output::F32(&mut y), &mut scratch, &pool).unwrap();
+            y.iter().map(|y: &f32| y.to_bits()).collect()
+        }
+    }
+}
+
+fn agrees(case: &Case) -> Result<(), TestCaseError> {
+    let want = run(case, Isa::Scalar);
+    for isa in Isa::available() {
+        prop_assert_eq!(&run(case, isa), &want, "{:?}", isa);
+    }
+    Ok(())
+}
+
+fn channels() -> impl Strategy<Value = (usize, usize, usize)> {
+    let odd = prop::sample::select(vec![1usize, 2, 3, 4, 5, 8, 16, 17, 20, 31, 32, 33, 48, 64]);
+    let few = prop::sample::select(vec![1usize, 2, 3, 4, 5, 8, 17]);
+    prop_oneof![
+        3 => (Just(1usize), odd.clone(), odd),
+        1 => (2usize..5, few.clone(), few),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn every_instruction_set_equals_the_definition(case in cases(channels())) {
+        agrees(&case)?;
+    }
+
+    #[test]
+    fn matrix_products_of_any_height(
+        rows in 1usize..40, k in 1usize..200, columns in 1usize..100, seed: u64, threads in 1usize..4,
+    ) {
+        agrees(&fill(ConvGeometry::matmul(rows, k, columns), seed, threads))?;
+    }
+}
+
+#[test]
+fn layers_large_enough_to_be_cut_both_ways() {
+    let layer = |in_c, size: usize, out_c, kernel: usize, stride: usize| ConvGeometry {
+        batch: 1,
+        in_h: size,
+        in_w: size,
+        in_c,
+        out_h: size / stride,
+        out_w: size / stride,
+        out_c,
+        kernel: [kernel; 2],
+        stride: [stride; 2],
+        dilation: [1, 1],
+        pad_top: kernel / 2,
+        pad_left: kernel / 2,
+        groups: 1,
+    };
+    for geometry in [
+        layer(3, 32, 16, 3, 2),
+        layer(64, 7, 160, 3, 1),
+        layer(512, 7, 72, 1, 1),
+        layer(24, 28, 96, 1, 1),
+        ConvGeometry { groups: 4, ..layer(64, 12, 64, 3, 1) },
+    ] {
+        for threads in 1..4 {
+            agrees(&fill(geometry, 7, threads)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn padding_means_zero_not_the_byte_zero() {
+    let geometry = ConvGeometry { kernel: [3, 3], pad_top: 1, pad_left: 1, ..ConvGeometry::matmul(1, 1, 1) };
+    let to = Epilogue::Requantize(Requantize { scale: vec![1.0], zero: 100, lo: 0, hi: 255, table: None });
+    for isa in Isa::available() {
+        let conv = QConv::pack(isa, geometry, &[1; 9], Some(&[2]), 50, to.clone()).unwrap();
+        let mut scratch = vec![0; conv.scratch_bytes(1)];
+        let mut y = [0];
+        conv.run(&[53], Output::U8(&mut y), &mut scratch, &Pool::new(1)).unwrap();
+        assert_eq!(y, [requantize(3 + 2, 1.0, 100, 0, 255)]);
+    }
+}
+
+#[test]
+fn sums_that_could_overflow_are_refused() {
+    let depth = 70_000;
+    let geometry = ConvGeometry::matmul(1, depth, 1);
+    let to = Epilogue::Dequantize { scale: vec![1.0] };
+    let refused = QConv::pack(Isa::Scalar, geometry, &vec![127; depth], None, 0, to.clone());
+    assert!(matches!(refused, Err(KernelError::Overflow { channel: 0, .. })));
+    assert!(QConv::pack(Isa::Scalar, geometry, &vec![127; depth], None, 128, to).is_ok());
+}
+
+#[test]
+fn wrong_lengths_and_outputs_are_errors() {
+    let geometry = ConvGeometry::matmul(2, 4, 3);
+    let to = Epilogue::Dequantize { scale: vec![1.0; 3] };
+    let pack = |w: usize, b: Option<&[i32]>| QConv::pack(Isa::detect(), geometry, &vec![1; w], b, 0, to.clone());
+    assert!(pack(11, None).is_err());
+    assert!(pack(12, Some(&[1, 2])).is_err());
+    let conv = pack(12, None).unwrap();
+    let pool = Pool::new(1);
+    assert!(conv.run(&[0; 7], Output::F32(&mut [0.0; 6]), &mut [], &pool).is_err());
+    assert!(conv.run(&[0; 8], Output::F32(&mut [0.0; 5]), &mut [], &pool).is_err());
+    assert!(conv.run(&[0; 8], Output::U8(&mut [0; 6]), &mut [], &pool).is_err());
+    assert!(conv.run(&[0; 8], Output::F32(&mut [0.0; 6]), &mut [], &pool).is_ok());
+}
