@@ -9,11 +9,12 @@ Makes the files embedded in the binary: the float network `fashion.onnx`, the fi
     python zoo/fashion/train.py                      # 24 epochs, about 8 minutes on two shared cores
     python zoo/fashion/train.py --epochs 1 --out /tmp/x   # a quick look
 
-Expected: 94.30 % of the 5,000 held-out images, 93.37 % of the 10,000 test images (94.7 % of the first 1,000). Seeds are fixed; another CPU, thread count or PyTorch
-release adds in another order and lands within about 0.2 points.
+Expected: 94.30 % of the 5,000 held-out images, 93.37 % of the 10,000 test images, 94.7 % of their first
+1,000. Seeds are fixed; another CPU, thread count or PyTorch release adds in another order and lands within
+a few tenths of a point.
 
-Hyper-parameters and the number of epochs were chosen on 5,000 training images held out (the last
-5,000 of a seeded shuffle). The test set is read once, after the last epoch, to report.
+The settings are judged by 5,000 training images held out (the last of a seeded shuffle); the test set is
+read once, after the last epoch, to report.
 """
 import argparse
 import gzip
