@@ -1,0 +1,181 @@
+//! Elementwise evaluation over all elements, with broadcasting.
+
+use qing_tensor::{Element, Scalar, Tensor, bf16, broadcast, broadcast_strides, f16};
+
+use crate::{Dim, Eval, Infer, Op, OpError, Type};
+
+/// Applies a real function to every element of a float tensor, computed in f64 and rounded once.
+///
+/// # Errors
+/// If the tensor is not of a float element.
+pub fn map_float(x: &Tensor, f: impl Fn(f64) -> f64) -> Result<Tensor, OpError> {
+    fn each<T: Scalar>(x: &Tensor, f: impl Fn(f64) -> f64) -> Result<Tensor, OpError> {
+        let values = x.values::<T>()?.iter().map(|v| T::from_f64(f(v.to_f64()))).collect();
+        Ok(Tensor::new(x.shape(), values)?)
+    }
+    match x.element() {
+        Element::F64 => each::<f64>(x, f),
+        Element::F32 => each::<f32>(x, f),
+        Element::F16 => each::<f16>(x, f),
+        Element::BF16 => each::<bf16>(x, f),
+        other => Err(OpError::unsupported(format!("{other}; expected a float tensor"))),
+    }
+}
+
+/// Semantics of a unary op given by its [`Op::map`]: a table on quantized values, `map` on floats.
+///
+/// # Errors
+/// If the input is neither.
+pub fn eval_unary(op: &dyn Op, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
+    let x = cx.input(0)?;
+    if cx.quant(0).is_some() {
+        return Ok(vec![lookup(op, x, cx.ty(0)?, cx.output(0))?]);
+    }
+    Ok(vec![map_float(x, |v| op.map(v).unwrap_or(f64::NAN))?])
+}
+
+/// Replaces every quantized value by its entry in the op's table.
+///
+/// # Errors
+/// If the op has no table for these types.
+pub fn lookup(op: &dyn Op, x: &Tensor, from: &Type, to: &Type) -> Result<Tensor, OpError> {
+    let table =
+        op.table(from, to)?.ok_or_else(|| OpError::unsupported(format!("{} from {from} to {to}", op.name())))?;
+    let (lo, _) = from.range().ok_or_else(|| OpError::unsupported(format!("a table over {from}")))?;
+    let values: Vec<i32> = x.to_ints().into_iter().map(|q| table[(q - lo) as usize]).collect();
+    Ok(Tensor::from_ints(to.element, x.shape(), &values)?)
+}
+
+/// Type of a unary elementwise op: that of its input, unquantized.
+///
+/// # Errors
+/// If the input is absent.
+pub fn infer_unary(cx: &Infer<'_>) -> Result<Vec<Type>, OpError> {
+    let x = cx.ty(0)?;
+    Ok(vec![Type::maybe(x.element, x.shape.clone())])
+}
+
+/// Broadcasts the shapes of all inputs from `first` on.
+///
+/// # Errors
+/// If they do not broadcast.
+pub fn infer_broadcast(cx: &Infer<'_>, first: usize) -> Result<Option<Vec<Dim>>, OpError> {
+    let mut out: Vec<Dim> = vec![];
+    for i in first..cx.types.len() {
+        let Some(shape) = cx.shape(i)? else { return Ok(None) };
+        out = broadcast_dims(&out, shape)?;
+    }
+    Ok(Some(out))
+}
+
+/// The shape two partly known shapes broadcast to.
+///
+/// # Errors
+/// If they do not broadcast.
+pub fn broadcast_dims(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>, OpError> {
+    let rank = a.len().max(b.len());
+    let dim = |s: &[Dim], i: usize| (i + s.len()).checked_sub(rank).map_or(Dim::Known(1), |j| s[j].clone());
+    (0..rank).map(|i| dim(a, i).broadcast(&dim(b, i))).collect()
+}
+
+/// Walks the broadcast of two shapes: for each result element, the linear indices into both.
+///
+/// # Errors
+/// If the shapes do not broadcast.
+pub fn broadcast_indices(a: &[usize], b: &[usize]) -> Result<(Vec<usize>, Vec<(usize, usize)>), OpError> {
+    let shape = broadcast(a, b)?;
+    let (sa, sb) = (broadcast_strides(a, &shape), broadcast_strides(b, &shape));
+    let mut pairs = Vec::with_capacity(qing_tensor::element_count(&shape)?);
+    each_index(&shape, |index| {
+        let dot = |s: &[usize]| index.iter().zip(s).map(|(i, s)| i * s).sum();
+        pairs.push((dot(&sa), dot(&sb)));
+    });
+    Ok((shape, pairs))
+}
+
+/// Calls `f` with every index of a shape, in row-major order.
+pub fn each_index(shape: &[usize], mut f: impl FnMut(&[usize])) {
+    if shape.contains(&0) {
+        return;
+    }
+    let mut index = vec![0; shape.len()];
+    loop {
+        f(&index);
+        let mut axis = shape.len();
+        loop {
+            if axis == 0 {
+                return;
+            }
+            axis -= 1;
+            index[axis] += 1;
+            if index[axis] < shape[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+    }
+}
+
+/// A broadcasting binary function on values of one scalar type.
+///
+/// # Errors
+/// If an input holds another element or the shapes do not broadcast.
+pub fn binary<T: Scalar, U: Scalar>(a: &Tensor, b: &Tensor, f: impl Fn(T, T) -> U) -> Result<Tensor, OpError> {
+    let (x, y) = (a.values::<T>()?, b.values::<T>()?);
+    if a.shape() == b.shape() {
+        return Ok(Tensor::new(a.shape(), x.iter().zip(y.iter()).map(|(x, y)| f(*x, *y)).collect())?);
+    }
+    let (shape, pairs) = broadcast_indices(a.shape(), b.shape())?;
+    Ok(Tensor::new(&shape, pairs.into_iter().map(|(i, j)| f(x[i], y[j])).collect())?)
+}
+
+/// Binary arithmetic on every number element: `$float` on floats (f16 and bf16 through f32), `$int` on integers.
+/// Integers wrap if the method does.
+#[macro_export]
+macro_rules! binary_arithmetic {
+    ($a:expr, $b:expr, $float:expr, $int:ident) => {{
+        use qing_tensor::{Element, bf16, f16};
+        let (a, b): (&qing_tensor::Tensor, &qing_tensor::Tensor) = ($a, $b);
+        if a.element() != b.element() {
+            return Err($crate::OpError::invalid(format!("operands of {} and {}", a.element(), b.element())));
+        }
+        fn half(x: f32) -> f16 {
+            f16::from_f32(x)
+        }
+        fn brain(x: f32) -> bf16 {
+            bf16::from_f32(x)
+        }
+        use $crate::ops::support::elementwise::binary;
+        match a.element() {
+            Element::F64 => binary(a, b, |x: f64, y: f64| $float(x, y)),
+            Element::F32 => binary(a, b, |x: f32, y: f32| $float(x, y)),
+            Element::F16 => binary(a, b, |x: f16, y: f16| half($float(x.to_f32(), y.to_f32()))),
+            Element::BF16 => binary(a, b, |x: bf16, y: bf16| brain($float(x.to_f32(), y.to_f32()))),
+            Element::I64 => binary(a, b, i64::$int),
+            Element::I32 => binary(a, b, i32::$int),
+            Element::I16 => binary(a, b, i16::$int),
+            Element::I8 => binary(a, b, i8::$int),
+            Element::U64 => binary(a, b, u64::$int),
+            Element::U32 => binary(a, b, u32::$int),
+            Element::U16 => binary(a, b, u16::$int),
+            Element::U8 => binary(a, b, u8::$int),
+            other => Err($crate::OpError::unsupported(format!("{other}; expected numbers"))),
+        }
+    }};
+}
+
+/// Before opset 7 binary ops broadcast only when told to, with the second operand aligned at `axis`.
+///
+/// # Errors
+/// If the second operand would have to be reshaped but its rank is unknown.
+pub fn upgrade_broadcast(node: &mut crate::Legacy<'_>) -> Result<(), OpError> {
+    if node.opset >= 7 {
+        return Ok(());
+    }
+    node.attrs.remove("consumed_inputs");
+    node.attrs.remove("broadcast");
+    match node.attrs.remove("axis") {
+        None => Ok(()),
+        Some(axis) => Err(OpError::unsupported(format!("broadcasting along axis {axis:?} of opset {}", node.opset))),
+    }
+}
