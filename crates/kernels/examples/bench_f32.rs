@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use qing_kernels::float::Clamp;
 use qing_kernels::float::conv::Conv;
+use qing_kernels::float::depthwise::Depthwise;
 use qing_kernels::float::peak::multiply_add;
 use qing_kernels::{ConvGeometry, Isa, Pool};
 
@@ -120,8 +121,13 @@ fn main() {
         let bias = vec![0.1; geometry.out_c];
         let x: Vec<f32> = (0..geometry.input_len()).map(|i| (i % 13) as f32 * 0.1).collect();
         let mut y = vec![0.0; geometry.output_len()];
-        let conv = Conv::pack(isa, geometry, &weights, Some(&bias), Clamp::RELU6).expect("valid geometry");
-        let seconds = fastest(|| conv.run(&x, None, &mut y, &pool).expect("lengths agree"));
+        let seconds = if geometry.is_depthwise() {
+            let layer = Depthwise::pack(isa, geometry, &weights, Some(&bias), Clamp::RELU6).expect("valid geometry");
+            fastest(|| layer.run(&x, &mut y, &pool).expect("lengths agree"))
+        } else {
+            let layer = Conv::pack(isa, geometry, &weights, Some(&bias), Clamp::RELU6).expect("valid geometry");
+            fastest(|| layer.run(&x, None, &mut y, &pool).expect("lengths agree"))
+        };
         let rate = 2.0 * geometry.macs() as f64 / seconds / 1e9;
         *total.entry(network).or_default() += seconds * times as f64;
         println!(

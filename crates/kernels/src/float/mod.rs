@@ -2,6 +2,8 @@
 
 mod aligned;
 pub mod conv;
+pub mod depthwise;
+pub mod matmul;
 pub mod peak;
 mod product;
 mod simd;

@@ -190,4 +190,4 @@ fn offsets(geometry: &ConvGeometry, rows: usize) -> Vec<u32> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

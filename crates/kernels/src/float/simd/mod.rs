@@ -3,6 +3,9 @@
 //! A kernel is written once, over [`Simd`], and compiled once for every implementation of it. A value of such a
 //! type is the proof that the machine has the instructions, so arithmetic through it is safe code. To add an
 //! instruction set is to add a file here and an arm to [`dispatch`].
+//!
+//! Instructions are only used in what is inlined into [`Simd::vectorize`]: functions and closures that handle vectors are
+//! `#[inline(always)]`, and vectors are not handed to library functions such as `array::map`.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

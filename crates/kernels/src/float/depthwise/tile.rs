@@ -1,0 +1,188 @@
+//! A few output pixels of one row, all channels.
+
+use super::Depthwise;
+use crate::float::simd::{Kernel, Simd};
+
+/// Output pixels of a tile.
+const WIDTH: usize = 4;
+
+/// Computes output row `row` of the image `x` into `y`.
+#[inline(always)]
+pub(super) fn row<S: Simd>(simd: S, layer: &Depthwise, x: &[f32], row: usize, y: &mut [f32]) {
+    let geometry = &layer.geometry;
+    // A tile needs the input columns of its windows once each: (WIDTH - 1) * stride + kernel of them.
+    match (geometry.kernel, geometry.stride[1], geometry.dilation[1]) {
+        ([3, 3], 1, 1) => simd.vectorize(Row::<3, 3, 1, WIDTH, 6> { layer, x, row, y }),
+        ([3, 3], 2, 1) => simd.vectorize(Row::<3, 3, 2, WIDTH, 9> { layer, x, row, y }),
+        ([5, 5], 1, 1) => simd.vectorize(Row::<5, 5, 1, WIDTH, 8> { layer, x, row, y }),
+        ([5, 5], 2, 1) => simd.vectorize(Row::<5, 5, 2, WIDTH, 11> { layer, x, row, y }),
+        _ => simd.vectorize(AnyRow { layer, x, row, y }),
+    }
+}
+
+/// A row of a `KH` × `KW` window with step `STRIDE`, in tiles of `TW` pixels that read `NX` input columns.
+struct Row<'a, const KH: usize, const KW: usize, const STRIDE: usize, const TW: usize, const NX: usize> {
+    layer: &'a Depthwise,
+    x: &'a [f32],
+    row: usize,
+    y: &'a mut [f32],
+}
+
+impl<const KH: usize, const KW: usize, const STRIDE: usize, const TW: usize, const NX: usize> Kernel
+    for Row<'_, KH, KW, STRIDE, TW, NX>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        const { assert!(NX == (TW - 1) * STRIDE + KW) };
+        let Row { layer, x, row, y } = self;
+        let geometry = &layer.geometry;
+        if geometry.out_w < TW {
+            return AnyRow { layer, x, row, y }.run(simd);
+        }
+        let channels = geometry.in_c;
+        let mut rows: [Option<&[f32]>; KH] = [None; KH];
+        for (down, line) in rows.iter_mut().enumerate() {
+            *line =
+                geometry.input_row(row, down).map(|r| &x[r * geometry.in_w * channels..][..geometry.in_w * channels]);
+        }
+        for start in (0..geometry.out_w).step_by(TW) {
+            // The last tile goes over some pixels again rather than be narrower.
+            let start = start.min(geometry.out_w - TW);
+            let mut pixels = [[layer.zeros.as_ptr(); NX]; KH];
+            for (line, pixels) in rows.iter().zip(&mut pixels) {
+                let Some(line) = line else { continue };
+                for (j, pixel) in pixels.iter_mut().enumerate() {
+                    let col = (start * STRIDE + j).checked_sub(geometry.pad_left).filter(|col| *col < geometry.in_w);
+                    if let Some(col) = col {
+                        *pixel = line[col * channels..].as_ptr();
+                    }
+                }
+            }
+            let out = &mut y[start * channels..][..TW * channels];
+            let tile = Tile::<KH, KW, STRIDE, TW, NX> { layer, pixels: &pixels, out };
+            // SAFETY: every pointer leads to the channels of one pixel, in the image or in the zeros.
+            unsafe { tile.run(simd) };
+        }
+    }
+}
+
+struct Tile<'a, const KH: usize, const KW: usize, const STRIDE: usize, const TW: usize, const NX: usize> {
+    layer: &'a Depthwise,
+    pixels: &'a [[*const f32; NX]; KH],
+    out: &'a mut [f32],
+}
+
+impl<const KH: usize, const KW: usize, const STRIDE: usize, const TW: usize, const NX: usize>
+    Tile<'_, KH, KW, STRIDE, TW, NX>
+{
+    /// # Safety
+    /// All pixels must have as many readable values as the layer has channels.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self, simd: S) {
+        let channels = self.layer.geometry.in_c;
+        let whole = channels / S::LANES * S::LANES;
+        let mut c = 0;
+        while c < whole {
+            // SAFETY: a whole vector of channels from `c` exists in every pixel.
+            let values = unsafe {
+                self.vector(
+                    simd,
+                    c,
+                    #[inline(always)]
+                    |from| simd.load_ptr(from),
+                )
+            };
+            for (i, value) in values.into_iter().enumerate() {
+                simd.store(&mut self.out[i * channels + c..], value);
+            }
+            c += S::LANES;
+        }
+        if c < channels {
+            let count = channels - c;
+            // SAFETY: `count` channels from `c` exist in every pixel.
+            let values = unsafe {
+                self.vector(
+                    simd,
+                    c,
+                    #[inline(always)]
+                    |from| simd.load_first(from, count),
+                )
+            };
+            for (i, value) in values.into_iter().enumerate() {
+                simd.store_tail(&mut self.out[i * channels + c..][..count], value);
+            }
+        }
+    }
+
+    /// The results of one vector of channels.
+    ///
+    /// # Safety
+    /// What `load` reads at `c` must be readable in every pixel.
+    #[inline(always)]
+    unsafe fn vector<S: Simd>(&self, simd: S, c: usize, load: impl Fn(*const f32) -> S::V) -> [S::V; TW] {
+        let layer = self.layer;
+        let padded = layer.bias.len();
+        let mut acc = [simd.load(&layer.bias[c..]); TW];
+        for down in 0..KH {
+            let mut w = [simd.splat(0.0); KW];
+            for (right, w) in w.iter_mut().enumerate() {
+                // SAFETY: the packed weights have a padded line for every tap.
+                *w = unsafe { simd.load_ptr(layer.weights.as_ptr().add((down * KW + right) * padded + c)) };
+            }
+            let mut x = [simd.splat(0.0); NX];
+            for (j, x) in x.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *x = load(unsafe { self.pixels[down][j].add(c) });
+            }
+            for i in 0..TW {
+                for right in 0..KW {
+                    acc[i] = simd.fma(x[i * STRIDE + right], w[right], acc[i]);
+                }
+            }
+        }
+        let (lo, hi) = (simd.splat(layer.clamp.lo), simd.splat(layer.clamp.hi));
+        for value in &mut acc {
+            *value = simd.clamp(*value, lo, hi);
+        }
+        acc
+    }
+}
+
+/// A row of any window, one output pixel at a time.
+struct AnyRow<'a> {
+    layer: &'a Depthwise,
+    x: &'a [f32],
+    row: usize,
+    y: &'a mut [f32],
+}
+
+impl Kernel for AnyRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let layer = self.layer;
+        let geometry = &layer.geometry;
+        let (channels, padded) = (geometry.in_c, layer.bias.len());
+        let (lo, hi) = (simd.splat(layer.clamp.lo), simd.splat(layer.clamp.hi));
+        for (col, y) in self.y.chunks_exact_mut(channels).enumerate() {
+            for (block, y) in y.chunks_mut(S::LANES).enumerate() {
+                let c = block * S::LANES;
+                let mut acc = simd.load(&layer.bias[c..]);
+                for down in 0..geometry.kernel[0] {
+                    let Some(row) = geometry.input_row(self.row, down) else { continue };
+                    for right in 0..geometry.kernel[1] {
+                        let Some(col) = geometry.input_col(col, right) else { continue };
+                        let at = (row * geometry.in_w + col) * channels + c;
+                        let x = simd.load_tail(&self.x[at..at + y.len()]);
+                        let w = simd.load(&layer.weights[(down * geometry.kernel[1] + right) * padded + c..]);
+                        acc = simd.fma(x, w, acc);
+                    }
+                }
+                simd.store_tail(y, simd.clamp(acc, lo, hi));
+            }
+        }
+    }
+}
