@@ -38,6 +38,26 @@ pub struct ConvGeometry {
 }
 
 impl ConvGeometry {
+    /// The product `[rows, depth] × [depth, columns]` as a pointwise convolution.
+    #[must_use]
+    pub fn matmul(rows: usize, depth: usize, columns: usize) -> ConvGeometry {
+        ConvGeometry {
+            batch: 1,
+            in_h: 1,
+            in_w: rows,
+            in_c: depth,
+            out_h: 1,
+            out_w: rows,
+            out_c: columns,
+            kernel: [1, 1],
+            stride: [1, 1],
+            dilation: [1, 1],
+            pad_top: 0,
+            pad_left: 0,
+            groups: 1,
+        }
+    }
+
     /// Checks that the numbers agree with each other and that no size overflows.
     ///
     /// # Errors
@@ -107,6 +127,18 @@ impl ConvGeometry {
     #[must_use]
     pub fn weights_len(&self) -> usize {
         self.out_c * self.taps() * self.group_in()
+    }
+
+    /// Output pixels over the whole batch: the rows of the equivalent matrix product.
+    #[must_use]
+    pub fn out_pixels(&self) -> usize {
+        self.batch * self.out_h * self.out_w
+    }
+
+    /// Products in one output value: taps times input channels of a group.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.taps() * self.group_in()
     }
 
     /// Positions in the window.

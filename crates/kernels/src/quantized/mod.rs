@@ -12,9 +12,10 @@ pub mod conv;
 pub mod depthwise;
 mod epilogue;
 pub mod lookup;
+pub mod peak;
 #[cfg(test)]
 mod testing;
 
-pub use conv::{ConvGeometry, QConv};
+pub use conv::QConv;
 pub use depthwise::QDepthwise;
 pub use epilogue::{Epilogue, Output, Requantize, requantize};

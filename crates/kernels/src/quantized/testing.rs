@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::{ConvGeometry, Epilogue, Requantize};
+use super::{Epilogue, Requantize};
+use crate::geometry::ConvGeometry;
 
 /// A convolution with everything it needs, drawn at random.
 #[derive(Debug, Clone)]

@@ -8,18 +8,16 @@
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
-mod geometry;
 mod panels;
 mod rows;
 pub(super) mod scalar;
-
-pub use geometry::ConvGeometry;
 
 use panels::Panels;
 
 use super::epilogue::{Epilogue, Output};
 use crate::cpu::Isa;
 use crate::error::{KernelError, expect_len};
+use crate::geometry::ConvGeometry;
 use crate::pool::Pool;
 
 /// A two-dimensional convolution (dense, pointwise or grouped) with its weights packed.

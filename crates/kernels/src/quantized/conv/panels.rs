@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::geometry::ConvGeometry;
 use super::rows;
 use crate::cpu::Isa;
+use crate::geometry::ConvGeometry;
 use crate::pool::{Pool, SharedMut};
 use crate::quantized::epilogue::{Epilogue, Output, Requantize};
 use crate::quantized::lookup;

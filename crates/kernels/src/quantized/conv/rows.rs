@@ -3,7 +3,7 @@
 //! A row holds the taps in the order of the weights, `[kernel rows, kernel columns, channels]`. Because channels
 //! come last, the taps of one kernel row lie side by side in the input and are copied in one go.
 
-use super::geometry::ConvGeometry;
+use crate::geometry::ConvGeometry;
 
 /// Bytes that may be read and written past the end of a short copy, so that it becomes a few whole registers.
 const SLACK: usize = 64;
@@ -41,7 +41,7 @@ pub(super) fn gather(
             }
             for kx in 0..g.kernel[1] {
                 let to = to + kx * channels;
-                match g.input_column(ox, kx) {
+                match g.input_col(ox, kx) {
                     Some(ix) => {
                         let from = (line + ix) * g.in_c + group * channels;
                         copy(x, from, rows, to, channels);

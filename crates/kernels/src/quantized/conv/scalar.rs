@@ -1,6 +1,6 @@
 //! The convolution written out: the definition the vector kernels are held to.
 
-use super::geometry::ConvGeometry;
+use crate::geometry::ConvGeometry;
 use crate::pool::Pool;
 use crate::quantized::epilogue::{Epilogue, Output};
 
@@ -15,7 +15,7 @@ pub(crate) fn dot(g: &ConvGeometry, x: &[u8], x_zero: u8, weights: &[i8], bias: 
     let mut acc = bias;
     for ky in 0..g.kernel[0] {
         for kx in 0..g.kernel[1] {
-            let place = g.input_row(oy, ky).zip(g.input_column(ox, kx));
+            let place = g.input_row(oy, ky).zip(g.input_col(ox, kx));
             for c in 0..channels {
                 let value = match place {
                     Some((iy, ix)) => x[((n * g.in_h + iy) * g.in_w + ix) * g.in_c + first + c],

@@ -3,10 +3,11 @@
 //! There is no reduction over channels to feed a matrix kernel, so the work runs over channels side by side and
 //! is bound by how many bytes move, not by how many products there are.
 
-use super::conv::{ConvGeometry, fold_zero, scalar};
+use super::conv::{fold_zero, scalar};
 use super::epilogue::{Epilogue, Output};
 use crate::cpu::Isa;
 use crate::error::{KernelError, expect_len};
+use crate::geometry::ConvGeometry;
 use crate::pool::Pool;
 
 /// A depthwise convolution with its weights packed.

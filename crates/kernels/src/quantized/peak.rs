@@ -1,0 +1,72 @@
+//! The yardstick that benchmarks hold kernels against.
+
+use crate::cpu::Isa;
+
+/// Multiplies and adds bytes in registers for `rounds` rounds, as fast as this machine can with `isa`, and returns
+/// the number of operations done: two for each multiply–accumulate.
+#[must_use]
+pub fn dot(isa: Isa, rounds: usize) -> usize {
+    match isa.or_supported() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has the instructions.
+        Isa::Avx512 => unsafe { avx512(rounds) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { avx2(rounds) },
+        _ => {
+            let mut sum = 0i32;
+            for round in 0..rounds {
+                sum = sum.wrapping_add(std::hint::black_box(round as i32) * 3);
+            }
+            std::hint::black_box(sum);
+            2 * rounds
+        }
+    }
+}
+
+/// Independent sums, enough to hide the latency of two units.
+#[cfg(target_arch = "x86_64")]
+const CHAINS: usize = 12;
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn avx512(rounds: usize) -> usize {
+    use std::arch::x86_64::*;
+    let mut sums = [_mm512_setzero_si512(); CHAINS];
+    let (x, w) = (_mm512_set1_epi8(3), _mm512_set1_epi8(-5));
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, x, w);
+        }
+    }
+    std::hint::black_box(sums);
+    rounds * CHAINS * 64 * 2
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn avx2(rounds: usize) -> usize {
+    use std::arch::x86_64::*;
+    let mut sums = [_mm256_setzero_si256(); CHAINS];
+    let w = _mm256_set1_epi16(-5);
+    for round in 0..rounds {
+        let x = _mm256_set1_epi16(round as i16);
+        for sum in &mut sums {
+            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(_mm256_xor_si256(x, *sum), w));
+        }
+    }
+    std::hint::black_box(sums);
+    rounds * CHAINS * 16 * 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_grow_with_the_rounds() {
+        for isa in Isa::available() {
+            assert_eq!(dot(isa, 6), 6 * dot(isa, 1), "{}", isa.name());
+        }
+    }
+}
