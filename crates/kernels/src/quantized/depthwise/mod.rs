@@ -3,22 +3,95 @@
 //! There is no reduction over channels to feed a matrix kernel, so the work runs over channels side by side and
 //! is bound by how many bytes move, not by how many products there are.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
 use super::conv::{fold_zero, scalar};
 use super::epilogue::{Epilogue, Output};
+use super::lookup;
 use crate::cpu::Isa;
 use crate::error::{KernelError, expect_len};
 use crate::geometry::ConvGeometry;
-use crate::pool::Pool;
+use crate::pool::{Pool, SharedMut};
 
 /// A depthwise convolution with its weights packed.
 #[derive(Debug, Clone)]
 pub struct QDepthwise {
+    isa: Isa,
     geometry: ConvGeometry,
     x_zero: u8,
     /// `bias[c] − x_zero·Σ w[c]`.
-    bias: Vec<i32>,
+    weights: Weights,
     epilogue: Epilogue,
-    weights: Vec<i8>,
+}
+
+/// Weights, bias and scale in blocks of channels, in the order of the instruction set's registers.
+#[derive(Debug, Clone)]
+struct Weights {
+    /// As they came for the scalar loop; for AVX-512 `[block][kernel column][four rows][place][row]`; for AVX2
+    /// 16-bit numbers `[block][pair of taps][place][tap]` as bytes.
+    packed: Vec<i8>,
+    /// `bias[c] − x_zero·Σ w[c]`.
+    bias: Vec<i32>,
+    scale: Vec<f32>,
+}
+
+/// The window along one row of output: the part of the geometry that kernels look at.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    channels: usize,
+    in_w: usize,
+    out_w: usize,
+    kernel: [usize; 2],
+    /// Stride and dilation along the row.
+    step: usize,
+    dilation: usize,
+    pad_left: usize,
+}
+
+impl Window {
+    /// Columns from a window's first to its last tap.
+    fn reach(&self) -> usize {
+        (self.kernel[1] - 1) * self.dilation + 1
+    }
+
+    /// Kernel rows in fours.
+    fn groups(&self) -> usize {
+        self.kernel[0].div_ceil(4)
+    }
+}
+
+/// Start of a row of output.
+#[derive(Debug, Clone, Copy)]
+enum Pixels {
+    U8(*mut u8),
+    F32(*mut f32),
+}
+
+/// One row of output and what it reads.
+struct Row<'a> {
+    window: &'a Window,
+    geometry: &'a ConvGeometry,
+    /// The image.
+    x: &'a [u8],
+    x_zero: u8,
+    out_row: usize,
+    y: Pixels,
+}
+
+impl Row<'_> {
+    /// The input row under row `tap` of the kernel, unless it lies in the padding or beyond the kernel.
+    fn line(&self, tap: usize) -> Option<&[u8]> {
+        let row = (tap < self.window.kernel[0]).then(|| self.geometry.input_row(self.out_row, tap)).flatten()?;
+        let len = self.window.in_w * self.window.channels;
+        Some(&self.x[row * len..(row + 1) * len])
+    }
 }
 
 impl QDepthwise {
@@ -35,7 +108,7 @@ impl QDepthwise {
         x_zero: u8,
         epilogue: Epilogue,
     ) -> Result<QDepthwise, KernelError> {
-        let _ = isa.or_supported();
+        let isa = isa.or_supported();
         geometry.check()?;
         if !geometry.is_depthwise() {
             return Err(KernelError::Geometry(format!(
@@ -46,7 +119,8 @@ impl QDepthwise {
         expect_len("weights", weights.len(), geometry.weights_len())?;
         epilogue.check(geometry.out_c)?;
         let bias = fold_zero(weights, geometry.depth(), bias, geometry.out_c, x_zero)?;
-        Ok(QDepthwise { geometry, x_zero, bias, epilogue, weights: weights.to_vec() })
+        let weights = Weights::pack(isa, &geometry, weights, &bias, epilogue.scale());
+        Ok(QDepthwise { isa, geometry, x_zero, weights, epilogue })
     }
 
     /// The sizes it was packed for.
@@ -59,7 +133,11 @@ impl QDepthwise {
     #[must_use]
     pub fn scratch_bytes(&self, threads: usize) -> usize {
         let _ = threads;
-        0
+        match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => threads * avx512::scratch_bytes(&self.window()),
+            _ => 0,
+        }
     }
 
     /// Convolves `x`, `[batch, in_h, in_w, channels]`, into `y`, `[batch, out_h, out_w, channels]`.
@@ -77,7 +155,164 @@ impl QDepthwise {
         if scratch.len() < need {
             expect_len("scratch", scratch.len(), need)?;
         }
-        scalar::run(g, x, self.x_zero, &self.weights, &self.bias, &self.epilogue, y, pool);
+        match self.isa {
+            Isa::Scalar => {
+                let Weights { packed, bias, .. } = &self.weights;
+                scalar::run(g, x, self.x_zero, packed, bias, &self.epilogue, y, pool);
+            }
+            _ => self.run_blocks(x, y, scratch, pool),
+        }
         Ok(())
+    }
+
+    fn window(&self) -> Window {
+        let g = &self.geometry;
+        Window {
+            channels: g.in_c,
+            in_w: g.in_w,
+            out_w: g.out_w,
+            kernel: g.kernel,
+            step: g.stride[1],
+            dilation: g.dilation[1],
+            pad_left: g.pad_left,
+        }
+    }
+
+    /// The vector kernels, row by row of the output. Lengths have been checked.
+    fn run_blocks(&self, x: &[u8], y: Output<'_>, scratch: &mut [u8], pool: &Pool) {
+        let g = &self.geometry;
+        let window = self.window();
+        let block = block_len(self.isa);
+        let blocks = g.in_c.div_ceil(block);
+        let rows = g.batch * g.out_h;
+        // Rows are the natural share; where there are few, each is cut along the channels.
+        let pieces = if pool.threads() == 1 { 1 } else { (4 * pool.threads()).div_ceil(rows).min(blocks) };
+        let piece = blocks.div_ceil(pieces);
+        let pieces = blocks.div_ceil(piece);
+        let (image, line) = (g.in_h * g.in_w * g.in_c, g.out_w * g.out_c);
+        let part = scratch.len() / pool.threads();
+        let scratch = SharedMut::new(scratch);
+        let (bytes, floats) = match y {
+            Output::U8(y) => (Some(SharedMut::new(y)), None),
+            Output::F32(y) => (None, Some(SharedMut::new(y))),
+        };
+        let table = match &self.epilogue {
+            Epilogue::Requantize(to) => to.table.as_deref(),
+            Epilogue::Dequantize { .. } => None,
+        };
+        // At most a few dozen jobs: a row of a small image is over in less than a microsecond.
+        let jobs = rows * pieces;
+        let batch = jobs.div_ceil(if pool.threads() == 1 { 1 } else { 8 * pool.threads() });
+        pool.run_indexed(jobs.div_ceil(batch), &|worker, chunk| {
+            // SAFETY: a worker runs one chunk at a time and its range is its own.
+            let scratch = unsafe { scratch.slice(worker * part..(worker + 1) * part) };
+            for job in chunk * batch..((chunk + 1) * batch).min(jobs) {
+                let (row, blocks) = (job / pieces, job % pieces * piece..((job % pieces + 1) * piece).min(blocks));
+                let channels = blocks.start * block..(blocks.end * block).min(g.in_c);
+                let pixels = match (&bytes, &floats) {
+                    (Some(y), _) => Pixels::U8(y.as_mut_ptr().wrapping_add(row * line)),
+                    (_, Some(y)) => Pixels::F32(y.as_mut_ptr().wrapping_add(row * line)),
+                    _ => return,
+                };
+                let image = &x[row / g.out_h * image..][..image];
+                let row_of = Row {
+                    window: &window,
+                    geometry: g,
+                    x: image,
+                    x_zero: self.x_zero,
+                    out_row: row % g.out_h,
+                    y: pixels,
+                };
+                // SAFETY: `isa` was limited to what the machine has; the row lies in the output, whose length was
+                // checked, and no other job has these channels of it.
+                unsafe { self.row(&row_of, blocks, scratch) };
+                if let (Some(table), Some(y)) = (table, &bytes) {
+                    for pixel in 0..g.out_w {
+                        let start = row * line + pixel * g.out_c;
+                        // SAFETY: the same values as above.
+                        let values = unsafe { y.slice(start + channels.start..start + channels.end) };
+                        lookup::in_place(self.isa, table, values);
+                    }
+                }
+            }
+        });
+    }
+
+    /// # Safety
+    /// The machine has `self.isa`, and `row.y` may be written at the blocks' channels of all its pixels.
+    unsafe fn row(&self, row: &Row<'_>, blocks: Range<usize>, scratch: &mut [u8]) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            match self.isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => avx512::row(row, &self.weights, &self.epilogue, blocks, scratch),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => avx2::row(row, &self.weights, &self.epilogue, blocks),
+                _ => unreachable!("{:?} has no vector kernel", self.isa),
+            }
+        }
+    }
+}
+
+/// Channels that a kernel computes at a time.
+fn block_len(isa: Isa) -> usize {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512::BLOCK,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::BLOCK,
+        _ => 1,
+    }
+}
+
+impl Weights {
+    fn pack(isa: Isa, g: &ConvGeometry, weights: &[i8], bias: &[i32], scale: &[f32]) -> Weights {
+        let place: fn(usize) -> usize = match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::place,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::place,
+            _ => {
+                let (bias, scale) = (bias.to_vec(), scale.to_vec());
+                return Weights { packed: weights.to_vec(), bias, scale };
+            }
+        };
+        let block = block_len(isa);
+        let padded = g.in_c.next_multiple_of(block);
+        let mut packed = Weights { packed: Vec::new(), bias: vec![0; padded], scale: vec![0.0; padded] };
+        for c in 0..g.in_c {
+            let to = c / block * block + place(c % block);
+            (packed.bias[to], packed.scale[to]) = (bias[c], scale[c]);
+        }
+        // The channel that takes each place.
+        let mut channel_at = vec![0; block];
+        (0..block).for_each(|c| channel_at[place(c)] = c);
+        let [rows, columns] = g.kernel;
+        let at = |first: usize, place: usize, row: usize, column: usize| {
+            let c = first + channel_at[place];
+            let known = c < g.in_c && row < rows && column < columns;
+            if known { weights[(c * rows + row) * columns + column] } else { 0 }
+        };
+        for first in (0..padded).step_by(block) {
+            if isa == Isa::Avx512 {
+                for column in 0..columns {
+                    for four in (0..rows).step_by(4) {
+                        for place in 0..block {
+                            packed.packed.extend((four..four + 4).map(|row| at(first, place, row, column)));
+                        }
+                    }
+                }
+            } else {
+                for pair in (0..rows * columns).step_by(2) {
+                    for place in 0..block {
+                        for tap in pair..pair + 2 {
+                            let [low, high] = i16::from(at(first, place, tap / columns, tap % columns)).to_le_bytes();
+                            packed.packed.extend([low as i8, high as i8]);
+                        }
+                    }
+                }
+            }
+        }
+        packed
     }
 }

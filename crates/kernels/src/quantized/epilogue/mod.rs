@@ -1,5 +1,10 @@
 //! From 32-bit sums back to what the next layer reads.
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
+
 use crate::error::{KernelError, expect_len};
 
 /// Where a dot writes: bytes after [`Epilogue::Requantize`], real numbers after [`Epilogue::Dequantize`].
