@@ -1,0 +1,116 @@
+use std::{io, path::PathBuf};
+
+use qing_graph::{GraphError, OpError, TensorError};
+
+/// What can be wrong with a file that is read or written. The text says where, and what was expected there.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatError {
+    /// An error in a file: which one, and what.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<FormatError>,
+    },
+    /// The operating system refused.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The content is of no format that qing reads.
+    #[error("unknown format: expected an ONNX or TFLite model or a .qing file")]
+    UnknownFormat,
+    /// The bytes break the rules of their format.
+    #[error("{at}: {message}")]
+    Malformed {
+        /// Where: a byte offset, or the name of a node, tensor or table.
+        at: String,
+        /// What was found, and what was expected.
+        message: String,
+    },
+    /// Legal, but not something qing reads or writes.
+    #[error("{at}: not supported: {message}")]
+    Unsupported {
+        /// Where: a byte offset, or the name of a node, tensor or table.
+        at: String,
+        /// What was found, and what was expected.
+        message: String,
+    },
+    /// Ops of the model that qing does not have, all of them.
+    #[error("{} of the model's nodes cannot be read:{}", .0.len(), list(.0))]
+    Ops(Vec<UnsupportedNode>),
+    /// A node was read, but its op refuses its inputs or attributes, or the graph breaks an invariant.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// Bytes, shape and element of a tensor do not fit each other.
+    #[error("tensor `{name}`: {source}")]
+    Tensor {
+        /// Name of the tensor.
+        name: String,
+        /// What does not fit.
+        source: TensorError,
+    },
+}
+
+/// A node whose op qing does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnsupportedNode {
+    /// Name of the node, or of its first output if it has none.
+    pub node: String,
+    /// Name of the op, with its domain if that is not the standard one.
+    pub op: String,
+    /// Version of the operator set, if the format has one.
+    pub opset: Option<i64>,
+    /// Why it cannot be read.
+    pub reason: String,
+}
+
+fn list(nodes: &[UnsupportedNode]) -> String {
+    /// Longer lists are cut; the error itself holds all.
+    const SHOWN: usize = 50;
+    let mut text: String = nodes
+        .iter()
+        .take(SHOWN)
+        .map(|n| {
+            let opset = n.opset.map_or(String::new(), |v| format!(", opset {v}"));
+            format!("\n  node `{}` ({}{opset}): {}", n.node, n.op, n.reason)
+        })
+        .collect();
+    if nodes.len() > SHOWN {
+        text += &format!("\n  … and {} more", nodes.len() - SHOWN);
+    }
+    text
+}
+
+impl FormatError {
+    /// A [`FormatError::Malformed`].
+    pub fn malformed(at: impl Into<String>, message: impl Into<String>) -> FormatError {
+        FormatError::Malformed { at: at.into(), message: message.into() }
+    }
+
+    /// A [`FormatError::Unsupported`].
+    pub fn unsupported(at: impl Into<String>, message: impl Into<String>) -> FormatError {
+        FormatError::Unsupported { at: at.into(), message: message.into() }
+    }
+
+    /// What an op said of the node or tensor called `at`.
+    pub fn op(at: impl Into<String>, error: OpError) -> FormatError {
+        match error {
+            OpError::Unsupported(message) => FormatError::unsupported(at, message),
+            other => FormatError::malformed(at, other.to_string()),
+        }
+    }
+
+    /// A tensor's error, with its name.
+    pub fn tensor(name: impl Into<String>, source: TensorError) -> FormatError {
+        FormatError::Tensor { name: name.into(), source }
+    }
+
+    /// The same error, in `path`.
+    #[must_use]
+    pub fn in_file(self, path: impl Into<PathBuf>) -> FormatError {
+        match self {
+            FormatError::File { .. } => self,
+            source => FormatError::File { path: path.into(), source: Box::new(source) },
+        }
+    }
+}
