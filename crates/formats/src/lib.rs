@@ -4,8 +4,10 @@
 //! stated multiple of what it is given. Tensors share the memory-mapped file; nothing is copied unless the format stores
 //! values in another form. No reader knows more of an op than its name and its attributes' names.
 
+pub mod atomic;
 mod error;
 
 pub mod onnx;
+pub mod qing;
 
 pub use error::{FormatError, UnsupportedNode};

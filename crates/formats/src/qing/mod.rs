@@ -1,0 +1,35 @@
+//! The device file: one graph in one file that is used where it lies.
+//!
+//! ```text
+//! offset  bytes
+//!      0      8  magic 89 51 49 4E 47 0D 0A 1A (a text transfer breaks it visibly)
+//!      8      4  version of the format, little-endian
+//!     12      4  CRC-32 of the header
+//!     16      8  length of the header in bytes
+//!     24      8  offset of the data section, a multiple of 64
+//!     32      8  length of the data section
+//!     40      4  CRC-32 of the data section
+//!     44      4  CRC-32 of the 44 bytes before
+//!     48      …  header: Protocol Buffers, see `schema.rs`; zeros up to the data section
+//!      …      …  data: tensors at their own width, each at a multiple of 64 bytes from the start of the file
+//! ```
+//!
+//! A reader maps the file and points its tensors into the map. Weights of 1–8 bits are packed as
+//! [`Element::Bits`](qing_graph::Element) says. There is no code per op: ops are names with attributes.
+
+mod read;
+mod schema;
+mod write;
+
+pub use read::{read, read_bytes};
+pub use write::{to_bytes, write};
+
+/// First bytes of every file.
+pub const MAGIC: [u8; 8] = *b"\x89QING\r\n\x1a";
+/// The version this reader and writer speak. A reader refuses newer ones.
+pub const VERSION: u32 = 1;
+const PREFIX: usize = 48;
+const ALIGN: usize = 64;
+
+#[cfg(test)]
+mod tests;

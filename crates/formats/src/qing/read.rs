@@ -1,0 +1,179 @@
+use std::path::Path;
+
+use bytes::Bytes;
+use prost::Message as _;
+use qing_graph::{AttrValue, Attrs, Dim, Element, Granularity, Graph, Node, Quant, Tensor, Type, ValueId, ops, verify};
+
+use super::{ALIGN, MAGIC, PREFIX, VERSION, schema};
+use crate::FormatError;
+
+/// Reads a `.qing` file; its tensors point into the mapped file.
+///
+/// # Errors
+/// [`FormatError`] with the path and what is wrong where.
+pub fn read(path: &Path) -> Result<Graph, FormatError> {
+    let bytes = qing_tensor::map_file(path).map_err(|e| FormatError::from(e).in_file(path))?;
+    read_bytes(&bytes).map_err(|e| e.in_file(path))
+}
+
+/// Reads the bytes of a `.qing` file; tensors share them. Allocates a small multiple of the header's size, never of a
+/// size the file merely claims.
+///
+/// # Errors
+/// [`FormatError::Malformed`] with what is wrong where.
+pub fn read_bytes(bytes: &Bytes) -> Result<Graph, FormatError> {
+    let (header, data) = sections(bytes)?;
+    let header = schema::Header::decode(header).map_err(|e| malformed("header", e))?;
+    let mut graph = Graph::new(&header.name);
+    for (i, value) in header.values.iter().enumerate() {
+        add_value(&mut graph, i, value, &data)?;
+    }
+    let count = header.values.len();
+    let id = |i: u32, what: &dyn Fn() -> String| {
+        if (i as usize) < count { Ok(ValueId(i)) } else { Err(malformed(what(), format!("value {i} of {count}"))) }
+    };
+    for i in header.inputs {
+        graph.inputs.push(id(i, &|| "inputs".into())?);
+    }
+    for i in header.outputs {
+        graph.outputs.push(id(i, &|| "outputs".into())?);
+    }
+    for node in &header.nodes {
+        let place = || format!("node `{}`", node.name);
+        let spec = ops::find(&node.domain, &node.op).ok_or_else(|| {
+            let op = if node.domain.is_empty() { node.op.clone() } else { format!("{}.{}", node.domain, node.op) };
+            malformed(place(), format!("op {op} is not known to this version of qing"))
+        })?;
+        let mut attrs = Attrs::default();
+        for attribute in &node.attributes {
+            attrs.set(&attribute.name, attribute_value(attribute, &data).map_err(|e| malformed(place(), e))?);
+        }
+        let inputs = node
+            .inputs
+            .iter()
+            .map(|i| i.checked_sub(1).map(|i| id(i, &place)).transpose())
+            .collect::<Result<_, _>>()?;
+        let outputs = node.outputs.iter().map(|i| id(*i, &place)).collect::<Result<_, _>>()?;
+        let op = (spec.build)(&attrs).map_err(|e| malformed(place(), e))?;
+        graph.nodes.push(Node { name: node.name.clone(), op, inputs, outputs });
+    }
+    graph.metadata = header.metadata.into_iter().map(|e| (e.key, e.value)).collect();
+    verify::verify(&graph).map_err(|e| malformed("graph", e))?;
+    Ok(graph)
+}
+
+fn malformed(place: impl Into<String>, what: impl ToString) -> FormatError {
+    FormatError::malformed(place, what.to_string())
+}
+
+/// Header and data section, with every length and checksum checked.
+fn sections(bytes: &Bytes) -> Result<(Bytes, Bytes), FormatError> {
+    let prefix: &[u8; PREFIX] = bytes
+        .get(..PREFIX)
+        .and_then(|p| p.try_into().ok())
+        .ok_or_else(|| malformed("byte 0", format!("{} bytes are too few for a .qing file", bytes.len())))?;
+    let u32_at = |i: usize| u32::from_le_bytes([prefix[i], prefix[i + 1], prefix[i + 2], prefix[i + 3]]);
+    let u64_at = |i: usize| u64::from(u32_at(i)) | u64::from(u32_at(i + 4)) << 32;
+    if prefix[..8] != MAGIC {
+        return Err(malformed("byte 0", "not a .qing file (the magic differs)"));
+    }
+    let version = u32_at(8);
+    if version == 0 || version > VERSION {
+        let text = format!("version {version}; this qing reads up to version {VERSION}, a newer one is needed");
+        return Err(malformed("byte 8", text));
+    }
+    if crc32fast::hash(&prefix[..44]) != u32_at(44) {
+        return Err(malformed("byte 44", "the checksum of the prefix does not match"));
+    }
+    let window = |offset: u64, length: u64, what: &str| {
+        let end = offset.checked_add(length).filter(|end| *end <= bytes.len() as u64);
+        let end = end.ok_or_else(|| {
+            malformed(format!("byte {offset}"), format!("the {what} of {length} bytes passes the end of the file"))
+        })?;
+        Ok::<_, FormatError>(bytes.slice(offset as usize..end as usize))
+    };
+    let (header, data_offset) = (window(PREFIX as u64, u64_at(16), "header")?, u64_at(24));
+    if !data_offset.is_multiple_of(ALIGN as u64) || data_offset < (PREFIX + header.len()) as u64 {
+        return Err(malformed("byte 24", format!("the data section cannot start at byte {data_offset}")));
+    }
+    let data = window(data_offset, u64_at(32), "data section")?;
+    if data_offset + data.len() as u64 != bytes.len() as u64 {
+        return Err(malformed("byte 32", format!("{} bytes, but the sections end elsewhere", bytes.len())));
+    }
+    for (name, section, expected) in [("header", &header, u32_at(12)), ("data section", &data, u32_at(40))] {
+        if crc32fast::hash(section) != expected {
+            return Err(malformed(name, "the checksum does not match: the file is damaged"));
+        }
+    }
+    Ok((header, data))
+}
+
+fn add_value(graph: &mut Graph, i: usize, value: &schema::Value, data: &Bytes) -> Result<(), FormatError> {
+    let place = || format!("value `{}`", value.name);
+    let fail = |what: String| malformed(place(), what);
+    let element = Element::from_name(&value.element).ok_or_else(|| fail(format!("element {:?}", value.element)))?;
+    let shape = match &value.shape {
+        None => None,
+        Some(shape) => Some(shape.dims.iter().map(dim).collect::<Result<Vec<_>, _>>().map_err(fail)?),
+    };
+    let mut ty = Type::maybe(element, shape);
+    if let Some(q) = &value.quant {
+        ty.quant = Some(quant(q).map_err(|e| fail(e.to_string()))?.into());
+    }
+    let constant = value.constant.as_ref().map(|blob| tensor(blob, data)).transpose().map_err(fail)?;
+    let id = match constant {
+        Some(tensor) => graph.add_typed_constant(&value.name, ty, tensor),
+        None => graph.add_undefined(&value.name, ty),
+    };
+    if id.0 as usize != i || graph.value(id).name != value.name {
+        return Err(malformed(place(), "the name is empty or used twice"));
+    }
+    Ok(())
+}
+
+fn dim(dim: &schema::Dim) -> Result<Dim, String> {
+    Ok(match (dim.size, &dim.symbol) {
+        (Some(n), _) => Dim::Known(usize::try_from(n).map_err(|_| format!("dimension {n}"))?),
+        (None, Some(s)) => Dim::Symbol(s.as_str().into()),
+        (None, None) => Dim::Unknown,
+    })
+}
+
+fn quant(q: &schema::Quant) -> Result<Quant, String> {
+    let granularity = match (q.axis, q.block) {
+        (None, None) => Granularity::Tensor,
+        (Some(axis), None) => Granularity::Axis(axis as usize),
+        (Some(axis), Some(block)) => Granularity::Block {
+            axis: axis as usize,
+            size: usize::try_from(block).map_err(|_| format!("blocks of {block}"))?,
+        },
+        (None, Some(_)) => return Err("quantization blocks without an axis".into()),
+    };
+    Quant::new(granularity, q.scale.clone(), q.zero.clone()).map_err(|e| e.to_string())
+}
+
+fn tensor(blob: &schema::Blob, data: &Bytes) -> Result<Tensor, String> {
+    let element = Element::from_name(&blob.element).ok_or_else(|| format!("element {:?}", blob.element))?;
+    let shape: Vec<usize> = blob
+        .shape
+        .iter()
+        .map(|d| usize::try_from(*d).map_err(|_| format!("dimension {d}")))
+        .collect::<Result<_, _>>()?;
+    let end = blob.offset.checked_add(blob.length).filter(|end| *end <= data.len() as u64);
+    let end =
+        end.ok_or_else(|| format!("bytes {}+{} of a data section of {}", blob.offset, blob.length, data.len()))?;
+    Tensor::from_bytes(element, &shape, data.slice(blob.offset as usize..end as usize)).map_err(|e| e.to_string())
+}
+
+fn attribute_value(attribute: &schema::Attribute, data: &Bytes) -> Result<AttrValue, String> {
+    use schema::AttributeValue as V;
+    Ok(match attribute.value.as_ref().ok_or_else(|| format!("attribute `{}` has no value", attribute.name))? {
+        V::Int(v) => AttrValue::Int(*v),
+        V::Float(v) => AttrValue::Float(*v),
+        V::String(v) => AttrValue::String(v.clone()),
+        V::Tensor(blob) => AttrValue::Tensor(tensor(blob, data)?),
+        V::Ints(v) => AttrValue::Ints(v.values.clone()),
+        V::Floats(v) => AttrValue::Floats(v.values.clone()),
+        V::Strings(v) => AttrValue::Strings(v.values.clone()),
+    })
+}
