@@ -10,12 +10,18 @@
 
 pub mod conv;
 pub mod depthwise;
+pub mod elementwise;
 mod epilogue;
 pub mod lookup;
+pub mod movement;
 pub mod peak;
+pub mod pooling;
 #[cfg(test)]
 mod testing;
+mod versions;
 
 pub use conv::QConv;
 pub use depthwise::QDepthwise;
-pub use epilogue::{Epilogue, Output, Requantize, requantize};
+pub use elementwise::QAdd;
+pub use epilogue::{Clip, Epilogue, Output, Requantize, requantize};
+pub use pooling::{AveragePool, MaxPool};

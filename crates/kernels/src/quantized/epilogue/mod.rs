@@ -101,6 +101,56 @@ impl Epilogue {
     }
 }
 
+/// Zero point and range of quantized values, as stored, for kernels with one scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clip {
+    /// Stored value that means zero.
+    pub zero: u8,
+    /// Smallest stored value.
+    pub lo: u8,
+    /// Largest stored value.
+    pub hi: u8,
+}
+
+impl Clip {
+    /// Checks that the range is not empty.
+    pub(crate) fn check(self) -> Result<(), KernelError> {
+        if self.lo > self.hi {
+            return Err(KernelError::Unsupported(format!("output clamp is empty: {} to {}", self.lo, self.hi)));
+        }
+        Ok(())
+    }
+
+    /// The constants of [`Limits::close`].
+    #[inline(always)]
+    pub(crate) fn limits(self) -> Limits {
+        let zero = f32::from(self.zero);
+        Limits { zero, lo: f32::from(self.lo) - zero, hi: f32::from(self.hi) - zero }
+    }
+}
+
+/// A [`Clip`] as floats around the zero point.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    zero: f32,
+    lo: f32,
+    hi: f32,
+}
+
+impl Limits {
+    /// `clamp(rint(real) + zero, lo, hi)` for a number that is not NaN. Clamping before the zero is added gives the
+    /// same value and keeps everything an exact small float.
+    #[inline(always)]
+    pub(crate) fn close(self, real: f32) -> u8 {
+        let whole = real.round_ties_even();
+        let whole = if whole > self.lo { whole } else { self.lo };
+        let whole = if whole < self.hi { whole } else { self.hi };
+        // SAFETY: between 0 and 255 after the clamp (a NaN compares false and becomes `lo`).
+        let value: i32 = unsafe { (whole + self.zero).to_int_unchecked() };
+        value as u8
+    }
+}
+
 /// Brings one sum back to a stored byte; the definition the vector kernels are held to.
 #[must_use]
 pub fn requantize(acc: i32, scale: f32, zero: u8, lo: u8, hi: u8) -> u8 {

@@ -1,0 +1,229 @@
+//! Kernels that look at one value of each input: addition, and the borders between real and quantized numbers.
+
+use super::epilogue::Clip;
+use super::versions::per_isa;
+use crate::cpu::Isa;
+use crate::error::{KernelError, expect_len};
+use crate::pool::{Pool, SharedMut};
+
+/// Values one thread takes at a time.
+const CHUNK: usize = 16 * 1024;
+
+/// Bits of the fraction of the multipliers of an addition.
+const ADD_BITS: u32 = 14;
+
+/// `acc = (a − a_zero)·m_a + (b − b_zero)·m_b`, then requantize with `scale`: a dot of two taps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QAdd {
+    /// Stored value of `a` that means zero.
+    pub a_zero: u8,
+    /// Stored value of `b` that means zero.
+    pub b_zero: u8,
+    /// `rint(2^14 · a_scale / max(a_scale, b_scale))`, in `0..=2^14`.
+    pub m_a: i32,
+    /// The same for `b`.
+    pub m_b: i32,
+    /// `(max(a_scale, b_scale) ⊗ 2^−14) ⊘ y_scale`.
+    pub scale: f32,
+    /// Zero point and range of the output.
+    pub clip: Clip,
+}
+
+impl QAdd {
+    /// Adds `a` and `b` value by value.
+    ///
+    /// # Errors
+    /// When the lengths differ, a multiplier is out of range or the scale is not finite.
+    pub fn run(&self, isa: Isa, a: &[u8], b: &[u8], y: &mut [u8], pool: &Pool) -> Result<(), KernelError> {
+        expect_len("second operand", b.len(), a.len())?;
+        expect_len("output", y.len(), a.len())?;
+        let most = 1 << ADD_BITS;
+        if !(0..=most).contains(&self.m_a) || !(0..=most).contains(&self.m_b) || !self.scale.is_finite() {
+            return Err(KernelError::Unsupported(format!(
+                "multipliers {} and {} of a quantized addition must lie in 0..={most} and its scale {} be finite",
+                self.m_a, self.m_b, self.scale
+            )));
+        }
+        self.clip.check()?;
+        pool.for_each_chunk_mut(y, CHUNK, |chunk, y| {
+            let range = chunk * CHUNK..chunk * CHUNK + y.len();
+            add(isa, self, &a[range.clone()], &b[range], y);
+        });
+        Ok(())
+    }
+}
+
+per_isa! {
+    fn add(with: &QAdd, a: &[u8], b: &[u8], y: &mut [u8]) {
+        let QAdd { m_a, m_b, scale, clip, .. } = *with;
+        let (a_zero, b_zero) = (i32::from(with.a_zero), i32::from(with.b_zero));
+        let limits = clip.limits();
+        for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
+            let sum = (i32::from(*a) - a_zero) * m_a + (i32::from(*b) - b_zero) * m_b;
+            *y = limits.close(sum as f32 * scale);
+        }
+    }
+}
+
+/// `y = clamp(rint(x ⊘ scale) + zero, lo, hi)`; NaN becomes the zero point.
+///
+/// # Errors
+/// When the lengths differ or the range is empty.
+pub fn quantize(isa: Isa, scale: f32, clip: Clip, x: &[f32], y: &mut [u8], pool: &Pool) -> Result<(), KernelError> {
+    expect_len("output", y.len(), x.len())?;
+    clip.check()?;
+    pool.for_each_chunk_mut(y, CHUNK, |chunk, y| {
+        let start = chunk * CHUNK;
+        quantize_chunk(isa, scale, clip, &x[start..start + y.len()], y);
+    });
+    Ok(())
+}
+
+per_isa! {
+    fn quantize_chunk(scale: f32, clip: Clip, x: &[f32], y: &mut [u8]) {
+        let limits = clip.limits();
+        for (y, x) in y.iter_mut().zip(x) {
+            let real = x / scale;
+            *y = limits.close(if real.is_nan() { 0.0 } else { real });
+        }
+    }
+}
+
+/// `y = scale ⊗ (x − zero)`.
+///
+/// # Errors
+/// When the lengths differ.
+pub fn dequantize(isa: Isa, scale: f32, zero: u8, x: &[u8], y: &mut [f32], pool: &Pool) -> Result<(), KernelError> {
+    expect_len("output", y.len(), x.len())?;
+    pool.for_each_chunk_mut(y, CHUNK, |chunk, y| {
+        let start = chunk * CHUNK;
+        dequantize_chunk(isa, scale, zero, &x[start..start + y.len()], y);
+    });
+    Ok(())
+}
+
+per_isa! {
+    fn dequantize_chunk(scale: f32, zero: u8, x: &[u8], y: &mut [f32]) {
+        let zero = i32::from(zero);
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = (i32::from(*x) - zero) as f32 * scale;
+        }
+    }
+}
+
+/// Quantizes and moves the channel last: `x` is `[batch, channels, pixels]`, `y` `[batch, pixels, channels]`.
+///
+/// # Errors
+/// When a length is wrong or the range is empty.
+pub fn quantize_channels_last(
+    isa: Isa,
+    [batch, channels, pixels]: [usize; 3],
+    scale: f32,
+    clip: Clip,
+    x: &[f32],
+    y: &mut [u8],
+    pool: &Pool,
+) -> Result<(), KernelError> {
+    let len = batch * channels * pixels;
+    expect_len("input", x.len(), len)?;
+    expect_len("output", y.len(), len)?;
+    clip.check()?;
+    const PIXELS: usize = 256;
+    let pieces = pixels.div_ceil(PIXELS);
+    let y = SharedMut::new(y);
+    pool.run(batch * pieces, &|job| {
+        let (image, first) = (job / pieces, job % pieces * PIXELS);
+        let count = PIXELS.min(pixels - first);
+        let start = (image * pixels + first) * channels;
+        // SAFETY: jobs are distinct pairs of image and stretch of pixels.
+        let y = unsafe { y.slice(start..start + count * channels) };
+        let mut line = [0u8; PIXELS];
+        for channel in 0..channels {
+            let from = (image * channels + channel) * pixels + first;
+            quantize_chunk(isa, scale, clip, &x[from..from + count], &mut line[..count]);
+            for (pixel, value) in y.chunks_exact_mut(channels).zip(&line[..count]) {
+                pixel[channel] = *value;
+            }
+        }
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quantized::requantize;
+    use proptest::prelude::*;
+
+    fn clip() -> impl Strategy<Value = Clip> {
+        (any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(zero, a, b)| Clip { zero, lo: a.min(b), hi: a.max(b) })
+    }
+
+    proptest! {
+        #[test]
+        fn addition_equals_the_definition(
+            pairs in prop::collection::vec((any::<u8>(), any::<u8>()), 0..300),
+            a_zero: u8, b_zero: u8, m_a in 0..=1i32 << 14, m_b in 0..=1i32 << 14,
+            scale in 1e-6f32..1e-3, clip in clip(), threads in 1usize..4,
+        ) {
+            let add = QAdd { a_zero, b_zero, m_a, m_b, scale, clip };
+            let (a, b): (Vec<u8>, Vec<u8>) = pairs.into_iter().unzip();
+            let want: Vec<u8> = a.iter().zip(&b).map(|(a, b)| {
+                let sum = (i32::from(*a) - i32::from(a_zero)) * m_a + (i32::from(*b) - i32::from(b_zero)) * m_b;
+                requantize(sum, scale, clip.zero, clip.lo, clip.hi)
+            }).collect();
+            for isa in Isa::available() {
+                let mut y = vec![0; a.len()];
+                add.run(isa, &a, &b, &mut y, &Pool::new(threads)).unwrap();
+                prop_assert_eq!(&y, &want, "{:?}", isa);
+            }
+        }
+
+        #[test]
+        fn quantize_equals_the_definition(
+            x in prop::collection::vec(prop_oneof![8 => -400.0f32..400.0, 1 => any::<f32>()], 0..300),
+            scale in 1e-3f32..10.0, clip in clip(),
+        ) {
+            let want: Vec<u8> = x.iter().map(|x| {
+                let real = x / scale;
+                let whole = if real.is_nan() { 0 } else { real.round_ties_even() as i64 };
+                whole.saturating_add(clip.zero.into()).clamp(clip.lo.into(), clip.hi.into()) as u8
+            }).collect();
+            let pool = Pool::new(2);
+            for isa in Isa::available() {
+                let mut y = vec![0; x.len()];
+                quantize(isa, scale, clip, &x, &mut y, &pool).unwrap();
+                prop_assert_eq!(&y, &want, "{:?}", isa);
+                let mut moved = vec![0; x.len()];
+                quantize_channels_last(isa, [1, 1, x.len()], scale, clip, &x, &mut moved, &pool).unwrap();
+                prop_assert_eq!(&moved, &want, "{:?}", isa);
+            }
+        }
+
+        #[test]
+        fn dequantize_equals_the_definition(x in prop::collection::vec(any::<u8>(), 0..200), scale in 1e-3f32..10.0, zero: u8) {
+            let want: Vec<f32> = x.iter().map(|x| scale * (f32::from(*x) - f32::from(zero))).collect();
+            for isa in Isa::available() {
+                let mut y = vec![0.0; x.len()];
+                dequantize(isa, scale, zero, &x, &mut y, &Pool::new(1)).unwrap();
+                prop_assert_eq!(&y, &want, "{:?}", isa);
+            }
+        }
+    }
+
+    #[test]
+    fn the_channel_moves_last() {
+        let x: Vec<f32> = (0..12).map(|v| v as f32).collect();
+        let mut y = vec![0; 12];
+        let clip = Clip { zero: 0, lo: 0, hi: 255 };
+        quantize_channels_last(Isa::detect(), [2, 3, 2], 1.0, clip, &x, &mut y, &Pool::new(2)).unwrap();
+        assert_eq!(y, [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
+    }
+
+    #[test]
+    fn multipliers_out_of_range_are_refused() {
+        let clip = Clip { zero: 0, lo: 0, hi: 255 };
+        let add = QAdd { a_zero: 0, b_zero: 0, m_a: 1 << 15, m_b: 1, scale: 1.0, clip };
+        assert!(add.run(Isa::Scalar, &[1], &[1], &mut [0], &Pool::new(1)).is_err());
+    }
+}
