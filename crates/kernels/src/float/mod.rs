@@ -3,6 +3,7 @@
 mod aligned;
 pub mod conv;
 pub mod depthwise;
+pub mod elementwise;
 pub mod matmul;
 pub mod peak;
 mod product;

@@ -20,3 +20,13 @@ pub(crate) fn assert_close(found: &[f32], expected: &[f64], magnitudes: &[f64], 
         assert!(error <= 1e-5 * magnitude, "{context}: value {i} is {found}, expected {expected}");
     }
 }
+
+/// The error function in `f64`, by a series without cancellation.
+pub(crate) fn erf64(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= 2.0 * x * x / f64::from(2 * n + 1);
+        sum += term;
+    }
+    sum * (-x * x).exp() * 2.0 / std::f64::consts::PI.sqrt()
+}
