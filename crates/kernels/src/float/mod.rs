@@ -7,6 +7,8 @@ pub mod elementwise;
 pub mod matmul;
 pub mod peak;
 mod product;
+pub mod reduce;
+pub mod rows;
 mod simd;
 #[cfg(test)]
 mod testing;
