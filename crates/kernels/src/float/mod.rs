@@ -6,8 +6,11 @@ pub mod depthwise;
 pub mod elementwise;
 pub mod matmul;
 pub mod peak;
+pub mod permute;
+pub mod pooling;
 mod product;
 pub mod reduce;
+pub mod resize;
 pub mod rows;
 mod simd;
 #[cfg(test)]

@@ -1,0 +1,191 @@
+//! Reordering of axes, for any type.
+
+use crate::pool::SharedMut;
+use crate::{KernelError, Pool, expect_len};
+
+/// The most axes that are left when those that stay together are merged.
+const MAX_RANK: usize = 8;
+
+/// Side of the squares that are copied when the last axis moves: what is read and what is written both stay in cache.
+const SIDE: usize = 32;
+
+/// Values that one task moves at least.
+const BLOCK: usize = 8192;
+
+/// An axis of the output: its length, and the distance between its neighbours in the input and in the output.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Axis {
+    len: usize,
+    from: usize,
+    to: usize,
+}
+
+/// Writes `x`, of shape `shape`, to `y` with its axes in the order `order`: axis `i` of the output is axis `order[i]` of the input.
+/// Allocates nothing.
+///
+/// # Errors
+/// [`KernelError`] when `order` is not a permutation, a slice has another length than `shape` says, or more than eight groups of
+/// axes move independently.
+pub fn permute<T: Copy + Send + Sync>(
+    shape: &[usize],
+    order: &[usize],
+    x: &[T],
+    y: &mut [T],
+    pool: &Pool,
+) -> Result<(), KernelError> {
+    let wrong = || KernelError::Geometry(format!("{order:?} is not an order of the axes of {shape:?}"));
+    if order.len() != shape.len() || (0..shape.len()).any(|axis| !order.contains(&axis)) {
+        return Err(wrong());
+    }
+    let len = shape.iter().try_fold(1usize, |all, size| all.checked_mul(*size)).ok_or_else(wrong)?;
+    expect_len("input", x.len(), len)?;
+    expect_len("output", y.len(), len)?;
+    if len == 0 {
+        return Ok(());
+    }
+    let mut axes = [Axis::default(); MAX_RANK];
+    let rank = merged(shape, order, &mut axes)
+        .ok_or_else(|| KernelError::Unsupported(format!("{order:?} of {shape:?} moves more than {MAX_RANK} axes")))?;
+    let axes = &mut axes[..rank];
+    let y = SharedMut::new(y);
+    match axes {
+        [] => {
+            // SAFETY: nothing else uses the output.
+            unsafe { y.slice(0..len) }.copy_from_slice(x);
+        }
+        [outer @ .., run] if run.from == 1 => {
+            let runs = len / run.len;
+            let step = BLOCK.div_ceil(run.len);
+            pool.run(runs.div_ceil(step), &|chunk| {
+                for index in chunk * step..runs.min((chunk + 1) * step) {
+                    let (from, to) = place(outer, index);
+                    // SAFETY: every run has an output of its own.
+                    unsafe { y.slice(to..to + run.len) }.copy_from_slice(&x[from..from + run.len]);
+                }
+            });
+        }
+        [outer @ .., last] => {
+            // The axis along which input lies side by side; the last one of the input, so there is one.
+            let Some(at) = outer.iter().position(|axis| axis.from == 1) else { return Err(wrong()) };
+            outer[at..].rotate_left(1);
+            let [outer @ .., side] = outer else { return Err(wrong()) };
+            let bands = side.len.div_ceil(SIDE);
+            let planes = len / side.len / last.len;
+            pool.run(planes * bands, &|job| {
+                let (from, to) = place(outer, job / bands);
+                let first = job % bands * SIDE;
+                let width = SIDE.min(side.len - first);
+                for top in (0..last.len).step_by(SIDE) {
+                    for row in top..(top + SIDE).min(last.len) {
+                        let from = &x[from + row * last.from + first..][..width];
+                        for (i, value) in from.iter().enumerate() {
+                            let to = to + (first + i) * side.to + row;
+                            // SAFETY: `to` is the place of one value of the output, inside it, and no other job writes it.
+                            unsafe { *y.as_mut_ptr().add(to) = *value };
+                        }
+                    }
+                }
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The axes of the output, those of length 1 left out and those that stay neighbours merged: how many.
+fn merged(shape: &[usize], order: &[usize], axes: &mut [Axis; MAX_RANK]) -> Option<usize> {
+    let mut rank = 0;
+    for (i, axis) in order.iter().enumerate() {
+        let next = Axis {
+            len: shape[*axis],
+            from: shape[axis + 1..].iter().product(),
+            to: order[i + 1..].iter().map(|axis| shape[*axis]).product(),
+        };
+        if next.len == 1 {
+            continue;
+        }
+        match axes[..rank].last_mut() {
+            Some(last) if last.from == next.from * next.len => {
+                *last = Axis { len: last.len * next.len, ..next };
+            }
+            _ => {
+                *axes.get_mut(rank)? = next;
+                rank += 1;
+            }
+        }
+    }
+    Some(rank)
+}
+
+/// Where the `index`-th combination of positions along `axes` is, in the input and in the output.
+fn place(axes: &[Axis], mut index: usize) -> (usize, usize) {
+    let (mut from, mut to) = (0, 0);
+    for axis in axes.iter().rev() {
+        let position = index % axis.len;
+        index /= axis.len;
+        from += position * axis.from;
+        to += position * axis.to;
+    }
+    (from, to)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn expected(shape: &[usize], order: &[usize], x: &[u32]) -> Vec<u32> {
+        (0..x.len())
+            .map(|mut index| {
+                let mut from = 0;
+                for axis in order.iter().rev() {
+                    from += index % shape[*axis] * shape[axis + 1..].iter().product::<usize>();
+                    index /= shape[*axis];
+                }
+                x[from]
+            })
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn every_order_agrees(
+            (shape, order) in prop::collection::vec(1..=7usize, 0..=5)
+                .prop_flat_map(|shape| (Just(shape.clone()), Just((0..shape.len()).collect::<Vec<_>>()).prop_shuffle())),
+            threads in 1..=3usize,
+        ) {
+            let x: Vec<u32> = (0..shape.iter().product::<usize>() as u32).collect();
+            let mut y = vec![u32::MAX; x.len()];
+            permute(&shape, &order, &x, &mut y, &Pool::new(threads)).unwrap();
+            prop_assert_eq!(y, expected(&shape, &order, &x));
+        }
+    }
+
+    #[test]
+    fn larger_ones_that_take_several_tasks() {
+        let cases: [(&[usize], &[usize]); 4] = [
+            (&[2, 35, 67, 9], &[0, 3, 1, 2]),
+            (&[2, 9, 35, 67], &[0, 2, 3, 1]),
+            (&[3, 40, 4, 65], &[0, 2, 3, 1]),
+            (&[3, 40, 4, 65], &[0, 2, 1, 3]),
+        ];
+        for (shape, order) in cases {
+            let x: Vec<u32> = (0..shape.iter().product::<usize>() as u32).collect();
+            for threads in 1..=3 {
+                let mut y = vec![u32::MAX; x.len()];
+                permute(shape, order, &x, &mut y, &Pool::new(threads)).unwrap();
+                assert_eq!(y, expected(shape, order, &x), "{shape:?} {order:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_order_is_refused() {
+        let pool = Pool::new(1);
+        for order in [&[0usize][..], &[0, 0], &[0, 2], &[1, 0, 2]] {
+            assert!(permute(&[2, 2], order, &[0u8; 4], &mut [0; 4], &pool).is_err(), "{order:?}");
+        }
+        assert!(permute(&[2, 2], &[1, 0], &[0u8; 3], &mut [0; 4], &pool).is_err());
+        assert_eq!(permute(&[0, 2], &[1, 0], &[0u8; 0], &mut [], &pool), Ok(()));
+    }
+}
