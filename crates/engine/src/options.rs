@@ -1,0 +1,69 @@
+//! What a caller may decide about a plan.
+
+use qing_graph::{Dim, Graph};
+use qing_kernels::Isa;
+
+use crate::EngineError;
+
+/// How to plan a graph. The default is one thread, the best instruction set of this machine, and a batch of one.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Threads that work on one run, the caller among them; 0 means 1.
+    pub threads: usize,
+    /// Instruction set; the best one this machine has if `None`. One it lacks is lowered to the best it has.
+    pub isa: Option<Isa>,
+    /// A shape for every graph input. If `None`, the declared ones, with a leading symbolic dimension (the batch) taken
+    /// as 1.
+    pub input_shapes: Option<Vec<Vec<usize>>>,
+    /// Runs every node by its op's reference semantics: slow, for finding out whether a kernel is to blame.
+    pub reference: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { threads: 1, isa: None, input_shapes: None, reference: false }
+    }
+}
+
+impl Options {
+    /// The default with a number of threads.
+    pub fn threads(threads: usize) -> Options {
+        Options { threads, ..Options::default() }
+    }
+
+    /// The instruction set that is used.
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa.unwrap_or_else(Isa::detect).or_supported()
+    }
+
+    /// A shape for every input of the graph.
+    pub(crate) fn shapes(&self, graph: &Graph) -> Result<Vec<Vec<usize>>, EngineError> {
+        if let Some(shapes) = &self.input_shapes {
+            return Ok(shapes.clone());
+        }
+        // A symbol that leads one input is the batch wherever else it stands.
+        let leading: Vec<&Dim> = graph
+            .inputs
+            .iter()
+            .filter_map(|id| graph.ty(*id).shape.as_ref()?.first())
+            .filter(|d| matches!(d, Dim::Symbol(_)))
+            .collect();
+        graph
+            .inputs
+            .iter()
+            .map(|id| {
+                let value = graph.value(*id);
+                let open = || EngineError::OpenShape { name: value.name.clone(), ty: value.ty.to_string() };
+                let dims = value.ty.shape.as_ref().ok_or_else(open)?;
+                dims.iter()
+                    .enumerate()
+                    .map(|(axis, dim)| match dim {
+                        Dim::Known(n) => Ok(*n),
+                        _ if axis == 0 || leading.contains(&dim) => Ok(1),
+                        _ => Err(open()),
+                    })
+                    .collect()
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,172 @@
+//! Running a plan.
+
+use std::{sync::Arc, time::Instant};
+
+use qing_graph::{Graph, GraphError, Tensor, interpret};
+use qing_kernels::Pool;
+
+use crate::{
+    EngineError, LayerTime, Plan,
+    memory::Aligned,
+    plan::{Planned, Port},
+    step::{Slot, StepError, StepIo},
+    storage,
+};
+
+/// A plan with the memory and threads to run it. One session runs one input at a time; make one per caller.
+#[derive(Debug)]
+pub struct Session {
+    plan: Arc<Plan>,
+    pool: Arc<Pool>,
+    arena: Aligned,
+    dynamic: Vec<Option<Tensor>>,
+}
+
+impl Session {
+    /// A session with threads of its own, as many as the plan was made for.
+    pub fn new(plan: Arc<Plan>) -> Session {
+        let pool = Arc::new(Pool::new(plan.threads()));
+        Session::with_pool(plan, pool)
+    }
+
+    /// A session that shares threads with others. The pool must not have more threads than the plan was made for.
+    ///
+    /// # Panics
+    /// If it has more.
+    pub fn with_pool(plan: Arc<Plan>, pool: Arc<Pool>) -> Session {
+        assert!(pool.threads() <= plan.threads(), "the plan was made for {} threads", plan.threads());
+        let arena = Aligned::zeros(plan.arena);
+        let mut dynamic = vec![None; plan.dynamics.len()];
+        for (slot, tensor) in dynamic.iter_mut().zip(&plan.dynamics) {
+            slot.clone_from(tensor);
+        }
+        Session { plan, pool, arena, dynamic }
+    }
+
+    /// The plan it runs.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// Runs the graph on one tensor for each input and gives one for each output.
+    ///
+    /// # Errors
+    /// If a tensor does not fit its input, or an op that is run by reference fails.
+    pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, EngineError> {
+        interpret::check_inputs(&self.plan.graph, inputs)?;
+        for (i, tensor) in inputs.iter().enumerate() {
+            self.input_mut(i)?.copy_from_slice(tensor.bytes());
+        }
+        self.run_into()?;
+        (0..self.plan.outputs.len()).map(|i| self.output_tensor(i)).collect()
+    }
+
+    /// The bytes of input `i`, as a tensor of the input's type holds them; to be filled before [`Session::run_into`]. They
+    /// keep their values from run to run.
+    ///
+    /// # Errors
+    /// If there is no such input.
+    pub fn input_mut(&mut self, i: usize) -> Result<&mut [u8], EngineError> {
+        let count = self.plan.inputs.len();
+        match self.plan.inputs.get(i) {
+            Some(Port { slot: Slot::Arena(region), .. }) => Ok(&mut self.arena.as_mut()[region.offset..region.end()]),
+            _ => Err(EngineError::NoSuchPort { what: "input", index: i, count }),
+        }
+    }
+
+    /// The bytes of output `i` after a run, as a tensor of the output's type holds them.
+    ///
+    /// # Errors
+    /// If there is no such output.
+    pub fn output(&self, i: usize) -> Result<&[u8], EngineError> {
+        let count = self.plan.outputs.len();
+        let port = self.plan.outputs.get(i).ok_or(EngineError::NoSuchPort { what: "output", index: i, count })?;
+        Ok(match port.slot {
+            Slot::Arena(region) => &self.arena.as_ref()[region.offset..region.end()],
+            Slot::Constant(index, region) => &self.plan.constants[index].as_ref()[region.offset..region.end()],
+            Slot::Dynamic(index) => self.dynamic[index].as_ref().map_or(&[], |t| t.bytes()),
+        })
+    }
+
+    /// A copy of output `i` after a run.
+    ///
+    /// # Errors
+    /// If there is no such output, or nothing was run yet.
+    pub fn output_tensor(&self, i: usize) -> Result<Tensor, EngineError> {
+        let bytes = self.output(i)?;
+        let port = &self.plan.outputs[i];
+        if let Slot::Dynamic(index) = port.slot {
+            return self.dynamic[index].clone().ok_or_else(|| {
+                EngineError::Graph(GraphError::Malformed(format!("output `{}` has not been computed", port.name)))
+            });
+        }
+        Ok(storage::to_tensor(storage::Form::Raw(port.element), &port.shape, bytes)?)
+    }
+
+    /// Runs the plan on what the input buffers hold. Allocates nothing, unless the plan has nodes that run by reference.
+    ///
+    /// # Errors
+    /// If an op that is run by reference fails.
+    pub fn run_into(&mut self) -> Result<(), EngineError> {
+        let Session { plan, pool, arena, dynamic } = self;
+        for step in &plan.steps {
+            run_step(plan, step, arena, dynamic, pool)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the plan on what the input buffers hold, and says what each step took.
+    ///
+    /// # Errors
+    /// As [`Session::run_into`].
+    pub fn profile(&mut self) -> Result<Vec<LayerTime>, EngineError> {
+        let Session { plan, pool, arena, dynamic } = self;
+        let mut times = Vec::with_capacity(plan.steps.len());
+        for step in &plan.steps {
+            let start = Instant::now();
+            run_step(plan, step, arena, dynamic, pool)?;
+            let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            times.push(LayerTime {
+                node: step.node.clone(),
+                op: step.op.clone(),
+                kernel: step.kernel.clone(),
+                nanos,
+                macs: step.macs,
+                bytes: step.bytes,
+            });
+        }
+        Ok(times)
+    }
+}
+
+fn run_step(
+    plan: &Plan,
+    step: &Planned,
+    arena: &mut Aligned,
+    dynamic: &mut [Option<Tensor>],
+    pool: &Pool,
+) -> Result<(), EngineError> {
+    let mut io = StepIo {
+        arena: arena.as_mut(),
+        constants: &plan.constants,
+        dynamic,
+        inputs: &step.inputs,
+        outputs: &step.outputs,
+        scratch: step.scratch,
+    };
+    step.step.run(&mut io, pool).map_err(|error| named(&plan.graph, step, error))
+}
+
+fn named(graph: &Graph, step: &Planned, error: StepError) -> EngineError {
+    let node = graph.nodes.iter().find(|n| n.name == step.node);
+    match (node, error) {
+        (Some(node), StepError::Op(source)) => graph.node_error(node, source).into(),
+        (Some(node), StepError::Kernel(source)) => EngineError::kernel(graph, node, source),
+        (None, StepError::Op(source)) => {
+            GraphError::Node { node: step.node.clone(), op: step.op.clone(), inputs: String::new(), source }.into()
+        }
+        (None, StepError::Kernel(source)) => {
+            EngineError::Kernel { node: step.node.clone(), op: step.op.clone(), inputs: String::new(), source }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What a plan is made of: steps that read and write places in memory.
+
+use qing_graph::{OpError, Tensor, TensorError};
+use qing_kernels::{KernelError, Pool};
+
+use crate::memory::{Aligned, Region};
+
+/// Where a step finds an operand when it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slot {
+    /// In the arena.
+    Arena(Region),
+    /// In constant number `.0` of the plan.
+    Constant(usize, Region),
+    /// A tensor whose shape is known only when it is computed.
+    Dynamic(usize),
+}
+
+/// Why a step failed.
+#[derive(Debug)]
+pub(crate) enum StepError {
+    /// A kernel refused.
+    Kernel(KernelError),
+    /// An op refused.
+    Op(OpError),
+}
+
+impl From<KernelError> for StepError {
+    fn from(error: KernelError) -> StepError {
+        StepError::Kernel(error)
+    }
+}
+
+impl From<OpError> for StepError {
+    fn from(error: OpError) -> StepError {
+        StepError::Op(error)
+    }
+}
+
+impl From<TensorError> for StepError {
+    fn from(error: TensorError) -> StepError {
+        StepError::Op(error.into())
+    }
+}
+
+/// One unit of work with everything packed; immutable.
+pub(crate) trait Step: Send + Sync {
+    /// Does the work.
+    ///
+    /// # Errors
+    /// What a kernel or op objects to; after planning nothing should.
+    fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError>;
+}
+
+/// The memory of a running step.
+pub(crate) struct StepIo<'a> {
+    pub(crate) arena: &'a mut [u8],
+    pub(crate) constants: &'a [Aligned],
+    pub(crate) dynamic: &'a mut [Option<Tensor>],
+    pub(crate) inputs: &'a [Slot],
+    pub(crate) outputs: &'a [Slot],
+    pub(crate) scratch: Region,
+}
+
+/// The inputs of a step, beside the output it is writing.
+pub(crate) struct Inputs<'a> {
+    slots: &'a [Slot],
+    constants: &'a [Aligned],
+    /// What is left of the arena, with the offset where it begins.
+    gaps: [(usize, &'a [u8]); 3],
+}
+
+impl<'a> Inputs<'a> {
+    /// The bytes of input `i`; `None` if the output took its place.
+    pub(crate) fn get(&self, i: usize) -> Option<&'a [u8]> {
+        match self.slots[i] {
+            Slot::Constant(index, region) => Some(&self.constants[index].as_ref()[region.offset..region.end()]),
+            Slot::Arena(region) => self.gaps.iter().find_map(|(start, bytes)| {
+                let from = region.offset.checked_sub(*start)?;
+                bytes.get(from..from + region.len)
+            }),
+            Slot::Dynamic(_) => None,
+        }
+    }
+
+    /// The values of input `i`; empty if the output took its place.
+    pub(crate) fn values<T: bytemuck::Pod>(&self, i: usize) -> &'a [T] {
+        self.get(i).map_or(&[], bytemuck::cast_slice)
+    }
+}
+
+impl<'a> StepIo<'a> {
+    /// The inputs, the bytes of output 0, and scratch.
+    pub(crate) fn split(&mut self) -> (Inputs<'_>, &mut [u8], &mut [u8]) {
+        self.split_output(0)
+    }
+
+    /// The inputs, the bytes of output `index`, and scratch.
+    pub(crate) fn split_output(&mut self, index: usize) -> (Inputs<'_>, &mut [u8], &mut [u8]) {
+        let out = match self.outputs[index] {
+            Slot::Arena(region) => region,
+            Slot::Constant(..) | Slot::Dynamic(_) => Region { offset: 0, len: 0 },
+        };
+        let scratch = self.scratch;
+        let (first, second, swapped) =
+            if out.offset <= scratch.offset { (out, scratch, false) } else { (scratch, out, true) };
+        let (before, rest) = self.arena.split_at_mut(first.offset);
+        let (a, rest) = rest.split_at_mut(first.len);
+        // Empty regions may lie inside others; they need no room of their own.
+        let skip = second.offset.saturating_sub(first.end());
+        let (between, rest) = rest.split_at_mut(if second.len == 0 { 0 } else { skip });
+        let (b, after) = rest.split_at_mut(second.len);
+        let after_at = if second.len == 0 { first.end() } else { second.end() };
+        let gaps = [(0, &*before), (first.end(), &*between), (after_at, &*after)];
+        let inputs = Inputs { slots: self.inputs, constants: self.constants, gaps };
+        if swapped { (inputs, b, a) } else { (inputs, a, b) }
+    }
+
+    /// The bytes of input `i`, while no output is being written.
+    pub(crate) fn input(&self, i: usize) -> &[u8] {
+        match self.inputs[i] {
+            Slot::Arena(region) => &self.arena[region.offset..region.end()],
+            Slot::Constant(index, region) => &self.constants[index].as_ref()[region.offset..region.end()],
+            Slot::Dynamic(_) => &[],
+        }
+    }
+
+    /// The bytes of output `i`.
+    pub(crate) fn output(&mut self, i: usize) -> &mut [u8] {
+        match self.outputs[i] {
+            Slot::Arena(region) => &mut self.arena[region.offset..region.end()],
+            Slot::Constant(..) | Slot::Dynamic(_) => &mut [],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_are_found_around_output_and_scratch() {
+        let at = |offset, len| Region { offset, len };
+        for (out, scratch) in [(at(4, 4), at(10, 2)), (at(10, 2), at(4, 4)), (at(4, 4), at(0, 0)), (at(4, 0), at(8, 0))]
+        {
+            let mut arena: Vec<u8> = (0..16).collect();
+            let slots = [Slot::Arena(at(0, 4)), Slot::Arena(at(8, 2)), Slot::Arena(at(12, 4)), Slot::Arena(out)];
+            let mut io = StepIo {
+                arena: &mut arena,
+                constants: &[],
+                dynamic: &mut [],
+                inputs: &slots,
+                outputs: &slots[3..],
+                scratch,
+            };
+            let (inputs, o, s) = io.split();
+            assert_eq!((o.len(), s.len()), (out.len, scratch.len));
+            assert!(o.is_empty() || o[0] as usize == out.offset);
+            assert!(s.is_empty() || s[0] as usize == scratch.offset);
+            for (i, offset) in [(0, 0u8), (1, 8), (2, 12)] {
+                assert_eq!(inputs.get(i).unwrap()[0], offset);
+            }
+            assert_eq!(inputs.get(3).is_none(), out.len > 0);
+        }
+    }
+}
