@@ -7,6 +7,7 @@
 pub mod atomic;
 mod error;
 
+pub mod npy;
 pub mod onnx;
 pub mod qing;
 
