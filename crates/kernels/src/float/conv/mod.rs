@@ -33,8 +33,8 @@ enum Method {
     Pointwise,
     /// Through a table of offsets, one per output pixel and tap.
     Indirect(Vec<u32>),
-    /// Copied side by side into a small buffer first: windows over few channels.
-    Unfold,
+    /// A row of the window at a time: windows over few channels.
+    Unfold(unfold::WindowRows),
 }
 
 impl Conv {
@@ -77,11 +77,11 @@ impl Conv {
         let method = if geometry.is_pointwise() {
             Method::Pointwise
         } else if unfold::suits(&geometry) {
-            Method::Unfold
+            Method::Unfold(unfold::WindowRows::new(&geometry, panels.rows()))
         } else {
             Method::Indirect(offsets(&geometry, panels.rows()))
         };
-        let zeros = Aligned::zeros(geometry.group_in());
+        let zeros = Aligned::zeros(geometry.kernel[1] * geometry.group_in());
         Ok(Conv { isa, geometry, clamp, method, panels, weights: packed, bias: biases, zeros })
     }
 
@@ -128,8 +128,11 @@ impl Conv {
                     ..product
                 };
                 match &self.method {
-                    Method::Unfold => {
-                        simd::dispatch(self.isa, unfold::Unfold { geometry, input, product: &product, tiles, panels });
+                    Method::Unfold(rows) => {
+                        simd::dispatch(
+                            self.isa,
+                            unfold::Unfold { geometry, input, rows, product: &product, tiles, panels },
+                        );
                     }
                     _ => product.run_part(self.isa, tiles, panels),
                 }
@@ -149,7 +152,7 @@ impl Conv {
         let (rows, taps) = match &self.method {
             Method::Indirect(table) => (Rows::Table(table), geometry.taps()),
             Method::Pointwise => (Rows::Strided(geometry.in_c), 1),
-            Method::Unfold => (Rows::Strided(unfold::row_len(geometry)), 1),
+            Method::Unfold(_) => (Rows::Strided(unfold::row_len(geometry)), 1),
         };
         Product {
             left: input.as_ptr(),
