@@ -5,7 +5,9 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use qing_kernels::quantized::{Epilogue, Output, QConv, QDepthwise, Requantize, peak};
+use qing_kernels::quantized::{
+    AveragePool, Clip, Epilogue, MaxPool, Output, QAdd, QConv, QDepthwise, Requantize, elementwise, lookup, peak,
+};
 use qing_kernels::{ConvGeometry, Isa, Pool};
 
 /// Least of many runs, in seconds: what the machine does when nobody else uses it.
@@ -98,6 +100,13 @@ fn main() {
     }
     networks.push(("MobileNetV2", merged));
 
+    networks.push((
+        "EfficientNet-Lite0, layers with a wide window",
+        [(144, 56, 2), (240, 28, 1), (480, 14, 1), (672, 14, 1), (672, 14, 2), (1152, 7, 1)]
+            .map(|(c, size, stride)| (1, layer(c, size, c, 5, stride, c)))
+            .into(),
+    ));
+
     for (name, layers) in networks {
         println!("\n{name}\n  n  in        out   k s groups       µs   GOP/s  of peak");
         let (mut seconds, mut depthwise) = (0.0, 0.0);
@@ -136,4 +145,28 @@ fn main() {
         }
         println!("  convolutions together {:.3} ms, of which depthwise {:.3} ms", seconds * 1e3, depthwise * 1e3);
     }
+
+    println!("\nOne value at a time and pooling        µs");
+    let show = |name: &str, seconds: f64| println!("  {name:32} {:7.1}", seconds * 1e6);
+    let clip = Clip { zero: 100, lo: 0, hi: 255 };
+    let len = 56 * 56 * 64;
+    let x: Vec<u8> = (0..112 * 112 * 64).map(|i| (i * 31) as u8).collect();
+    let mut y = vec![0; x.len()];
+    let add = QAdd { a_zero: 3, b_zero: 100, m_a: 1 << 14, m_b: 9000, scale: 5e-5, clip };
+    show("add 56²×64", best(|| add.run(isa, &x[..len], &x[len..2 * len], &mut y[..len], &pool).expect("lengths")));
+    let table: [u8; 256] = std::array::from_fn(|i| (i * 7) as u8);
+    show("table 56²×64", best(|| lookup::lookup(isa, &table, &x[..len], &mut y[..len], &pool).expect("lengths")));
+    let reals: Vec<f32> = (0..3 * 224 * 224).map(|i| (i % 513) as f32 / 512.0).collect();
+    let (quantize, last) = (elementwise::quantize, elementwise::quantize_channels_last);
+    show("quantize 224²×3", best(|| quantize(isa, 0.02, clip, &reals, &mut y[..reals.len()], &pool).expect("lengths")));
+    let shape = [1, 3, 224 * 224];
+    show(
+        "quantize 3×224² channel last",
+        best(|| last(isa, shape, 0.02, clip, &reals, &mut y[..reals.len()], &pool).expect("lengths")),
+    );
+    let pooled = MaxPool { geometry: layer(64, 112, 64, 3, 2, 64) };
+    let out = pooled.geometry.output_len();
+    show("largest of 3² 112²×64", best(|| pooled.run(isa, &x, &mut y[..out], &pool).expect("lengths")));
+    let mean = AveragePool::global([1, 49, 1280], 3, 0.02, 0.03, clip);
+    show("mean of 7²×1280", best(|| mean.run(isa, &x[..49 * 1280], &mut y[..1280], &pool).expect("lengths")));
 }

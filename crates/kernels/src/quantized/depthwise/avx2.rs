@@ -33,26 +33,28 @@ pub(super) unsafe fn row(row: &Row<'_>, weights: &Weights, epilogue: &Epilogue, 
         let bias = &weights.bias[block * BLOCK..(block + 1) * BLOCK];
         let scale = &weights.scale[block * BLOCK..(block + 1) * BLOCK];
         for output in 0..window.out_w {
-            let read = |tap: usize| {
-                let line = (tap < taps).then(|| row.line(tap / window.kernel[1])).flatten();
-                let column =
-                    (output * window.step + tap % window.kernel[1] * window.dilation).checked_sub(window.pad_left);
-                let pixel = match (line, column) {
-                    (Some(line), Some(column)) if column < window.in_w => {
-                        &line[column * window.channels + channel..][..count]
-                    }
-                    _ => &zeros[..count],
-                };
-                widen(pixel)
-            };
             let mut sums: [__m256i; 2] = [load(&bias[..8]), load(&bias[8..])];
-            for pair in 0..pairs {
-                let (a, b) = (read(2 * pair), read(2 * pair + 1));
-                let x = [_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)];
-                for i in 0..2 {
-                    let w = load(&packed[pair * 64 + 32 * i..][..32]);
-                    sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(x[i], w));
+            // A tap without a partner, and every tap in the padding, reads zeros.
+            let mut waiting: Option<__m256i> = None;
+            let mut pair = packed.chunks_exact(64);
+            for ky in 0..window.kernel[0] {
+                let line = row.line(ky);
+                for kx in 0..window.kernel[1] {
+                    let column = (output * window.step + kx * window.dilation).wrapping_sub(window.pad_left);
+                    let pixel = match line {
+                        Some(line) if column < window.in_w => &line[column * window.channels + channel..][..count],
+                        _ => &zeros[..count],
+                    };
+                    let tap = widen(pixel);
+                    let Some(first) = waiting.take() else {
+                        waiting = Some(tap);
+                        continue;
+                    };
+                    add_pair(&mut sums, first, tap, pair.next().unwrap_or_default());
                 }
+            }
+            if let Some(first) = waiting {
+                add_pair(&mut sums, first, _mm256_setzero_si256(), pair.next().unwrap_or_default());
             }
             let offset = output * window.channels + channel;
             // SAFETY: the pixel's channels `channel..channel + count` may be written by the caller's promise.
@@ -65,6 +67,16 @@ pub(super) unsafe fn row(row: &Row<'_>, weights: &Weights, epilogue: &Epilogue, 
             }
         }
     }
+}
+
+/// Adds two taps times their weights.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_pair(sums: &mut [__m256i; 2], a: __m256i, b: __m256i, weights: &[i8]) {
+    let low = _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), load(&weights[..32]));
+    let high = _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), load(&weights[32..64]));
+    sums[0] = _mm256_add_epi32(sums[0], low);
+    sums[1] = _mm256_add_epi32(sums[1], high);
 }
 
 /// Up to 16 bytes as 16-bit numbers.

@@ -7,14 +7,14 @@
 
 use std::arch::x86_64::*;
 
-use super::{Row, Weights};
+use super::{Pixels, Row, Weights, slide};
 use crate::quantized::epilogue::avx512::Clamp;
 use crate::quantized::epilogue::{Epilogue, Requantize};
 
 /// Channels of a block.
 pub(super) const BLOCK: usize = 64;
 /// Bytes of one interleaved column of four rows.
-const COLUMN: usize = 4 * BLOCK;
+pub(super) const COLUMN: usize = 4 * BLOCK;
 /// Columns of a stretch take at most this many bytes, to stay in the first-level cache.
 const STRETCH_BYTES: usize = 24 * 1024;
 
@@ -60,6 +60,12 @@ pub(super) unsafe fn row(
     for block in blocks {
         let channel = block * BLOCK;
         let count = (window.channels - channel).min(BLOCK);
+        if let (true, Epilogue::Requantize(to), Pixels::U8(y)) = (slide::fits(window), epilogue, row.y) {
+            let weights = &weights.block(block, window.kernel[1] * groups);
+            // SAFETY: weights, bias and scale are those of the block; the output is the caller's promise.
+            unsafe { slide::row(row, to, channel, count, weights.0, weights.1, weights.2, y.add(channel)) };
+            continue;
+        }
         for first in (0..window.out_w).step_by(outputs) {
             let outputs = outputs.min(window.out_w - first);
             interleave(row, channel, count, first, outputs, columns);
@@ -82,41 +88,41 @@ fn interleave(row: &Row<'_>, channel: usize, count: usize, first: usize, outputs
     let left = window.pad_left.saturating_sub(start).min(total);
     let inside = (window.in_w + window.pad_left).saturating_sub(start).clamp(left, total);
     for group in 0..groups {
-        // Rows in the padding, and those that only fill up the last group, read the zero of another row's place.
-        let lines: [Option<&[u8]>; 4] = std::array::from_fn(|i| row.line(4 * group + i));
-        let mut put = |column: usize, rows: [__m512i; 4]| {
+        // Rows in the padding, and those that only fill up the last group, read zeros over and over. A column is a
+        // step of `pitch` bytes in a row of the image and of none in such a row.
+        let zeros = [row.x_zero; BLOCK];
+        let mut lines = [zeros.as_ptr(); 4];
+        let mut pitch = [0; 4];
+        if inside > left {
+            let from = (start + left - window.pad_left) * window.channels + channel;
+            let to = (start + inside - 1 - window.pad_left) * window.channels + channel + count;
+            for i in 0..4 {
+                if let Some(line) = row.line(4 * group + i) {
+                    lines[i] = line[from..to].as_ptr();
+                    pitch[i] = window.channels;
+                }
+            }
+        }
+        let columns = &mut columns[..total * groups * COLUMN];
+        for (column, to) in columns.chunks_exact_mut(COLUMN).skip(group).step_by(groups).enumerate() {
+            let mut rows = [zero; 4];
+            if (left..inside).contains(&column) {
+                for i in 0..4 {
+                    // SAFETY: the slice taken above ends after the last column's `count` bytes, and the mask reads
+                    // no more; zeros have a whole block.
+                    rows[i] = unsafe { _mm512_maskz_loadu_epi8(mask, lines[i].add((column - left) * pitch[i]).cast()) };
+                }
+            }
             let (a, b) = (_mm512_unpacklo_epi8(rows[0], rows[1]), _mm512_unpacklo_epi8(rows[2], rows[3]));
             let (c, d) = (_mm512_unpackhi_epi8(rows[0], rows[1]), _mm512_unpackhi_epi8(rows[2], rows[3]));
-            let parts = [
-                _mm512_unpacklo_epi16(a, b),
-                _mm512_unpackhi_epi16(a, b),
-                _mm512_unpacklo_epi16(c, d),
-                _mm512_unpackhi_epi16(c, d),
-            ];
-            let at = (column * groups + group) * COLUMN;
-            let to = columns[at..at + COLUMN].as_mut_ptr();
-            for (i, part) in parts.into_iter().enumerate() {
-                // SAFETY: four registers fill the column.
-                unsafe { _mm512_storeu_si512(to.add(64 * i).cast(), part) };
+            let to = to.as_mut_ptr();
+            // SAFETY: four registers fill the column.
+            unsafe {
+                _mm512_storeu_si512(to.cast(), _mm512_unpacklo_epi16(a, b));
+                _mm512_storeu_si512(to.add(64).cast(), _mm512_unpackhi_epi16(a, b));
+                _mm512_storeu_si512(to.add(128).cast(), _mm512_unpacklo_epi16(c, d));
+                _mm512_storeu_si512(to.add(192).cast(), _mm512_unpackhi_epi16(c, d));
             }
-        };
-        for column in (0..left).chain(inside..total) {
-            put(column, [zero; 4]);
-        }
-        if inside == left {
-            continue;
-        }
-        let from = (start + left - window.pad_left) * window.channels + channel;
-        let to = (start + inside - 1 - window.pad_left) * window.channels + channel + count;
-        let lines = lines.map(|line| line.map(|line| line[from..to].as_ptr()));
-        for column in left..inside {
-            let at = (column - left) * window.channels;
-            let rows = lines.map(|line| match line {
-                // SAFETY: the slice taken above ends after the last column's `count` bytes, and the mask reads no more.
-                Some(line) => unsafe { _mm512_maskz_loadu_epi8(mask, line.add(at).cast()) },
-                None => zero,
-            });
-            put(column, rows);
         }
     }
 }
@@ -138,15 +144,16 @@ unsafe fn stretch_of_outputs(
     let groups = window.groups();
     let taps = window.kernel[1] * groups;
     assert!(((outputs - 1) * window.step + window.reach()) * groups * COLUMN <= columns.len());
+    let (packed, bias, scale) = weights.block(block, taps);
     let call = Stretch {
         columns: columns.as_ptr(),
         step: window.step * groups * COLUMN,
         dilation: window.dilation * groups * COLUMN,
         groups,
         taps,
-        weights: weights.packed[block * taps * COLUMN..(block + 1) * taps * COLUMN].as_ptr(),
-        bias: weights.bias[block * BLOCK..(block + 1) * BLOCK].as_ptr(),
-        scale: weights.scale[block * BLOCK..(block + 1) * BLOCK].as_ptr(),
+        weights: packed,
+        bias,
+        scale,
         outputs,
         mask: if count == BLOCK { u64::MAX } else { (1 << count) - 1 },
         channels: window.channels,
@@ -155,14 +162,10 @@ unsafe fn stretch_of_outputs(
     // SAFETY: lengths were checked above, the output is the caller's promise.
     unsafe {
         match (epilogue, row.y) {
-            (Epilogue::Requantize(to), super::Pixels::U8(y)) => {
-                let y = y.add(offset);
-                match (window.kernel[1], groups) {
-                    (3, 1) => call.bytes::<3>(y, to),
-                    _ => call.bytes::<0>(y, to),
-                }
+            (Epilogue::Requantize(to), Pixels::U8(y)) => {
+                call.bytes(y.add(offset), to);
             }
-            (Epilogue::Dequantize { .. }, super::Pixels::F32(y)) => call.floats(y.add(offset), count),
+            (Epilogue::Dequantize { .. }, Pixels::F32(y)) => call.floats(y.add(offset), count),
             _ => unreachable!("the output was checked against the epilogue"),
         }
     }
@@ -185,37 +188,52 @@ struct Stretch {
 }
 
 impl Stretch {
-    /// `TAPS` is the kernel's width when all its weights stay in registers, else 0.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn bytes<const TAPS: usize>(&self, y: *mut u8, to: &Requantize) {
+    unsafe fn bytes(&self, y: *mut u8, to: &Requantize) {
+        let clamp = Clamp::new(to);
+        let mut output = 0;
         // SAFETY: see `stretch_of_outputs`.
         unsafe {
-            let clamp = Clamp::new(to);
-            let mut w = [[_mm512_setzero_si512(); 4]; TAPS];
-            for (tap, w) in w.iter_mut().enumerate() {
-                for (i, w) in w.iter_mut().enumerate() {
-                    *w = _mm512_loadu_si512(self.weights.add(tap * COLUMN + 64 * i).cast());
+            while output + 4 <= self.outputs {
+                self.some_bytes::<4>(output, y, &clamp);
+                output += 4;
+            }
+            while output < self.outputs {
+                self.some_bytes::<1>(output, y, &clamp);
+                output += 1;
+            }
+        }
+    }
+
+    /// `N` outputs at once, so that each weight is loaded for all of them.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn some_bytes<const N: usize>(&self, output: usize, y: *mut u8, clamp: &Clamp) {
+        // SAFETY: see `stretch_of_outputs`.
+        unsafe {
+            let x = self.columns.add(output * self.step);
+            let mut sums = [self.bias(); N];
+            for i in 0..4 {
+                let mut w = self.weights.add(64 * i);
+                let scale = _mm512_loadu_ps(self.scale.add(16 * i));
+                for tap in 0..self.taps / self.groups {
+                    for group in 0..self.groups {
+                        let x = x.add(tap * self.dilation + group * COLUMN + 64 * i);
+                        let weight = _mm512_loadu_si512(w.cast());
+                        for n in 0..N {
+                            let x = _mm512_loadu_si512(x.add(n * self.step).cast());
+                            sums[n][i] = _mm512_dpbusd_epi32(sums[n][i], x, weight);
+                        }
+                        w = w.add(COLUMN);
+                    }
+                }
+                for n in 0..N {
+                    sums[n][i] = clamp.round(sums[n][i], scale);
                 }
             }
-            for output in 0..self.outputs {
-                let x = self.columns.add(output * self.step);
-                let mut sums = self.bias();
-                if TAPS > 0 {
-                    for (tap, w) in w.iter().enumerate() {
-                        for i in 0..4 {
-                            let x = _mm512_loadu_si512(x.add(tap * self.dilation + 64 * i).cast());
-                            sums[i] = _mm512_dpbusd_epi32(sums[i], x, w[i]);
-                        }
-                    }
-                } else {
-                    self.accumulate(&mut sums, x);
-                }
-                let mut values = sums;
-                for i in 0..4 {
-                    values[i] = clamp.round(sums[i], _mm512_loadu_ps(self.scale.add(16 * i)));
-                }
-                let bytes = clamp.narrow_lanes(values);
-                let y = y.add(output * self.channels);
+            for n in 0..N {
+                let y = y.add((output + n) * self.channels);
+                let bytes = clamp.narrow_lanes(sums[n]);
                 if self.mask == u64::MAX {
                     _mm512_storeu_si512(y.cast(), bytes);
                 } else {
@@ -247,8 +265,12 @@ impl Stretch {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     unsafe fn bias(&self) -> [__m512i; 4] {
-        // SAFETY: a block has 64 biases.
-        std::array::from_fn(|i| unsafe { _mm512_loadu_si512(self.bias.add(16 * i).cast()) })
+        let mut sums = [_mm512_setzero_si512(); 4];
+        for i in 0..4 {
+            // SAFETY: a block has 64 biases.
+            sums[i] = unsafe { _mm512_loadu_si512(self.bias.add(16 * i).cast()) };
+        }
+        sums
     }
 
     #[inline]

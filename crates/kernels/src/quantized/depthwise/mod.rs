@@ -7,6 +7,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod slide;
 #[cfg(test)]
 mod tests;
 
@@ -266,6 +268,17 @@ fn block_len(isa: Isa) -> usize {
 }
 
 impl Weights {
+    /// Addresses of weights, bias and scale of a block whose window has `taps` columns of fours.
+    #[cfg(target_arch = "x86_64")]
+    fn block(&self, block: usize, taps: usize) -> (*const i8, *const i32, *const f32) {
+        let (weights, channels) = (taps * avx512::COLUMN, avx512::BLOCK);
+        (
+            self.packed[block * weights..(block + 1) * weights].as_ptr(),
+            self.bias[block * channels..(block + 1) * channels].as_ptr(),
+            self.scale[block * channels..(block + 1) * channels].as_ptr(),
+        )
+    }
+
     fn pack(isa: Isa, g: &ConvGeometry, weights: &[i8], bias: &[i32], scale: &[f32]) -> Weights {
         let place: fn(usize) -> usize = match isa {
             #[cfg(target_arch = "x86_64")]
