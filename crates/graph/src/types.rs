@@ -150,6 +150,19 @@ impl Quant {
         if self.zero.len() == 1 { self.zero[0] } else { self.zero[i] }
     }
 
+    /// The quantization of a matrix with its rows and columns exchanged.
+    ///
+    /// # Errors
+    /// If it is by blocks or along a third axis.
+    pub fn transposed(&self) -> Result<Quant, OpError> {
+        let granularity = match self.granularity {
+            Granularity::Tensor => Granularity::Tensor,
+            Granularity::Axis(axis @ (0 | 1)) => Granularity::Axis(1 - axis),
+            other => return Err(OpError::unsupported(format!("a transposed quantization along {other:?}"))),
+        };
+        Ok(Quant { granularity, scale: self.scale.clone(), zero: self.zero.clone() })
+    }
+
     /// Scale and zero point, if one of each holds for all values.
     pub fn as_per_tensor(&self) -> Option<(f32, i32)> {
         (self.scale.len() == 1 && self.zero.len() == 1).then(|| (self.scale[0], self.zero[0]))

@@ -39,7 +39,7 @@ impl Reshape {
         let count: usize = from.iter().product();
         let others = qing_tensor::element_count(&shape)?;
         if let Some(i) = open {
-            if others == 0 || count % others != 0 {
+            if others == 0 || !count.is_multiple_of(others) {
                 return Err(fail());
             }
             shape[i] = count / others;

@@ -2,7 +2,7 @@
 
 use qing_tensor::{Element, Scalar, Tensor, bf16, broadcast, broadcast_strides, f16};
 
-use crate::{Dim, Eval, Infer, Op, OpError, Type};
+use crate::{Dim, Eval, Infer, Op, OpError, Type, for_scalar};
 
 /// Applies a real function to every element of a float tensor, computed in f64 and rounded once.
 ///
@@ -32,6 +32,22 @@ pub fn eval_unary(op: &dyn Op, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         return Ok(vec![lookup(op, x, cx.ty(0)?, cx.output(0))?]);
     }
     Ok(vec![map_float(x, |v| op.map(v).unwrap_or(f64::NAN))?])
+}
+
+/// [`eval_unary`] for ops that take integers as well; `integer` computes those, wrapped to the element.
+///
+/// # Errors
+/// If the input is not of numbers.
+pub fn eval_number(op: &dyn Op, cx: &Eval<'_>, integer: fn(i128) -> i128) -> Result<Vec<Tensor>, OpError> {
+    let x = cx.input(0)?;
+    if cx.quant(0).is_some() || x.element().is_float() {
+        return eval_unary(op, cx);
+    }
+    let y = for_scalar!(x.element(), T => {
+        let values: Vec<T> = x.values::<T>()?.iter().map(|v| from_wide(integer(to_wide(*v)))).collect();
+        Ok(Tensor::new(x.shape(), values)?)
+    })?;
+    Ok(vec![y])
 }
 
 /// Replaces every quantized value by its entry in the op's table.
@@ -162,6 +178,141 @@ macro_rules! binary_arithmetic {
             other => Err($crate::OpError::unsupported(format!("{other}; expected numbers"))),
         }
     }};
+}
+
+/// Calls `$body` with `$T` standing for the Rust type in which an element of whole bytes is stored.
+#[macro_export]
+macro_rules! for_scalar {
+    ($element:expr, $T:ident => $body:expr) => {
+        match $element {
+            $crate::Element::F64 => {
+                type $T = f64;
+                $body
+            }
+            $crate::Element::F32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::Element::F16 => {
+                type $T = qing_tensor::f16;
+                $body
+            }
+            $crate::Element::BF16 => {
+                type $T = qing_tensor::bf16;
+                $body
+            }
+            $crate::Element::I64 => {
+                type $T = i64;
+                $body
+            }
+            $crate::Element::I32 => {
+                type $T = i32;
+                $body
+            }
+            $crate::Element::I16 => {
+                type $T = i16;
+                $body
+            }
+            $crate::Element::I8 => {
+                type $T = i8;
+                $body
+            }
+            $crate::Element::U64 => {
+                type $T = u64;
+                $body
+            }
+            $crate::Element::U32 => {
+                type $T = u32;
+                $body
+            }
+            $crate::Element::U16 => {
+                type $T = u16;
+                $body
+            }
+            $crate::Element::U8 => {
+                type $T = u8;
+                $body
+            }
+            other => Err($crate::OpError::unsupported(format!("{other}; expected numbers of whole bytes"))),
+        }
+    };
+}
+
+/// Type of a binary arithmetic op: the element of its inputs, their shapes broadcast, not quantized.
+///
+/// # Errors
+/// If the shapes do not broadcast.
+pub fn infer_arithmetic(cx: &Infer<'_>) -> Result<Vec<Type>, OpError> {
+    Ok(vec![Type::maybe(cx.element(0)?, infer_broadcast(cx, 0)?)])
+}
+
+/// A broadcasting binary function of numbers of one element: `real` on floats, computed in f64 and rounded once;
+/// `integer` on integers, wrapped to the element.
+///
+/// # Errors
+/// If the elements differ or the shapes do not broadcast.
+pub fn arithmetic(
+    a: &Tensor,
+    b: &Tensor,
+    real: impl Fn(f64, f64) -> f64,
+    integer: impl Fn(i128, i128) -> i128,
+) -> Result<Tensor, OpError> {
+    arithmetic_dyn(a, b, &real, &integer)
+}
+
+/// Not generic, so that a dozen elements are compiled once and not once for each op.
+fn arithmetic_dyn(
+    a: &Tensor,
+    b: &Tensor,
+    real: &dyn Fn(f64, f64) -> f64,
+    integer: &dyn Fn(i128, i128) -> i128,
+) -> Result<Tensor, OpError> {
+    if a.element() != b.element() {
+        return Err(OpError::invalid(format!("operands of {} and {}", a.element(), b.element())));
+    }
+    if a.element().is_float() {
+        return for_scalar!(a.element(), T => binary(a, b, |x: T, y: T| {
+            <T as Scalar>::from_f64(real(<T as Scalar>::to_f64(x), <T as Scalar>::to_f64(y)))
+        }));
+    }
+    for_scalar!(a.element(), T => binary(a, b, |x: T, y: T| from_wide::<T>(integer(to_wide(x), to_wide(y)))))
+}
+
+/// An integer of any element, exactly.
+pub fn to_wide<T: Scalar>(v: T) -> i128 {
+    if T::ELEMENT == Element::U64 { i128::from(v.to_i64() as u64) } else { v.to_i64().into() }
+}
+
+/// The low bits of an integer, as any element.
+pub fn from_wide<T: Scalar>(v: i128) -> T {
+    T::from_i64(v as i64)
+}
+
+/// A broadcasting predicate on values of one element; truth values compare as 0 and 1.
+///
+/// # Errors
+/// If the elements differ or the shapes do not broadcast.
+pub fn compare(a: &Tensor, b: &Tensor, f: fn(Option<std::cmp::Ordering>) -> bool) -> Result<Tensor, OpError> {
+    if a.element() != b.element() {
+        return Err(OpError::invalid(format!("operands of {} and {}", a.element(), b.element())));
+    }
+    if a.element() == Element::Bool || a.element().is_packed() {
+        return compare(&a.cast(Element::I8), &b.cast(Element::I8), f);
+    }
+    let bytes = for_scalar!(a.element(), T => binary(a, b, |x: T, y: T| u8::from(f(x.partial_cmp(&y)))))?;
+    Ok(bytes.cast(Element::Bool))
+}
+
+/// A broadcasting function of two truth values.
+///
+/// # Errors
+/// If an input is not of truth values or the shapes do not broadcast.
+pub fn logical(a: &Tensor, b: &Tensor, f: impl Fn(bool, bool) -> bool) -> Result<Tensor, OpError> {
+    if a.element() != Element::Bool || b.element() != Element::Bool {
+        return Err(OpError::invalid(format!("operands of {} and {}; expected bool", a.element(), b.element())));
+    }
+    let (a, b) = (a.cast(Element::U8), b.cast(Element::U8));
+    Ok(binary(&a, &b, |x: u8, y: u8| u8::from(f(x != 0, y != 0)))?.cast(Element::Bool))
 }
 
 /// Before opset 7 binary ops broadcast only when told to, with the second operand aligned at `axis`.

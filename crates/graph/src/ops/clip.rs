@@ -1,0 +1,102 @@
+use qing_tensor::Tensor;
+
+use super::support::elementwise::{infer_unary, map_float};
+use crate::{
+    Case, Element, Eval, Gradient, Infer, Legacy, Op, OpError, Quant, QuantRule, Type, arithmetic, for_scalar, op,
+};
+
+op! {
+    /// `min(max(x, min), max)`, the bounds being optional scalar inputs. On quantized values one tap, requantized, with
+    /// the range narrowed to the bounds; between equal quantizations engines fuse it into the producer.
+    Clip = "Clip" {}
+    inputs: 1..=3, outputs: 1..=1,
+    gradient: Gradient::Smooth,
+    cases: cases,
+    upgrade: upgrade
+}
+
+/// Before opset 11 the bounds were attributes.
+fn upgrade(node: &mut Legacy<'_>) -> Result<(), OpError> {
+    node.attrs.remove("consumed_inputs");
+    let element = node.inputs.first().copied().flatten().map_or(Element::F32, |id| node.graph.ty(id).element);
+    for (i, name) in [(1, "min"), (2, "max")] {
+        let bound: Option<f32> = node.attrs.read(name, None)?;
+        node.attrs.remove(name);
+        if let Some(bound) = bound {
+            node.constant(i, name, Tensor::scalar(bound).cast(element));
+        }
+    }
+    Ok(())
+}
+
+impl Clip {
+    /// The bounds as reals; infinite where absent.
+    ///
+    /// # Errors
+    /// If a bound is not one number.
+    pub fn bounds(min: Option<&Tensor>, max: Option<&Tensor>) -> Result<(f32, f32), OpError> {
+        let read = |t: Option<&Tensor>, none: f32| match t {
+            None => Ok(none),
+            Some(t) if t.len() == 1 => Ok(t.to_f32s()[0]),
+            Some(t) => Err(OpError::invalid(format!("a bound of shape {:?}; expected a scalar", t.shape()))),
+        };
+        Ok((read(min, f32::NEG_INFINITY)?, read(max, f32::INFINITY)?))
+    }
+}
+
+impl Op for Clip {
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Type>, OpError> {
+        infer_unary(cx)
+    }
+
+    fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
+        let x = cx.input(0)?;
+        let (min, max) = Clip::bounds(cx.optional(1), cx.optional(2))?;
+        if cx.quant(0).is_some() {
+            let table = arithmetic::rescale_table(cx.ty(0)?, cx.output(0), min, max)?;
+            let lo = arithmetic::per_tensor(cx.ty(0)?)?.lo;
+            let values: Vec<i32> = x.to_ints().into_iter().map(|q| table[(q - lo) as usize]).collect();
+            return Ok(vec![Tensor::from_ints(cx.output(0).element, x.shape(), &values)?]);
+        }
+        if x.element().is_float() {
+            let bound = |i: usize, none: f64| cx.optional(i).map_or(none, |t| t.to_f64s()[0]);
+            let (min, max) = (bound(1, f64::NEG_INFINITY), bound(2, f64::INFINITY));
+            // Not `clamp`: where the bounds cross, the upper one wins.
+            return Ok(vec![map_float(x, |v| if v.is_nan() { v } else { v.max(min).min(max) })?]);
+        }
+        let y = for_scalar!(x.element(), T => {
+            let bound = |i: usize| cx.optional(i).map(|t| t.values::<T>().map(|v| v[0])).transpose();
+            let (min, max) = (bound(1)?, bound(2)?);
+            let clip = |v: T| {
+                let v = min.filter(|m| v < *m).unwrap_or(v);
+                max.filter(|m| v > *m).unwrap_or(v)
+            };
+            Ok(Tensor::new(x.shape(), x.values::<T>()?.iter().map(|v| clip(*v)).collect())?)
+        })?;
+        Ok(vec![y])
+    }
+
+    fn quantization(&self) -> QuantRule {
+        QuantRule::Table
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let q = |scale, zero| Quant::per_tensor(scale, zero).expect("a valid scale");
+    let ints = |v: &[i32]| Tensor::from_ints(Element::U8, &[4], v).expect("fits");
+    let scalar = |v: f32| Tensor::scalar(v);
+    vec![
+        Case::new("both", Clip {})
+            .f32(&[4], &[-1., 0.5, 7., f32::NAN])
+            .input(scalar(0.))
+            .input(scalar(6.))
+            .gives(&[4], &[0., 0.5, 6., f32::NAN]),
+        Case::new("upper", Clip {}).f32(&[2], &[-1., 7.]).no_input().input(scalar(6.)).gives(&[2], &[-1., 6.]),
+        Case::new("i64", Clip {}).i64s(&[-5, 5]).input(Tensor::scalar(-2i64)).output(Tensor::vector(vec![-2i64, 5])),
+        Case::new("quantized_relu6", Clip {})
+            .quantized_input(ints(&[0, 100, 110, 255]), q(0.5, 100))
+            .input(scalar(0.))
+            .input(scalar(6.))
+            .quantized_output(ints(&[100, 100, 110, 112]), q(0.5, 100)),
+    ]
+}

@@ -1,0 +1,16 @@
+use super::support::unary::unary;
+use crate::{Case, Gradient};
+
+unary! {
+    /// The hyperbolic sine.
+    Sinh = "Sinh" {}
+    map: |_, x| x.sinh(),
+    gradient: Gradient::Smooth,
+    cases: cases
+}
+
+fn cases() -> Vec<Case> {
+    vec![
+        Case::new("f32", Sinh {}).f32(&[3], &[0., std::f32::consts::LN_2, -std::f32::consts::LN_2]).gives(&[3], &[0., 0.75, -0.75]),
+    ]
+}

@@ -1,0 +1,16 @@
+use super::support::unary::unary;
+use crate::{Case, Gradient};
+
+unary! {
+    /// `x / (1 + |x|)`.
+    Softsign = "Softsign" {}
+    map: |_, x| x / (1.0 + x.abs()),
+    gradient: Gradient::Smooth,
+    cases: cases
+}
+
+fn cases() -> Vec<Case> {
+    vec![
+        Case::new("f32", Softsign {}).f32(&[3], &[0., 1., -3.]).gives(&[3], &[0., 0.5, -0.75]),
+    ]
+}

@@ -1,0 +1,16 @@
+use super::support::unary::unary;
+use crate::{Case, Gradient};
+
+unary! {
+    /// The tangent of an angle in radians.
+    Tan = "Tan" {}
+    map: |_, x| x.tan(),
+    gradient: Gradient::Smooth,
+    cases: cases
+}
+
+fn cases() -> Vec<Case> {
+    vec![
+        Case::new("f32", Tan {}).f32(&[2], &[0., std::f32::consts::FRAC_PI_4]).gives(&[2], &[0., 1.]),
+    ]
+}
