@@ -33,7 +33,7 @@ fn tensors(folder: &Path, prefix: &str) -> Result<Vec<Tensor>, String> {
     loop {
         let path = folder.join(format!("{prefix}_{}.pb", tensors.len()));
         let Ok(bytes) = fs::read(&path) else { return Ok(tensors) };
-        tensors.push(onnx::read_tensor(bytes.into()).map_err(|e| format!("{prefix}: {e}"))?);
+        tensors.push(onnx::read_tensor(&bytes.into()).map_err(|e| format!("{prefix}: {e}"))?);
     }
 }
 

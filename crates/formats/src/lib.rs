@@ -11,4 +11,35 @@ pub mod npy;
 pub mod onnx;
 pub mod qing;
 
+use std::path::Path;
+
+use qing_graph::Graph;
+
 pub use error::{FormatError, UnsupportedNode};
+
+/// Reads a model file of any format; the content tells which it is, the name does not matter.
+///
+/// # Errors
+/// If the file cannot be read, is malformed, or is of no format that qing reads.
+pub fn read(path: &Path) -> Result<Graph, FormatError> {
+    let bytes = qing_tensor::map_file(path).map_err(|e| FormatError::from(e).in_file(path))?;
+    let graph = if bytes.starts_with(&qing::MAGIC) {
+        qing::read_bytes(&bytes)
+    } else if looks_like_onnx(&bytes) {
+        onnx::read_bytes(&bytes, path.parent())
+    } else {
+        Err(FormatError::UnknownFormat)
+    };
+    graph.map_err(|e| e.in_file(path))
+}
+
+/// ONNX has no magic number, but its first byte is the tag of one of the fields of a model.
+fn looks_like_onnx(bytes: &[u8]) -> bool {
+    const VARINT: u8 = 0;
+    const LENGTH: u8 = 2;
+    bytes.first().is_some_and(|tag| match tag >> 3 {
+        1 | 5 => tag & 7 == VARINT,
+        2..=4 | 6..=8 | 14 => tag & 7 == LENGTH,
+        _ => false,
+    })
+}

@@ -1,12 +1,12 @@
 //! NumPy arrays: `.npy` (format 1–3) in and out, `.npz` in.
 
-use std::{collections::HashMap, fs, io::Read, path::Path};
+use std::{collections::HashMap, io::Read, path::Path};
 
 use bytes::Bytes;
 use qing_graph::{Element, Tensor};
 use qing_tensor::{element_count, map_file, strides};
 
-use crate::FormatError;
+use crate::{FormatError, atomic};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 
@@ -97,7 +97,7 @@ pub fn read_bytes(bytes: &Bytes) -> Result<Tensor, FormatError> {
 /// # Errors
 /// If the file cannot be written.
 pub fn write(path: &Path, tensor: &Tensor) -> Result<(), FormatError> {
-    fs::write(path, to_bytes(tensor)).map_err(|e| FormatError::from(e).in_file(path))
+    atomic::write(path, &to_bytes(tensor))
 }
 
 /// The content of a `.npy` file; see [`write`].

@@ -7,7 +7,7 @@ use std::{any::Any, fmt, sync::Arc};
 
 use qing_tensor::{Element, Tensor};
 
-use crate::{Attrs, Dim, Graph, OpError, Quant, Type, ValueId};
+use crate::{AttrValue, Attrs, Dim, Graph, OpError, Quant, Type, ValueId};
 
 /// The static description of an op.
 pub struct OpSpec {
@@ -98,6 +98,8 @@ pub trait OpInfo: Any + fmt::Debug + Send + Sync {
     fn spec(&self) -> &'static OpSpec;
     /// The attributes that differ from their defaults.
     fn attrs(&self) -> Attrs;
+    /// The value of an attribute, also if it is the default: formats have attributes that must be written.
+    fn attr(&self, name: &str) -> Option<AttrValue>;
     /// For downcasting.
     fn as_any(&self) -> &dyn Any;
 }
@@ -494,6 +496,13 @@ macro_rules! op {
                 let mut attrs = $crate::Attrs::default();
                 $(attrs.write(stringify!($field), &self.$field, &default.$field);)*
                 attrs
+            }
+            fn attr(&self, name: &str) -> Option<$crate::AttrValue> {
+                $(if name == stringify!($field) {
+                    return $crate::Attribute::to_value(&self.$field);
+                })*
+                let _ = name;
+                None
             }
             fn as_any(&self) -> &dyn std::any::Any {
                 self

@@ -53,7 +53,6 @@ pub(super) fn element(data_type: i32) -> Result<Element, String> {
 }
 
 /// ONNX's number of an element, if it has one.
-#[allow(dead_code)]
 pub(super) fn data_type(element: Element) -> Option<i32> {
     ELEMENTS.iter().find(|(_, e)| *e == element).map(|(n, _)| *n)
 }
@@ -190,7 +189,6 @@ fn typed(proto: &TensorProto, element: Element, shape: &[usize]) -> Result<Tenso
     }
 }
 
-#[allow(dead_code)]
 /// The message that describes a tensor; raw bytes, shared.
 ///
 /// # Errors
