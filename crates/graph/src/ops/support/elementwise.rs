@@ -57,9 +57,20 @@ pub fn eval_number(op: &dyn Op, cx: &Eval<'_>, integer: fn(i128) -> i128) -> Res
 pub fn lookup(op: &dyn Op, x: &Tensor, from: &Type, to: &Type) -> Result<Tensor, OpError> {
     let table =
         op.table(from, to)?.ok_or_else(|| OpError::unsupported(format!("{} from {from} to {to}", op.name())))?;
-    let (lo, _) = from.range().ok_or_else(|| OpError::unsupported(format!("a table over {from}")))?;
-    let values: Vec<i32> = x.to_ints().into_iter().map(|q| table[(q - lo) as usize]).collect();
-    Ok(Tensor::from_ints(to.element, x.shape(), &values)?)
+    table_lookup(&table, x, from, to.element)
+}
+
+/// Replaces every value by its entry in a table over the range of `from`.
+///
+/// # Errors
+/// If the table does not cover a value.
+pub fn table_lookup(table: &[i32], x: &Tensor, from: &Type, to: Element) -> Result<Tensor, OpError> {
+    let outside = || OpError::unsupported(format!("a table of {} entries over {from}", table.len()));
+    let (lo, _) = from.range().ok_or_else(outside)?;
+    let entry = |q: i32| table.get(usize::try_from(q - lo).ok()?).copied();
+    let values =
+        x.to_ints().into_iter().map(|q| entry(q).ok_or_else(outside)).collect::<Result<Vec<i32>, OpError>>()?;
+    Ok(Tensor::from_ints(to, x.shape(), &values)?)
 }
 
 /// Type of a unary elementwise op: that of its input, unquantized.

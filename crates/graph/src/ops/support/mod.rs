@@ -1,13 +1,22 @@
 //! What several ops share: axes, elementwise evaluation, reductions, windows, quantized dots.
+//! What several ops share: axes, sizes, data movement, elementwise evaluation, windows, quantized dots.
 
 pub mod axes;
 pub mod data_type;
 pub mod dot;
 pub mod elementwise;
+pub mod integers;
 pub mod math;
 pub mod matmul;
+pub mod mean;
+pub mod movement;
 pub mod normalization;
 pub mod reduce;
+pub mod resample;
+pub mod sizes;
 pub mod softmax;
 pub mod unary;
 pub mod window;
+
+/// Default of an integer attribute that has none in ONNX: no legal value equals it, so writers never leave it out.
+pub const REQUIRED: i64 = i64::MIN;
