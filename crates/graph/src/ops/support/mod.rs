@@ -1,5 +1,4 @@
-//! What several ops share: axes, elementwise evaluation, reductions, windows, quantized dots.
-//! What several ops share: axes, sizes, data movement, elementwise evaluation, windows, quantized dots.
+//! What several ops share: axes, sizes, data movement, elementwise evaluation, reductions, windows, quantized dots.
 
 pub mod axes;
 pub mod data_type;
