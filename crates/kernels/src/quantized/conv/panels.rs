@@ -6,6 +6,7 @@ use super::rows;
 use crate::cpu::Isa;
 use crate::geometry::ConvGeometry;
 use crate::pool::{Pool, SharedMut};
+use crate::quantized::aligned::Aligned;
 use crate::quantized::epilogue::{Epilogue, Output, Requantize};
 use crate::quantized::lookup;
 
@@ -33,7 +34,7 @@ pub(super) struct Panels {
 struct Group {
     /// `[panel][depth / 4][column][4]` bytes for AVX-512, 16-bit numbers
     /// `[panel][depth / 4][even or odd][column][2]` as bytes for AVX2.
-    weights: Vec<i8>,
+    weights: Aligned,
     bias: Vec<i32>,
     scale: Vec<f32>,
 }
@@ -100,7 +101,7 @@ impl Panels {
                 let mut scale = scale[first..first + columns].to_vec();
                 bias.resize(padded, 0);
                 scale.resize(padded, 0.0);
-                Group { weights: packed, bias, scale }
+                Group { weights: Aligned::from(&packed[..]), bias, scale }
             })
             .collect();
         Some(Panels { isa, depth: 4 * steps, columns, width: 2 * lanes, groups })
@@ -172,7 +173,7 @@ impl Panels {
                 let start = (group * total + first) * stride;
                 // SAFETY: blocks are distinct pairs of group and rows, so their ranges do not overlap.
                 let to = unsafe { gathered.slice(start..start + count * stride) };
-                rows::gather(g, group, x, x_zero, first, count, to, stride);
+                rows::gather(self.isa, g, group, x, x_zero, first, count, to, stride);
             });
         }
         let y = Sink::new(y);
@@ -196,7 +197,7 @@ impl Panels {
                 let start = worker * cut.rows * stride;
                 // SAFETY: a worker runs one block at a time and its range is its own.
                 let rows = unsafe { gathered.slice(start..start + count * stride) };
-                rows::gather(g, group, x, x_zero, first, count, rows, stride);
+                rows::gather(self.isa, g, group, x, x_zero, first, count, rows, stride);
                 (&*rows, stride)
             };
             let part = &self.groups[group];

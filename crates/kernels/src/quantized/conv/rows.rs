@@ -4,86 +4,160 @@
 //! come last, the taps of one kernel row lie side by side in the input and are copied in one go.
 
 use crate::geometry::ConvGeometry;
+use crate::quantized::versions::per_isa;
 
-/// Bytes that may be read and written past the end of a short copy, so that it becomes a few whole registers.
-const SLACK: usize = 64;
+/// Kernel rows up to which a stretch of output pixels is copied by the fast loop.
+const MOST_ROWS: usize = 16;
+/// Bytes of the zeros that kernel rows in the padding are copied from; longer runs take the slow path.
+const ZEROS: usize = 1024;
 
-/// Writes the rows of output pixels `first..first + count` of `group` into `rows`, `stride` bytes apart.
-///
-/// Bytes between the end of a row and the next one are left with arbitrary values.
-pub(super) fn gather(
-    g: &ConvGeometry,
-    group: usize,
-    x: &[u8],
-    x_zero: u8,
-    first: usize,
-    count: usize,
-    rows: &mut [u8],
-    stride: usize,
-) {
-    let channels = g.in_c / g.groups;
-    let run = g.kernel[1] * channels;
-    let side_by_side = g.groups == 1 && g.dilation[1] == 1;
-    let (mut ox, mut oy, mut n) = (first % g.out_w, first / g.out_w % g.out_h, first / g.out_w / g.out_h);
-    for row in 0..count {
-        let left = (ox * g.stride[1]).checked_sub(g.pad_left);
-        let whole = left.filter(|left| side_by_side && left + g.kernel[1] <= g.in_w);
-        for ky in 0..g.kernel[0] {
-            let to = row * stride + ky * run;
-            let Some(iy) = g.input_row(oy, ky) else {
-                rows[to..to + run].fill(x_zero);
-                continue;
-            };
-            let line = (n * g.in_h + iy) * g.in_w;
-            if let Some(left) = whole {
-                copy(x, (line + left) * channels, rows, to, run);
-                continue;
-            }
-            for kx in 0..g.kernel[1] {
-                let to = to + kx * channels;
-                match g.input_col(ox, kx) {
-                    Some(ix) => {
-                        let from = (line + ix) * g.in_c + group * channels;
-                        copy(x, from, rows, to, channels);
-                    }
-                    None => rows[to..to + channels].fill(x_zero),
+/// What kernel row `ky` of neighbouring output pixels is copied from: the first one's address, and the bytes from
+/// one pixel to the next.
+#[derive(Clone, Copy)]
+struct Source {
+    start: *const u8,
+    step: usize,
+}
+
+per_isa! {
+    /// Writes the rows of output pixels `first..first + count` of `group` into `rows`, `stride` bytes apart.
+    ///
+    /// Bytes between the end of a row and the next one are left with arbitrary values.
+    pub(super) fn gather(
+        g: &ConvGeometry,
+        group: usize,
+        x: &[u8],
+        x_zero: u8,
+        first: usize,
+        count: usize,
+        rows: &mut [u8],
+        stride: usize,
+    ) {
+        let run = g.kernel[1] * g.group_in();
+        // The outputs of a row whose kernel lies inside the image from left to right.
+        let left = g.pad_left.div_ceil(g.stride[1]);
+        let right = match (g.in_w + g.pad_left).checked_sub(g.kernel[1]) {
+            Some(room) => (room / g.stride[1] + 1).min(g.out_w),
+            None => 0,
+        };
+        let fast = g.groups == 1 && g.dilation[1] == 1 && g.kernel[0] <= MOST_ROWS && run <= ZEROS - 64;
+        let zeros = [x_zero; ZEROS];
+        let mut row = 0;
+        while row < count {
+            let pixel = first + row;
+            let (ox, oy, n) = (pixel % g.out_w, pixel / g.out_w % g.out_h, pixel / g.out_w / g.out_h);
+            if fast && ox >= left && ox < right {
+                let pixels = (right - ox).min(count - row);
+                let done = stretch(g, x, &zeros, (n, oy, ox), pixels, &mut rows[row * stride..], stride, run);
+                if done > 0 {
+                    row += done;
+                    continue;
                 }
             }
+            one(g, group, x, x_zero, (n, oy, ox), &mut rows[row * stride..], run);
+            row += 1;
         }
-        ox += 1;
-        if ox == g.out_w {
-            (ox, oy) = (0, oy + 1);
-            if oy == g.out_h {
-                (oy, n) = (0, n + 1);
+    }
+}
+
+/// Copies the rows of up to `pixels` neighbouring outputs from `(n, oy, ox)` on and returns how many: fewer where a
+/// copy in whole registers would leave the input or `rows`.
+#[inline(always)]
+fn stretch(
+    g: &ConvGeometry,
+    x: &[u8],
+    zeros: &[u8; ZEROS],
+    (n, oy, ox): (usize, usize, usize),
+    pixels: usize,
+    rows: &mut [u8],
+    stride: usize,
+    run: usize,
+) -> usize {
+    let width = match run {
+        0..=16 => 16,
+        17..=32 => 32,
+        _ => 64,
+    };
+    // Bytes that a copy of one kernel row reads and writes.
+    let reach = run.next_multiple_of(width);
+    let step = g.stride[1] * g.in_c;
+    let mut sources = [Source { start: zeros.as_ptr(), step: 0 }; MOST_ROWS];
+    let mut pixels = pixels;
+    for ky in 0..g.kernel[0] {
+        if let Some(iy) = g.input_row(oy, ky) {
+            let from = ((n * g.in_h + iy) * g.in_w + ox * g.stride[1] - g.pad_left) * g.in_c;
+            let room = (x.len() - from).checked_sub(reach).map_or(0, |room| room / step + 1);
+            pixels = pixels.min(room);
+            sources[ky] = Source { start: x[from..].as_ptr(), step };
+        }
+    }
+    let past = ((g.kernel[0] - 1) * run) + reach;
+    pixels = pixels.min(rows.len().checked_sub(past).map_or(0, |room| room / stride + 1));
+    let to = rows.as_mut_ptr();
+    // SAFETY: `pixels` was limited so that the last copy of the last pixel ends inside `x` and inside `rows`; zeros
+    // are longer than any copy. Copies that write past their run are followed by the one that belongs there.
+    unsafe {
+        match width {
+            16 => copy_all::<16>(&sources[..g.kernel[0]], pixels, to, stride, run),
+            32 => copy_all::<32>(&sources[..g.kernel[0]], pixels, to, stride, run),
+            _ => copy_all::<64>(&sources[..g.kernel[0]], pixels, to, stride, run),
+        }
+    }
+    pixels
+}
+
+/// # Safety
+/// For every pixel and source, `run` bytes rounded up to a multiple of `W` can be read and written.
+#[inline(always)]
+unsafe fn copy_all<const W: usize>(sources: &[Source], pixels: usize, to: *mut u8, stride: usize, run: usize) {
+    for pixel in 0..pixels {
+        for (ky, source) in sources.iter().enumerate() {
+            // SAFETY: by the caller's promise.
+            unsafe {
+                let from = source.start.add(pixel * source.step);
+                let to = to.add(pixel * stride + ky * run);
+                let mut done = 0;
+                loop {
+                    let piece = from.add(done).cast::<[u8; W]>().read();
+                    to.add(done).cast::<[u8; W]>().write(piece);
+                    done += W;
+                    if done >= run {
+                        break;
+                    }
+                }
             }
         }
     }
 }
 
-/// Copies `len` bytes; may overwrite up to [`SLACK`] bytes after them, which a later copy fills in.
+/// Writes the row of one output pixel, whatever its place and the kernel's shape.
 #[inline(always)]
-fn copy(from: &[u8], at: usize, to: &mut [u8], start: usize, len: usize) {
-    // Short copies by a call to `memcpy` cost more than the arithmetic on what they bring.
-    if len <= 2 * SLACK && at + len + SLACK <= from.len() && start + len + SLACK <= to.len() {
-        let step = if len <= 16 { 16 } else { 32 };
-        let mut done = 0;
-        while done < len {
-            if step == 16 {
-                let piece: [u8; 16] = from[at..at + 16].try_into().unwrap_or([0; 16]);
-                to[start..start + 16].copy_from_slice(&piece);
-            } else {
-                to[start + done..start + done + 32].copy_from_slice(&from[at + done..at + done + 32]);
+fn one(
+    g: &ConvGeometry,
+    group: usize,
+    x: &[u8],
+    x_zero: u8,
+    (n, oy, ox): (usize, usize, usize),
+    row: &mut [u8],
+    run: usize,
+) {
+    let channels = g.group_in();
+    for ky in 0..g.kernel[0] {
+        let line = g.input_row(oy, ky).map(|iy| (n * g.in_h + iy) * g.in_w);
+        for kx in 0..g.kernel[1] {
+            let to = &mut row[ky * run + kx * channels..][..channels];
+            match line.zip(g.input_col(ox, kx)) {
+                Some((line, ix)) => to.copy_from_slice(&x[(line + ix) * g.in_c + group * channels..][..channels]),
+                None => to.fill(x_zero),
             }
-            done += step;
         }
-    } else {
-        to[start..start + len].copy_from_slice(&from[at..at + len]);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Isa;
 
     #[test]
     fn rows_hold_the_taps_in_the_order_of_the_weights() {
@@ -103,10 +177,12 @@ mod tests {
             groups: 1,
         };
         let x: Vec<u8> = (0..18).collect();
-        let mut rows = vec![0; 9 * 8];
-        gather(&g, 0, &x, 99, 0, 9, &mut rows, 8);
-        assert_eq!(rows[..8], [99, 99, 99, 99, 99, 99, 0, 1]);
-        assert_eq!(rows[8..16], [99, 99, 99, 99, 0, 1, 2, 3]);
-        assert_eq!(rows[8 * 8..9 * 8], [8, 9, 10, 11, 14, 15, 16, 17]);
+        for isa in Isa::available() {
+            let mut rows = vec![0; 9 * 8];
+            gather(isa, &g, 0, &x, 99, 0, 9, &mut rows, 8);
+            assert_eq!(rows[..8], [99, 99, 99, 99, 99, 99, 0, 1]);
+            assert_eq!(rows[8..16], [99, 99, 99, 99, 0, 1, 2, 3]);
+            assert_eq!(rows[8 * 8..9 * 8], [8, 9, 10, 11, 14, 15, 16, 17]);
+        }
     }
 }

@@ -14,6 +14,7 @@ mod tests;
 
 use std::ops::Range;
 
+use super::aligned::Aligned;
 use super::conv::{fold_zero, scalar};
 use super::epilogue::{Epilogue, Output};
 use super::lookup;
@@ -38,7 +39,7 @@ pub struct QDepthwise {
 struct Weights {
     /// As they came for the scalar loop; for AVX-512 `[block][kernel column][four rows][place][row]`; for AVX2
     /// 16-bit numbers `[block][pair of taps][place][tap]` as bytes.
-    packed: Vec<i8>,
+    packed: Aligned,
     /// `bias[c] − x_zero·Σ w[c]`.
     bias: Vec<i32>,
     scale: Vec<f32>,
@@ -287,15 +288,16 @@ impl Weights {
             Isa::Avx2 => avx2::place,
             _ => {
                 let (bias, scale) = (bias.to_vec(), scale.to_vec());
-                return Weights { packed: weights.to_vec(), bias, scale };
+                return Weights { packed: Aligned::from(weights), bias, scale };
             }
         };
         let block = block_len(isa);
         let padded = g.in_c.next_multiple_of(block);
-        let mut packed = Weights { packed: Vec::new(), bias: vec![0; padded], scale: vec![0.0; padded] };
+        let (mut packed_bias, mut packed_scale) = (vec![0; padded], vec![0.0; padded]);
+        let mut packed = Vec::new();
         for c in 0..g.in_c {
             let to = c / block * block + place(c % block);
-            (packed.bias[to], packed.scale[to]) = (bias[c], scale[c]);
+            (packed_bias[to], packed_scale[to]) = (bias[c], scale[c]);
         }
         // The channel that takes each place.
         let mut channel_at = vec![0; block];
@@ -311,7 +313,7 @@ impl Weights {
                 for column in 0..columns {
                     for four in (0..rows).step_by(4) {
                         for place in 0..block {
-                            packed.packed.extend((four..four + 4).map(|row| at(first, place, row, column)));
+                            packed.extend((four..four + 4).map(|row| at(first, place, row, column)));
                         }
                     }
                 }
@@ -320,12 +322,12 @@ impl Weights {
                     for place in 0..block {
                         for tap in pair..pair + 2 {
                             let [low, high] = i16::from(at(first, place, tap / columns, tap % columns)).to_le_bytes();
-                            packed.packed.extend([low as i8, high as i8]);
+                            packed.extend([low as i8, high as i8]);
                         }
                     }
                 }
             }
         }
-        packed
+        Weights { packed: Aligned::from(&packed[..]), bias: packed_bias, scale: packed_scale }
     }
 }
