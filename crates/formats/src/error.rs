@@ -105,6 +105,16 @@ impl FormatError {
         FormatError::Tensor { name: name.into(), source }
     }
 
+    /// The same error, with a wider place before its own.
+    #[must_use]
+    pub fn at(self, place: &str) -> FormatError {
+        match self {
+            FormatError::Malformed { at, message } => FormatError::malformed(format!("{place}: {at}"), message),
+            FormatError::Unsupported { at, message } => FormatError::unsupported(format!("{place}: {at}"), message),
+            other => other,
+        }
+    }
+
     /// The same error, in `path`.
     #[must_use]
     pub fn in_file(self, path: impl Into<PathBuf>) -> FormatError {

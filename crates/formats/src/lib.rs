@@ -10,6 +10,7 @@ mod error;
 pub mod npy;
 pub mod onnx;
 pub mod qing;
+pub mod tflite;
 
 use std::path::Path;
 
@@ -25,6 +26,8 @@ pub fn read(path: &Path) -> Result<Graph, FormatError> {
     let bytes = qing_tensor::map_file(path).map_err(|e| FormatError::from(e).in_file(path))?;
     let graph = if bytes.starts_with(&qing::MAGIC) {
         qing::read_bytes(&bytes)
+    } else if bytes.get(4..8) == Some(&tflite::IDENTIFIER) {
+        tflite::read_bytes(&bytes)
     } else if looks_like_onnx(&bytes) {
         onnx::read_bytes(&bytes, path.parent())
     } else {
