@@ -1,9 +1,20 @@
 //! From nodes to steps: the table of what computes which op, and the memory of values on the way.
 
+mod conv;
 mod convert;
+mod elementwise;
 mod fallback;
+mod fuse;
+mod matmul;
+mod movement;
+mod normalize;
+mod pool;
+mod qconv;
+mod quantize;
+mod table;
+mod window;
 
-use qing_graph::{Graph, Node, Tensor, ValueId, infer};
+use qing_graph::{Attribute, Graph, Node, NodeId, Tensor, ValueId, infer};
 use qing_kernels::{Isa, KernelError};
 
 use crate::{
@@ -22,7 +33,74 @@ pub(crate) const REFERENCE: &str = "reference";
 type LowerFn = fn(&mut Lower<'_>, &Node) -> Result<bool, EngineError>;
 
 /// The lowering table: ONNX domain, name, function.
-static TABLE: &[(&str, &str, LowerFn)] = &[];
+static TABLE: &[(&str, &str, LowerFn)] = &[
+    ("", "Abs", elementwise::lower_unary),
+    ("", "Add", add),
+    ("", "AveragePool", pool::window),
+    ("", "Clip", elementwise::lower_unary),
+    ("", "Concat", movement::concat),
+    ("", "Conv", conv::lower),
+    ("", "DepthToSpace", movement::depth_to_space),
+    ("", "Div", elementwise::lower_binary),
+    ("", "Dropout", movement::dropout),
+    ("", "Elu", elementwise::lower_unary),
+    ("", "Erf", elementwise::lower_unary),
+    ("", "Exp", elementwise::lower_unary),
+    ("", "Expand", movement::lower_expand),
+    ("", "Flatten", movement::reshape),
+    ("", "Gelu", elementwise::lower_unary),
+    ("", "Gemm", matmul::gemm),
+    ("", "GlobalAveragePool", pool::global),
+    ("", "GlobalMaxPool", pool::global),
+    ("", "HardSigmoid", elementwise::lower_unary),
+    ("", "HardSwish", elementwise::lower_unary),
+    ("", "Identity", movement::reshape),
+    ("", "LayerNormalization", normalize::lower_layer_norm),
+    ("", "LeakyRelu", elementwise::lower_unary),
+    ("", "MatMul", matmul::matmul),
+    ("", "Max", elementwise::lower_binary),
+    ("", "MaxPool", pool::window),
+    ("", "Min", elementwise::lower_binary),
+    ("", "Mish", elementwise::lower_unary),
+    ("", "Mul", elementwise::lower_binary),
+    ("", "Neg", elementwise::lower_unary),
+    ("", "PRelu", elementwise::lower_binary),
+    ("", "Reciprocal", elementwise::lower_unary),
+    ("", "ReduceMax", pool::global),
+    ("", "ReduceMean", pool::global),
+    ("", "ReduceMin", pool::global),
+    ("", "ReduceSum", pool::global),
+    ("", "Relu", elementwise::lower_unary),
+    ("", "Reshape", movement::reshape),
+    ("", "Selu", elementwise::lower_unary),
+    ("", "Sigmoid", elementwise::lower_unary),
+    ("", "Slice", movement::slice),
+    ("", "Softmax", normalize::lower_softmax),
+    ("", "Softplus", elementwise::lower_unary),
+    ("", "Split", movement::split),
+    ("", "Sqrt", elementwise::lower_unary),
+    ("", "Squeeze", movement::reshape),
+    ("", "Sub", elementwise::lower_binary),
+    ("", "Swish", elementwise::lower_unary),
+    ("", "Tanh", elementwise::lower_unary),
+    ("", "Transpose", movement::transpose),
+    ("", "Unsqueeze", movement::reshape),
+    ("com.microsoft", "QuickGelu", elementwise::lower_unary),
+    ("qing", "Dequantize", quantize::lower_dequantize),
+    ("qing", "Quantize", quantize::lower_quantize),
+];
+
+/// `Add` on floats or on quantized values.
+fn add(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
+    let quantized = node.inputs.iter().flatten().any(|id| cx.graph.ty(*id).quant.is_some());
+    if quantized { quantize::lower_add(cx, node) } else { elementwise::lower_binary(cx, node) }
+}
+
+/// An attribute of a node by its ONNX name, or its default.
+fn attr<T: Attribute>(node: &Node, name: &str, default: T) -> T {
+    let attrs = node.op.attrs();
+    attrs.read(name, default.clone()).unwrap_or(default)
+}
 
 /// Where the bytes of a place are before memory is assigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,8 +195,9 @@ pub(crate) struct Lower<'g> {
     constants: Vec<Aligned>,
     dynamics: Vec<Option<Tensor>>,
     held: Vec<Vec<Held>>,
-    /// Name of the node being lowered, for conversions on its behalf.
-    current: String,
+    consumers: Vec<Vec<NodeId>>,
+    /// Nodes that are computed by the step of another.
+    absorbed: Vec<bool>,
 }
 
 /// Lowers a graph of known input shapes.
@@ -132,15 +211,17 @@ pub(crate) fn lower(graph: &Graph, options: &Options) -> Result<Lowered, EngineE
         constants: vec![],
         dynamics: vec![],
         held: vec![vec![]; graph.values().len()],
-        current: String::new(),
+        consumers: graph.consumers(),
+        absorbed: vec![false; graph.nodes.len()],
     };
     let mut inputs = vec![];
     for id in &graph.inputs {
-        cx.current.clone_from(&graph.value(*id).name);
         inputs.push((convert::input(&mut cx, *id), *id));
     }
-    for node in &graph.nodes {
-        cx.current.clone_from(&node.name);
+    for (index, node) in graph.nodes.iter().enumerate() {
+        if cx.absorbed[index] {
+            continue;
+        }
         let first = cx.steps.len();
         let spec = node.op.spec();
         let lowering = TABLE.iter().find(|(domain, name, _)| (*domain, *name) == (spec.domain, spec.name));
@@ -152,13 +233,14 @@ pub(crate) fn lower(graph: &Graph, options: &Options) -> Result<Lowered, EngineE
             fallback::lower(&mut cx, node)?;
         }
         let macs = infer::with_context(graph, node, |infer| node.op.macs(infer));
-        if let Some(step) = cx.steps[first..].iter_mut().rev().find(|s| s.node == node.name) {
+        if macs > 0
+            && let Some(step) = cx.steps[first..].iter_mut().rev().find(|s| s.node == node.name)
+        {
             step.macs = macs;
         }
     }
     let mut outputs = vec![];
     for id in &graph.outputs {
-        cx.current.clone_from(&graph.value(*id).name);
         outputs.push((convert::output(&mut cx, *id)?, *id));
     }
     let Lower { steps, buffers, constants, dynamics, .. } = cx;
@@ -185,10 +267,27 @@ impl Lower<'_> {
         Form::of(self.graph.ty(id))
     }
 
-    /// The layouts a value has been computed in; none for constants that nobody has read yet.
-    pub(crate) fn has(&self, id: ValueId, layout: Layout) -> bool {
-        layouts_agree(&self.shape(id)) && !self.held[id.0 as usize].is_empty()
-            || self.held[id.0 as usize].iter().any(|h| h.layout == layout)
+    /// Whether a value can be read by the step lowered next.
+    pub(crate) fn is_defined(&self, id: ValueId) -> bool {
+        self.graph.constant(id).is_some() || !self.held[id.0 as usize].is_empty()
+    }
+
+    /// The one node that reads a value which is no output of the graph.
+    pub(crate) fn single_consumer(&self, id: ValueId) -> Option<(NodeId, &Node)> {
+        match self.consumers[id.0 as usize].as_slice() {
+            [one] if !self.graph.outputs.contains(&id) => Some((*one, &self.graph.nodes[*one])),
+            _ => None,
+        }
+    }
+
+    /// Whether a reader of the value would rather have the channel last.
+    pub(crate) fn wants_channels_last(&self, id: ValueId) -> bool {
+        let wanting =
+            ["Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize", "DepthToSpace"];
+        self.consumers[id.0 as usize].iter().any(|n| {
+            let node = &self.graph.nodes[*n];
+            node.input(0) == Some(id) && wanting.contains(&node.op.name())
+        })
     }
 
     /// The layout a value was computed in.
@@ -271,6 +370,15 @@ impl Lower<'_> {
 
     /// Appends a step.
     pub(crate) fn push(&mut self, step: StepSpec) {
+        self.steps.push(step);
+    }
+
+    /// Appends a step that also does the work of later nodes.
+    pub(crate) fn push_fused(&mut self, mut step: StepSpec, nodes: &[NodeId]) {
+        for index in nodes {
+            self.absorbed[*index] = true;
+            step.op = format!("{}+{}", step.op, self.graph.nodes[*index].op.name());
+        }
         self.steps.push(step);
     }
 

@@ -18,11 +18,6 @@ impl Layout {
         }
     }
 
-    /// Whether a value of this shape can lie so.
-    pub(crate) fn suits(self, shape: &[usize]) -> bool {
-        self == Layout::Plain || shape.len() >= 3
-    }
-
     /// The dimensions in the order they lie in memory.
     pub(crate) fn physical(self, shape: &[usize]) -> Vec<usize> {
         self.axes(shape.len()).into_iter().map(|axis| shape[axis]).collect()
@@ -51,6 +46,5 @@ mod tests {
         assert_eq!(Layout::ChannelsLast.physical(&[1, 3, 4, 5]), [1, 4, 5, 3]);
         assert_eq!(Layout::ChannelsLast.physical(&[2, 3, 4]), [2, 4, 3]);
         assert!(layouts_agree(&[2, 3, 1, 1]) && layouts_agree(&[2, 1, 5]) && !layouts_agree(&[1, 2, 2]));
-        assert!(!Layout::ChannelsLast.suits(&[2, 3]));
     }
 }

@@ -1,0 +1,179 @@
+//! Functions of one or two float values at a time, in whatever layout the values lie.
+
+use qing_graph::{Element, Node, ValueId};
+use qing_kernels::{
+    Isa, Pool,
+    float::{
+        Clamp,
+        elementwise::{Binary, Operand, Unary, binary, unary, unary_in_place},
+    },
+};
+
+use super::{Lower, StepSpec, attr, fuse, movement, table};
+use crate::{
+    EngineError,
+    plan::layout::Layout,
+    step::{Step, StepError, StepIo},
+};
+
+struct UnaryStep {
+    isa: Isa,
+    op: Unary,
+}
+
+impl Step for UnaryStep {
+    fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
+        let (inputs, y, _) = io.split();
+        let y = bytemuck::cast_slice_mut(y);
+        match inputs.get(0) {
+            Some(x) => unary(self.isa, self.op, bytemuck::cast_slice(x), y, pool)?,
+            None => unary_in_place(self.isa, self.op, y, pool),
+        }
+        Ok(())
+    }
+}
+
+/// The kernel's name for a unary op.
+fn unary_of(cx: &Lower<'_>, node: &Node) -> Option<Unary> {
+    if let Some(clamp) = fuse::clamp_of(cx, node) {
+        return Some(Unary::Clip(clamp));
+    }
+    Some(match node.op.name() {
+        "LeakyRelu" => Unary::LeakyRelu(attr(node, "alpha", 0.01)),
+        "Sigmoid" => Unary::Sigmoid,
+        "Tanh" => Unary::Tanh,
+        "Swish" if attr(node, "alpha", 1.0f32) == 1.0 => Unary::Silu,
+        "QuickGelu" if attr(node, "alpha", 1.702f32) == 1.0 => Unary::Silu,
+        "HardSigmoid" => Unary::HardSigmoid { alpha: attr(node, "alpha", 0.2), beta: attr(node, "beta", 0.5) },
+        "HardSwish" => Unary::HardSwish,
+        "Gelu" if attr(node, "approximate", "none".to_string()) == "tanh" => Unary::GeluTanh,
+        "Gelu" => Unary::Gelu,
+        "Erf" => Unary::Erf,
+        "Exp" => Unary::Exp,
+        "Sqrt" => Unary::Sqrt,
+        "Reciprocal" => Unary::Reciprocal,
+        "Abs" => Unary::Abs,
+        "Neg" => Unary::Neg,
+        _ => return None,
+    })
+}
+
+/// Every unary op: a table on quantized values, a kernel on floats.
+pub(super) fn lower_unary(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
+    let (Some(x), [y]) = (node.input(0), &node.outputs[..]) else { return Ok(false) };
+    if cx.graph.ty(x).quant.is_some() {
+        return table::lower(cx, node);
+    }
+    if !is_f32(cx, x) || !is_f32(cx, *y) {
+        return Ok(false);
+    }
+    let Some(op) = unary_of(cx, node) else { return Ok(false) };
+    let layout = cx.layout(x);
+    let inputs = vec![cx.read(x, layout)?];
+    let outputs = vec![cx.write(*y, layout)];
+    let mut step =
+        StepSpec::new(node, format!("unary f32 {}", cx.isa.name()), inputs, outputs, UnaryStep { isa: cx.isa, op });
+    step.in_place = Some(0);
+    cx.push(step);
+    Ok(true)
+}
+
+/// How an operand is spread over the results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spread {
+    /// A value for each.
+    Full,
+    /// One value.
+    Scalar,
+    /// One for each place along so many last values.
+    Row,
+    /// One for each run of so many.
+    Column(usize),
+}
+
+struct BinaryStep {
+    isa: Isa,
+    op: Binary,
+    spreads: [Spread; 2],
+    clamp: Clamp,
+}
+
+impl Step for BinaryStep {
+    fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
+        let (inputs, y, _) = io.split();
+        let operand = |i: usize| {
+            let Some(bytes) = inputs.get(i) else { return Operand::Output };
+            let values: &[f32] = bytemuck::cast_slice(bytes);
+            match self.spreads[i] {
+                Spread::Full => Operand::Full(values),
+                Spread::Scalar => Operand::Scalar(values[0]),
+                Spread::Row => Operand::Row(values),
+                Spread::Column(run) => Operand::Column(values, run),
+            }
+        };
+        binary(self.isa, self.op, operand(0), operand(1), self.clamp, bytemuck::cast_slice_mut(y), pool)?;
+        Ok(())
+    }
+}
+
+/// `Add`, `Sub`, `Mul`, `Div`, `PRelu`, and `Min` and `Max` of two.
+pub(super) fn lower_binary(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
+    let [Some(a), Some(b)] = node.inputs[..] else { return Ok(false) };
+    let y = node.outputs[0];
+    let op = match node.op.name() {
+        "Add" => Binary::Add,
+        "Sub" => Binary::Sub,
+        "Mul" => Binary::Mul,
+        "Div" => Binary::Div,
+        "Min" => Binary::Min,
+        "Max" => Binary::Max,
+        "PRelu" => Binary::Prelu,
+        _ => return Ok(false),
+    };
+    if !(is_f32(cx, a) && is_f32(cx, b) && is_f32(cx, y)) {
+        return Ok(false);
+    }
+    let tail = fuse::float_tail(cx, y, false);
+    let layout = layout_of(cx, &[a, b], y);
+    let mut inputs = vec![];
+    let mut spreads = [Spread::Full; 2];
+    for (i, id) in [a, b].into_iter().enumerate() {
+        let (place, spread) = movement::spread(cx, node, id, y, layout)?;
+        inputs.push(place);
+        spreads[i] = spread;
+    }
+    // The kernel takes one length of rows.
+    let width = |s: Spread| match s {
+        Spread::Row => Some(usize::MAX),
+        Spread::Column(run) => Some(run),
+        _ => None,
+    };
+    if let (Some(first), Some(second)) = (width(spreads[0]), width(spreads[1]))
+        && first != second
+    {
+        for (i, id) in [a, b].into_iter().enumerate() {
+            inputs[i] = movement::expand(cx, node, id, y, layout)?;
+            spreads[i] = Spread::Full;
+        }
+    }
+    let outputs = vec![cx.write(tail.output, layout)];
+    let step = BinaryStep { isa: cx.isa, op, spreads, clamp: tail.clamp };
+    let mut step = StepSpec::new(node, format!("binary f32 {}", cx.isa.name()), inputs, outputs, step);
+    step.in_place = spreads.iter().position(|s| *s == Spread::Full);
+    cx.push_fused(step, &tail.nodes);
+    Ok(true)
+}
+
+/// The layout in which a function of several values is computed: channels last if a full-sized one lies so.
+pub(super) fn layout_of(cx: &Lower<'_>, inputs: &[ValueId], y: ValueId) -> Layout {
+    let shape = cx.shape(y);
+    let last = inputs.iter().any(|id| cx.shape(*id) == shape && cx.layout(*id) == Layout::ChannelsLast)
+        || inputs.iter().all(|id| cx.shape(*id) != shape)
+            && inputs.iter().any(|id| cx.layout(*id) == Layout::ChannelsLast);
+    if last && shape.len() >= 3 { Layout::ChannelsLast } else { Layout::Plain }
+}
+
+/// Whether a value is of unquantized f32.
+pub(super) fn is_f32(cx: &Lower<'_>, id: ValueId) -> bool {
+    cx.graph.ty(id).element == Element::F32 && cx.graph.ty(id).quant.is_none()
+}

@@ -1,0 +1,209 @@
+//! Matrix products: by constant weights packed once, or of two values.
+
+use qing_graph::{Element, Node, Tensor, ValueId};
+use qing_kernels::{
+    ConvGeometry, Isa, Pool,
+    float::matmul::{MatMul, MatMulShape, multiply},
+};
+
+use super::{Lower, StepSpec, attr, fuse, qconv};
+use crate::{
+    EngineError,
+    plan::layout::Layout,
+    step::{Step, StepError, StepIo},
+};
+
+/// Input 0 is the left operand, input 1 the residual.
+struct Packed {
+    product: MatMul,
+    residual: bool,
+}
+
+impl Step for Packed {
+    fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
+        let (inputs, y, _) = io.split();
+        let residual = self.residual.then(|| inputs.values(1));
+        self.product.run(inputs.values(0), residual, bytemuck::cast_slice_mut(y), pool)?;
+        Ok(())
+    }
+}
+
+/// A product of two values.
+struct Product {
+    isa: Isa,
+    shape: MatMulShape,
+    scratch: usize,
+}
+
+impl Step for Product {
+    fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
+        let (inputs, y, scratch) = io.split();
+        let scratch = &mut bytemuck::cast_slice_mut(scratch)[..self.scratch];
+        let (a, b) = (inputs.values(0), inputs.values(1));
+        multiply(self.isa, &self.shape, a, b, 1.0, bytemuck::cast_slice_mut(y), scratch, pool)?;
+        Ok(())
+    }
+}
+
+/// Whether these values are all unquantized f32.
+fn all_f32(cx: &Lower<'_>, ids: &[ValueId]) -> bool {
+    ids.iter().all(|id| cx.graph.ty(*id).element == Element::F32 && cx.graph.ty(*id).quant.is_none())
+}
+
+/// `MatMul`
+pub(super) fn matmul(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
+    let (Some(a), Some(b)) = (node.input(0), node.input(1)) else { return Ok(false) };
+    let y = node.outputs[0];
+    let (a_shape, b_shape) = (cx.shape(a), cx.shape(b));
+    if a_shape.is_empty() || b_shape.len() < 2 {
+        return Ok(false);
+    }
+    let depth = a_shape[a_shape.len() - 1];
+    let cols = b_shape[b_shape.len() - 1];
+    if let (Some(weights), [_, _]) = (cx.graph.constant(b), b_shape.as_slice()) {
+        if cx.graph.ty(a).quant.is_some() {
+            let weights = transposed(&weights.to_ints(), depth, cols);
+            return quantized(cx, node, depth, cols, 1, &weights);
+        }
+        if all_f32(cx, &[a, b, y]) {
+            let weights = weights.to_f32s();
+            return constant(cx, node, a, (depth, cols), &weights, false, None);
+        }
+        return Ok(false);
+    }
+    if !all_f32(cx, &[a, b, y]) || a_shape.len() < 2 {
+        return Ok(false);
+    }
+    let rows = a_shape[a_shape.len() - 2];
+    let (a_batch, b_batch) = (&a_shape[..a_shape.len() - 2], &b_shape[..b_shape.len() - 2]);
+    let (a_count, b_count) = (a_batch.iter().product::<usize>(), b_batch.iter().product::<usize>());
+    let trimmed = |batch: &[usize]| batch.iter().copied().skip_while(|d| *d == 1).collect::<Vec<_>>();
+    if a_count != 1 && b_count != 1 && trimmed(a_batch) != trimmed(b_batch) {
+        return Ok(false);
+    }
+    let batch = a_count.max(b_count);
+    // One right operand for all: the rows of all left ones are one matrix.
+    let (batch, rows) = if b_count == 1 { (1, rows * batch) } else { (batch, rows) };
+    let shape = MatMulShape {
+        batch,
+        rows,
+        depth,
+        cols,
+        transposed: false,
+        shared_left: a_count == 1 && batch > 1,
+        shared_right: false,
+    };
+    product(cx, node, shape, a, b)
+}
+
+/// Pushes a product of two values.
+fn product(cx: &mut Lower<'_>, node: &Node, shape: MatMulShape, a: ValueId, b: ValueId) -> Result<bool, EngineError> {
+    let scratch = shape.scratch_len(cx.isa).map_err(|e| cx.refuse(node, e))?;
+    let inputs = vec![cx.read(a, Layout::Plain)?, cx.read(b, Layout::Plain)?];
+    let outputs = vec![cx.write(node.outputs[0], Layout::Plain)];
+    let step = Product { isa: cx.isa, shape, scratch };
+    let mut step = StepSpec::new(node, format!("product f32 {}", cx.isa.name()), inputs, outputs, step);
+    step.scratch = 4 * scratch;
+    cx.push(step);
+    Ok(true)
+}
+
+/// `Gemm`: `alpha · A · B + beta · C`.
+pub(super) fn gemm(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
+    let (Some(a), Some(b)) = (node.input(0), node.input(1)) else { return Ok(false) };
+    let (a_shape, b_shape) = (cx.shape(a), cx.shape(b));
+    let transposed_b = attr(node, "transB", 0i64) != 0;
+    let (alpha, beta) = (attr(node, "alpha", 1.0f32), attr(node, "beta", 1.0f32));
+    if attr(node, "transA", 0i64) != 0 || a_shape.len() != 2 || b_shape.len() != 2 {
+        return Ok(false);
+    }
+    let depth = a_shape[1];
+    let cols = if transposed_b { b_shape[0] } else { b_shape[1] };
+    let Some(weights) = cx.graph.constant(b) else { return Ok(false) };
+    if cx.graph.ty(a).quant.is_some() {
+        if alpha != 1.0 || beta != 1.0 {
+            return Ok(false);
+        }
+        let weights = weights.to_ints();
+        let weights = if transposed_b { weights } else { transposed(&weights, depth, cols) };
+        return quantized(cx, node, depth, cols, usize::from(!transposed_b), &weights);
+    }
+    if !all_f32(cx, &[a, b, node.outputs[0]]) {
+        return Ok(false);
+    }
+    let weights: Vec<f32> = weights.to_f32s().into_iter().map(|w| w * alpha).collect();
+    let bias = match node.input(2) {
+        None => None,
+        Some(c) => {
+            let shape = cx.shape(c);
+            let row = shape.iter().rev().skip(1).all(|d| *d == 1) && shape.last().is_none_or(|d| *d == 1 || *d == cols);
+            match cx.graph.constant(c).map(Tensor::to_f32s) {
+                Some(c) if row => Some((0..cols).map(|i| c[i % c.len()] * beta).collect()),
+                _ => return Ok(false),
+            }
+        }
+    };
+    constant(cx, node, a, (depth, cols), &weights, transposed_b, bias)
+}
+
+/// Pushes a product by constant weights.
+fn constant(
+    cx: &mut Lower<'_>,
+    node: &Node,
+    a: ValueId,
+    (depth, cols): (usize, usize),
+    weights: &[f32],
+    transposed: bool,
+    bias: Option<Vec<f32>>,
+) -> Result<bool, EngineError> {
+    let mut bias = bias;
+    let mut start = node.outputs[0];
+    let mut absorbed = vec![];
+    // A bias that stands as a node of its own.
+    if bias.is_none()
+        && let Some((index, next)) = cx.single_consumer(start)
+        && next.op.name() == "Add"
+        && let Some(other) = next.inputs.iter().flatten().find(|id| **id != start)
+        && let Some(values) = cx.graph.constant(*other)
+        && values.len() == cols
+        && values.shape().last() == Some(&cols)
+        && all_f32(cx, &[*other])
+        && cx.shape(next.outputs[0]) == cx.shape(start)
+    {
+        bias = Some(values.to_f32s());
+        start = next.outputs[0];
+        absorbed.push(index);
+    }
+    let tail = fuse::float_tail(cx, start, true);
+    absorbed.extend(&tail.nodes);
+    let product = MatMul::pack(cx.isa, depth, cols, weights, transposed, bias.as_deref(), tail.clamp)
+        .map_err(|e| cx.refuse(node, e))?;
+    let mut inputs = vec![cx.read(a, Layout::Plain)?];
+    if let Some(residual) = tail.residual {
+        inputs.push(cx.read(residual, Layout::Plain)?);
+    }
+    let outputs = vec![cx.write(tail.output, Layout::Plain)];
+    let step = Packed { product, residual: tail.residual.is_some() };
+    let mut step = StepSpec::new(node, format!("product f32 {}", cx.isa.name()), inputs, outputs, step);
+    step.weights = 4 * weights.len() as u64;
+    cx.push_fused(step, &absorbed);
+    Ok(true)
+}
+
+/// Pushes a quantized product; `weights` are `[cols, depth]`.
+fn quantized(
+    cx: &mut Lower<'_>,
+    node: &Node,
+    depth: usize,
+    cols: usize,
+    axis: usize,
+    weights: &[i32],
+) -> Result<bool, EngineError> {
+    let Some(x) = node.input(0) else { return Ok(false) };
+    let rows = cx.shape(x).iter().product::<usize>() / depth.max(1);
+    qconv::lower(cx, node, ConvGeometry::matmul(rows, depth, cols), axis, weights, Layout::Plain)
+}
+
+fn transposed<T: Copy>(weights: &[T], depth: usize, cols: usize) -> Vec<T> {
+    (0..cols).flat_map(|c| (0..depth).map(move |d| weights[d * cols + c])).collect()
+}

@@ -1,0 +1,116 @@
+//! Quantized dots: convolutions and products with constant weights of at most eight bits.
+
+use qing_graph::{Element, Granularity, Node, arithmetic};
+use qing_kernels::{
+    ConvGeometry, KernelError, Pool,
+    quantized::{Epilogue, Output, QConv, QDepthwise},
+};
+
+use super::{Lower, StepSpec, conv::name, fuse};
+use crate::{
+    EngineError,
+    plan::layout::Layout,
+    step::{Step, StepError, StepIo},
+    storage::bias as stored_bias,
+};
+
+enum Packed {
+    Dense(QConv),
+    Depthwise(QDepthwise),
+}
+
+struct Dot {
+    packed: Packed,
+    /// Whether the results are real numbers.
+    real: bool,
+}
+
+impl Step for Dot {
+    fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
+        let (inputs, y, scratch) = io.split();
+        let x = inputs.values(0);
+        let y = if self.real { Output::F32(bytemuck::cast_slice_mut(y)) } else { Output::U8(y) };
+        match &self.packed {
+            Packed::Dense(conv) => conv.run(x, y, scratch, pool)?,
+            Packed::Depthwise(conv) => conv.run(x, y, scratch, pool)?,
+        }
+        Ok(())
+    }
+}
+
+/// Lowers a node whose input 0 is quantized, input 1 are quantized constant weights and input 2 an i32 bias. `weights` are
+/// the integers of input 1 as `[out_c, taps, in_c / groups]`; `axis` is the axis of input 1 that holds the output channels.
+pub(super) fn lower(
+    cx: &mut Lower<'_>,
+    node: &Node,
+    geometry: ConvGeometry,
+    axis: usize,
+    weights: &[i32],
+    layout: Layout,
+) -> Result<bool, EngineError> {
+    let (Some(x), Some(w)) = (node.input(0), node.input(1)) else { return Ok(false) };
+    let y = node.outputs[0];
+    let (x_ty, w_ty, y_ty) = (cx.graph.ty(x), cx.graph.ty(w), cx.graph.ty(y));
+    let Some(w_quant) = &w_ty.quant else { return Ok(false) };
+    let Ok(from) = arithmetic::per_tensor(x_ty) else { return Ok(false) };
+    match w_quant.granularity() {
+        Granularity::Tensor => {}
+        Granularity::Axis(of) if of == axis => {}
+        _ => return Ok(false),
+    }
+    let depth = geometry.depth();
+    // What kernels multiply by: the integer minus its zero point, if eight bits hold it.
+    let Some(packed) = weights
+        .iter()
+        .enumerate()
+        .map(|(i, w)| i8::try_from(w - w_quant.zero(i / depth)).ok())
+        .collect::<Option<Vec<i8>>>()
+    else {
+        return Ok(false);
+    };
+    let bias = match node.input(2) {
+        None => None,
+        Some(id) => match cx.graph.constant(id) {
+            Some(t) if t.element() == Element::I32 && t.len() == geometry.out_c => Some(t.to_ints()),
+            _ => return Ok(false),
+        },
+    };
+    let Ok(x_zero) = u8::try_from(from.zero + stored_bias(x_ty.element)) else { return Ok(false) };
+    let per_channel = |f: &dyn Fn(f32) -> f32| (0..geometry.out_c).map(|c| f(w_quant.scale(c))).collect::<Vec<f32>>();
+    let mut absorbed = vec![];
+    let mut output = y;
+    let epilogue = match arithmetic::per_tensor(y_ty) {
+        Ok(to) => {
+            let tail = fuse::quantized_tail(cx, y);
+            let scale = per_channel(&|w| arithmetic::dot_scale(from.scale, w, to.scale));
+            let Some(requantize) = tail.requantize(cx, y_ty, scale) else { return Ok(false) };
+            output = tail.output;
+            absorbed = tail.nodes;
+            Epilogue::Requantize(requantize)
+        }
+        Err(_) if y_ty.quant.is_none() && y_ty.element == Element::F32 => {
+            Epilogue::Dequantize { scale: per_channel(&|w| from.scale * w) }
+        }
+        Err(_) => return Ok(false),
+    };
+    let real = matches!(epilogue, Epilogue::Dequantize { .. });
+    let refuse = |cx: &Lower<'_>, e: KernelError| cx.refuse(node, e);
+    let (packed, kernel, scratch) = if geometry.is_depthwise() && geometry.groups > 1 {
+        let conv = QDepthwise::pack(cx.isa, geometry, &packed, bias.as_deref(), x_zero, epilogue);
+        let conv = conv.map_err(|e| refuse(cx, e))?;
+        let scratch = conv.scratch_bytes(cx.threads);
+        (Packed::Depthwise(conv), "depthwise u8", scratch)
+    } else {
+        let conv = QConv::pack(cx.isa, geometry, &packed, bias.as_deref(), x_zero, epilogue);
+        let conv = conv.map_err(|e| refuse(cx, e))?;
+        let scratch = conv.scratch_bytes(cx.threads);
+        (Packed::Dense(conv), if layout == Layout::Plain { "product u8" } else { "conv u8" }, scratch)
+    };
+    let inputs = vec![cx.read(x, layout)?];
+    let outputs = vec![cx.write(output, layout)];
+    let mut step = StepSpec::new(node, name(cx, kernel, &geometry), inputs, outputs, Dot { packed, real });
+    step.scratch = scratch;
+    step.weights = weights.len() as u64;
+    cx.push_fused(step, &absorbed);
+    Ok(true)
+}
