@@ -6,7 +6,25 @@
 mod compare;
 mod lists;
 mod parallel;
+mod python;
 
 pub use compare::{difference, exactly, within};
 pub use lists::{CaseList, Outcome};
 pub use parallel::run_all;
+pub use python::python;
+
+use std::path::Path;
+
+use qing_formats::FormatError;
+use qing_graph::Graph;
+
+/// Reads a model; the reason of a failure does not say which file, so that it can be listed.
+///
+/// # Errors
+/// What the reader says.
+pub fn read_model(path: &Path) -> Result<Graph, String> {
+    qing_formats::read(path).map_err(|e| match e {
+        FormatError::File { source, .. } => source.to_string(),
+        other => other.to_string(),
+    })
+}

@@ -5,12 +5,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use qing_formats::onnx;
 use qing_graph::interpret;
-use qing_suite::{CaseList, Outcome, difference, run_all};
+use qing_suite::{CaseList, Outcome, difference, python, read_model, run_all};
 use qing_tensor::Tensor;
 
 /// The cases of the installed `onnx` package, or of `QING_ONNX_NODE_CASES`.
@@ -18,11 +17,10 @@ fn folder() -> Result<PathBuf, String> {
     if let Some(path) = env::var_os("QING_ONNX_NODE_CASES") {
         return Ok(path.into());
     }
-    let python = env::var("QING_PYTHON").unwrap_or_else(|_| "python3".into());
     let script = "import onnx, os; print(os.path.join(os.path.dirname(onnx.__file__), 'backend/test/data/node'))";
-    let output = Command::new(&python).args(["-c", script]).output().map_err(|e| format!("{python}: {e}"))?;
+    let output = python().args(["-c", script]).output().map_err(|e| format!("python: {e}"))?;
     if !output.status.success() {
-        return Err(format!("{python} has no package `onnx`; set QING_ONNX_NODE_CASES or QING_PYTHON"));
+        return Err("python has no package `onnx`; set QING_ONNX_NODE_CASES or QING_PYTHON".into());
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().into())
 }
@@ -38,10 +36,7 @@ fn tensors(folder: &Path, prefix: &str) -> Result<Vec<Tensor>, String> {
 }
 
 fn run_case(folder: &Path) -> Result<(), String> {
-    let graph = onnx::read(&folder.join("model.onnx")).map_err(|e| match e {
-        qing_formats::FormatError::File { source, .. } => source.to_string(),
-        other => other.to_string(),
-    })?;
+    let graph = read_model(&folder.join("model.onnx"))?;
     for set in 0.. {
         let data = folder.join(format!("test_data_set_{set}"));
         if !data.is_dir() {
@@ -67,7 +62,7 @@ fn report(outcome: &Outcome) -> String {
     let mut reasons: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for (name, why) in outcome {
         let Some(why) = why else { continue };
-        let missing = why.lines().filter(|l| l.contains("unknown op") || l.contains("control flow"));
+        let missing = why.lines().filter(|l| l.ends_with("unknown op") || l.ends_with("control flow"));
         let mut keys: Vec<String> = missing
             .filter_map(|l| Some(format!("no op {}", l.split_once(" (")?.1.split([',', ')']).next()?)))
             .collect();

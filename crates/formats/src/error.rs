@@ -1,4 +1,4 @@
-use std::{io, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
 
 use qing_graph::{GraphError, OpError, TensorError};
 
@@ -36,7 +36,7 @@ pub enum FormatError {
         message: String,
     },
     /// Ops of the model that qing does not have, all of them.
-    #[error("{} of the model's nodes cannot be read:{}", .0.len(), list(.0))]
+    #[error("{}", list(.0))]
     Ops(Vec<UnsupportedNode>),
     /// A node was read, but its op refuses its inputs or attributes, or the graph breaks an invariant.
     #[error(transparent)]
@@ -64,17 +64,26 @@ pub struct UnsupportedNode {
     pub reason: String,
 }
 
+impl fmt::Display for UnsupportedNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node `{}` ({}", self.node, self.op)?;
+        if let Some(opset) = self.opset {
+            write!(f, ", opset {opset}")?;
+        }
+        write!(f, "): {}", self.reason)
+    }
+}
+
 fn list(nodes: &[UnsupportedNode]) -> String {
     /// Longer lists are cut; the error itself holds all.
     const SHOWN: usize = 50;
-    let mut text: String = nodes
-        .iter()
-        .take(SHOWN)
-        .map(|n| {
-            let opset = n.opset.map_or(String::new(), |v| format!(", opset {v}"));
-            format!("\n  node `{}` ({}{opset}): {}", n.node, n.op, n.reason)
-        })
-        .collect();
+    if let [one] = nodes {
+        return one.to_string();
+    }
+    let mut text = format!("{} of the model's nodes cannot be read:", nodes.len());
+    for node in nodes.iter().take(SHOWN) {
+        text += &format!("\n  {node}");
+    }
     if nodes.len() > SHOWN {
         text += &format!("\n  … and {} more", nodes.len() - SHOWN);
     }
