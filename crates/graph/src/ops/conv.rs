@@ -108,7 +108,7 @@ impl Op for Conv {
 
 impl Conv {
     /// The naive loops, over exact integers or f64.
-    fn convolve<T>(&self, x: &[usize], w: &[usize], xs: &[T], ws: &[T], bias: &[T]) -> Result<(Vec<usize>, Vec<T>), OpError>
+    pub(super) fn convolve<T>(&self, x: &[usize], w: &[usize], xs: &[T], ws: &[T], bias: &[T]) -> Result<(Vec<usize>, Vec<T>), OpError>
     where
         T: Copy + Default + std::ops::AddAssign + std::ops::Mul<Output = T>,
     {

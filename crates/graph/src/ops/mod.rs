@@ -12,6 +12,13 @@ macro_rules! ops {
 }
 
 ops! {
+quantize_linear::QuantizeLinear,
+dequantize_linear::DequantizeLinear,
+q_linear_conv::QLinearConv,
+conv_integer::ConvInteger,
+mat_mul_integer::MatMulInteger,
+q_linear_mat_mul::QLinearMatMul,
+dynamic_quantize_linear::DynamicQuantizeLinear,
     abs::Abs,
     acos::Acos,
     acosh::Acosh,

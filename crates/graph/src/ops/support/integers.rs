@@ -1,8 +1,8 @@
 //! Integer tensors of any width, and the scales and zero points that ONNX passes beside them as inputs.
 
-use qing_tensor::{Element, Tensor, element_count};
+use qing_tensor::{Element, Tensor, broadcast_strides, element_count};
 
-use super::axes::normalize;
+use super::{axes::normalize, movement::strided};
 use crate::OpError;
 
 /// A tensor of any integer element from one `i32` a value; the values must be in range.
@@ -84,6 +84,60 @@ pub fn one_zero(tensor: Option<&Tensor>) -> Result<i32, OpError> {
         Some([zero]) => Ok(*zero),
         Some(zeros) => Err(OpError::unsupported(format!("{} zero points; expected one", zeros.len()))),
     }
+}
+
+/// Integers minus their zero points: one, or one for each slice of `axis`.
+///
+/// # Errors
+/// If the zero points are another number.
+pub fn centered_by(tensor: &Tensor, zero: Option<&Tensor>, axis: usize) -> Result<Vec<i64>, OpError> {
+    range(tensor.element())?;
+    let values = tensor.to_i64s();
+    let Some(zero) = zero else { return Ok(values) };
+    let (which, zeros) = (scale_indices(tensor.shape(), zero.shape(), axis as i64, 0)?, zero.to_i64s());
+    Ok(values.into_iter().zip(which).map(|(v, i)| v - zeros[i]).collect())
+}
+
+/// For each element of an operand of a matrix product, which of the scales (or zero points) beside it holds: one for all, or
+/// one for each slice of the axis `from_end` axes before the end (2: rows, 1: columns), perhaps for each batch, too.
+///
+/// # Errors
+/// If the shape of the scales fits none of these.
+pub fn slices_along(shape: &[usize], scale: &[usize], from_end: usize) -> Result<Vec<usize>, OpError> {
+    let axis = shape.len().saturating_sub(from_end);
+    if scale.len() < 2 || element_count(scale)? == 1 {
+        // A vector on the left is one row.
+        let one = shape.len() < from_end && element_count(scale)? == 1;
+        return if one { Ok(vec![0; element_count(shape)?]) } else { scale_indices(shape, scale, axis as i64, 0) };
+    }
+    let fits = scale.len() == shape.len()
+        && (0..shape.len()).all(|i| scale[i] == shape[i] || scale[i] == 1)
+        && (0..shape.len()).all(|i| i < shape.len().saturating_sub(2) || i == axis || scale[i] == 1);
+    if !fits {
+        return Err(OpError::invalid(format!("scales of shape {scale:?} for matrices of shape {shape:?}")));
+    }
+    let steps: Vec<isize> = broadcast_strides(scale, shape).into_iter().map(|s| s as isize).collect();
+    Ok(strided(shape, 0, &steps))
+}
+
+/// Integers of an operand of a matrix product minus their zero points; see [`slices_along`].
+///
+/// # Errors
+/// If the zero points do not fit.
+pub fn centered_along(tensor: &Tensor, zero: Option<&Tensor>, from_end: usize) -> Result<Vec<i64>, OpError> {
+    range(tensor.element())?;
+    let values = tensor.to_i64s();
+    let Some(zero) = zero else { return Ok(values) };
+    let (which, zeros) = (slices_along(tensor.shape(), zero.shape(), from_end)?, zero.to_i64s());
+    Ok(values.into_iter().zip(which).map(|(v, i)| v - zeros[i]).collect())
+}
+
+/// An exact sum as the 32 bits an accumulator has.
+///
+/// # Errors
+/// If it does not fit.
+pub fn narrow(acc: i64) -> Result<i32, OpError> {
+    i32::try_from(acc).map_err(|_| OpError::unsupported("a dot whose accumulator overflows 32 bits"))
 }
 
 #[cfg(test)]
