@@ -1,5 +1,7 @@
 //! Sizes of a two-dimensional sliding window, shared by float and integer kernels.
 
+use std::ops::Range;
+
 use crate::KernelError;
 
 /// The shape of a convolution or pooling over channels-last images.
@@ -191,6 +193,25 @@ impl ConvGeometry {
     pub fn input_col(&self, out: usize, tap: usize) -> Option<usize> {
         (out * self.stride[1] + tap * self.dilation[1]).checked_sub(self.pad_left).filter(|col| *col < self.in_w)
     }
+
+    /// The taps of output row `out` that are not padding.
+    #[must_use]
+    pub fn row_taps(&self, out: usize) -> Range<usize> {
+        taps_inside(out * self.stride[0], self.pad_top, self.in_h, self.dilation[0], self.kernel[0])
+    }
+
+    /// The taps of output column `out` that are not padding.
+    #[must_use]
+    pub fn col_taps(&self, out: usize) -> Range<usize> {
+        taps_inside(out * self.stride[1], self.pad_left, self.in_w, self.dilation[1], self.kernel[1])
+    }
+}
+
+/// The taps, of a window that starts at `start` of an axis with `pad` values before its `size`, that are on the axis.
+fn taps_inside(start: usize, pad: usize, size: usize, dilation: usize, kernel: usize) -> Range<usize> {
+    let first = pad.saturating_sub(start).div_ceil(dilation).min(kernel);
+    let last = (pad + size).saturating_sub(start).div_ceil(dilation).min(kernel);
+    first..last.max(first)
 }
 
 #[cfg(test)]
@@ -220,6 +241,27 @@ mod tests {
         assert_eq!(PLAIN.input_row(4, 2), None);
         assert_eq!(PLAIN.input_col(3, 1), Some(3));
         assert_eq!(PLAIN.macs(), 5 * 4 * 4 * 9 * 3);
+    }
+
+    #[test]
+    fn ranges_of_taps_are_those_that_read_something() {
+        for i in 0..3 * 3 * 4 * 4 * 6 {
+            let g = ConvGeometry {
+                stride: [i % 3 + 1; 2],
+                dilation: [i / 3 % 3 + 1; 2],
+                pad_top: i / 9 % 4,
+                pad_left: i / 9 % 4 + 1,
+                kernel: [i / 36 % 4 + 1; 2],
+                in_h: i / 144 + 1,
+                ..PLAIN
+            };
+            for out in 0..9 {
+                let rows: Vec<usize> = (0..g.kernel[0]).filter(|tap| g.input_row(out, *tap).is_some()).collect();
+                assert_eq!(g.row_taps(out).collect::<Vec<_>>(), rows, "{g:?} row {out}");
+                let cols: Vec<usize> = (0..g.kernel[1]).filter(|tap| g.input_col(out, *tap).is_some()).collect();
+                assert_eq!(g.col_taps(out).collect::<Vec<_>>(), cols, "{g:?} column {out}");
+            }
+        }
     }
 
     #[test]

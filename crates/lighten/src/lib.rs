@@ -1,1 +1,18 @@
-//! qing-lighten
+//! Makes a trained network lighter: a [`Graph`](qing_graph::Graph) in, a lighter one and a [`Report`] out.
+//!
+//! To lighten a network is to give its values lighter types. [`lighten`] does all that this crate knows, in order: it
+//! folds what can be folded, watches the network on calibration data, chooses a quantization for every value, and measures
+//! what was gained and lost. It runs networks, but never trains them and never looks at labels.
+
+mod calibrate;
+mod error;
+mod pipeline;
+mod quantize;
+mod report;
+mod run;
+
+pub use calibrate::synthetic;
+pub use error::LightenError;
+pub use pipeline::{Lightened, Options, Progress, lighten};
+pub use quantize::{Bits, Override, QuantizeOptions, RangeMethod, matches};
+pub use report::{Calibration, Island, Layer, Report, Totals, layers, totals};

@@ -102,11 +102,9 @@ fn weights(graph: &Graph, id: Option<ValueId>) -> Option<&Tensor> {
 }
 
 /// `bias·scale + shift` for every channel.
-fn merged_bias(bias: Option<Vec<f64>>, channels: usize, affine: &Affine) -> Vec<f64> {
+fn merged_bias(bias: Option<&[f64]>, channels: usize, affine: &Affine) -> Vec<f64> {
     let at = |v: &[f64], i: usize| if v.len() == 1 { v[0] } else { v[i] };
-    (0..channels)
-        .map(|i| bias.as_ref().map_or(0.0, |b| at(b, i)) * at(&affine.scale, i) + at(&affine.shift, i))
-        .collect()
+    (0..channels).map(|i| bias.map_or(0.0, |b| at(b, i)) * at(&affine.scale, i) + at(&affine.shift, i)).collect()
 }
 
 fn fits(v: &[f64], channels: usize) -> bool {
@@ -141,7 +139,7 @@ fn fold_into_convolution(graph: &Graph, node: &Node, conv: &Node, affine: &Affin
     };
     let scale = |c: usize| if affine.scale.len() == 1 { affine.scale[0] } else { affine.scale[c] };
     let scaled: Vec<f64> = w.to_f64s().into_iter().enumerate().map(|(i, v)| v * scale(channel(i))).collect();
-    let bias = merged_bias(bias, channels, affine);
+    let bias = merged_bias(bias.as_deref(), channels, affine);
     let mut patch = Patch::new();
     let (w_name, b_name) = (format!("{}.weight", conv.name), format!("{}.bias", conv.name));
     let new_w = patch.constant(&w_name, tensor(w.element(), w.shape(), scaled)?);
@@ -175,10 +173,10 @@ fn fold_into_product(graph: &Graph, node: &Node, before: &Node, affine: &Affine)
     if !fits(&affine.scale, channels) || !fits(&affine.shift, channels) || (!gemm && shifts && x_rank != Some(2)) {
         return Ok(None);
     }
-    let (mut alpha, mut beta) = (1.0, 1.0);
-    let mut bias = None;
+    let alpha = if gemm { f64::from(float(before, "alpha", 1.0)) } else { 1.0 };
+    let mut bias: Option<Vec<f64>> = None;
     if gemm {
-        (alpha, beta) = (f64::from(float(before, "alpha", 1.0)), f64::from(float(before, "beta", 1.0)));
+        let beta = f64::from(float(before, "beta", 1.0));
         if let Some(id) = before.input(2) {
             match graph.constant(id) {
                 Some(c) if c.len() == 1 || (c.len() == channels && c.shape().last() == Some(&channels)) => {
@@ -199,7 +197,7 @@ fn fold_into_product(graph: &Graph, node: &Node, before: &Node, affine: &Affine)
         replace_layer(graph, &mut patch, before, node, before.op.clone(), vec![x, Some(new_w)]);
         return Ok(Some(patch));
     }
-    let bias = tensor(w.element(), &[channels], merged_bias(bias, channels, affine))?;
+    let bias = tensor(w.element(), &[channels], merged_bias(bias.as_deref(), channels, affine))?;
     let new_b = patch.constant(&format!("{}.bias", before.name), bias);
     let flags = |name| AttrValue::Int(if gemm { int(before, name, 0) } else { 0 });
     let op = make("Gemm", &[("transA", flags("transA")), ("transB", flags("transB"))])?;

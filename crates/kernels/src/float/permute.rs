@@ -69,12 +69,14 @@ pub fn permute<T: Copy + Send + Sync>(
             let Some(at) = outer.iter().position(|axis| axis.from == 1) else { return Err(wrong()) };
             outer[at..].rotate_left(1);
             let [outer @ .., side] = outer else { return Err(wrong()) };
-            let bands = side.len.div_ceil(SIDE);
+            // Few rows make wide bands, so that a task is still worth having.
+            let band = SIDE.max(BLOCK / last.len.min(BLOCK));
+            let bands = side.len.div_ceil(band);
             let planes = len / side.len / last.len;
             pool.run(planes * bands, &|job| {
                 let (from, to) = place(outer, job / bands);
-                let first = job % bands * SIDE;
-                let width = SIDE.min(side.len - first);
+                let first = job % bands * band;
+                let width = band.min(side.len - first);
                 for top in (0..last.len).step_by(SIDE) {
                     for row in top..(top + SIDE).min(last.len) {
                         let from = &x[from + row * last.from + first..][..width];

@@ -69,14 +69,18 @@ impl Kernel for OutputRows<'_> {
                 Window::Max => (f32::NEG_INFINITY, 1.0),
                 Window::Mean(count) => (0.0, 1.0 / divisor(geometry, count, row % geometry.out_h, col)),
             };
+            let (downs, rights) = (geometry.row_taps(row % geometry.out_h), geometry.col_taps(col));
+            // Where tap 0 would be; wraps where that is padding, and back when a tap inside is added.
+            let top = (row % geometry.out_h * geometry.stride[0]).wrapping_sub(geometry.pad_top).wrapping_add(image);
+            let left = (col * geometry.stride[1]).wrapping_sub(geometry.pad_left);
+            let origin = top.wrapping_mul(geometry.in_w).wrapping_add(left).wrapping_mul(channels);
             for (block, out) in pixel.chunks_mut(S::LANES).enumerate() {
                 let mut sum = s.splat(start);
-                for down in 0..geometry.kernel[0] {
-                    let Some(y) = geometry.input_row(row % geometry.out_h, down) else { continue };
-                    for right in 0..geometry.kernel[1] {
-                        let Some(x) = geometry.input_col(col, right) else { continue };
-                        let at = ((image + y) * geometry.in_w + x) * channels + block * S::LANES;
-                        let from = &self.x[at..at + out.len()];
+                for down in downs.clone() {
+                    for right in rights.clone() {
+                        let tap = down * geometry.dilation[0] * geometry.in_w + right * geometry.dilation[1];
+                        let at = origin.wrapping_add(tap * channels + block * S::LANES);
+                        let from = &self.x[at..][..out.len()];
                         let value = if out.len() == S::LANES { s.load(from) } else { s.load_tail(from) };
                         sum = match self.window {
                             Window::Max => s.max(sum, value),
@@ -97,19 +101,18 @@ impl Kernel for OutputRows<'_> {
 /// What the sum under a window is divided by.
 #[inline(always)]
 fn divisor(geometry: &ConvGeometry, count: Count, row: usize, col: usize) -> f32 {
-    let taps =
-        |axis: usize, inside: &dyn Fn(usize) -> bool| (0..geometry.kernel[axis]).filter(|tap| inside(*tap)).count();
     let (down, right) = match count {
-        Count::Inside => (
-            taps(0, &|tap| geometry.input_row(row, tap).is_some()),
-            taps(1, &|tap| geometry.input_col(col, tap).is_some()),
-        ),
+        Count::Inside => (geometry.row_taps(row).len(), geometry.col_taps(col).len()),
         Count::Padded { bottom, right } => {
-            let (h, w) = (geometry.pad_top + geometry.in_h + bottom, geometry.pad_left + geometry.in_w + right);
-            (
-                taps(0, &|tap| row * geometry.stride[0] + tap * geometry.dilation[0] < h),
-                taps(1, &|tap| col * geometry.stride[1] + tap * geometry.dilation[1] < w),
-            )
+            // As if the padding were part of the image.
+            let padded = ConvGeometry {
+                in_h: geometry.pad_top + geometry.in_h + bottom,
+                in_w: geometry.pad_left + geometry.in_w + right,
+                pad_top: 0,
+                pad_left: 0,
+                ..*geometry
+            };
+            (padded.row_taps(row).len(), padded.col_taps(col).len())
         }
     };
     (down * right).max(1) as f32

@@ -111,6 +111,28 @@ per_isa! {
     }
 }
 
+/// Pixels and channels that [`quantize_channels_last`] takes at a time.
+const PIXELS: usize = 256;
+const CHANNELS: usize = 8;
+
+per_isa! {
+    /// Colours side by side: `y[3i + c] = lines[c][i]`.
+    fn join_three(lines: &[[u8; PIXELS]; CHANNELS], y: &mut [u8]) {
+        let pixels = (y.len() / 3).min(PIXELS);
+        let to = y.as_mut_ptr();
+        for pixel in 0..pixels.saturating_sub(1) {
+            let four = [lines[0][pixel], lines[1][pixel], lines[2][pixel], 0];
+            // SAFETY: all pixels but the last have a fourth byte in `y`, which the next pixel overwrites.
+            unsafe { to.add(3 * pixel).cast::<[u8; 4]>().write(four) };
+        }
+        if let Some(last) = pixels.checked_sub(1) {
+            for (y, line) in y[3 * last..].iter_mut().zip(lines) {
+                *y = line[last];
+            }
+        }
+    }
+}
+
 /// Quantizes and moves the channel last: `x` is `[batch, channels, pixels]`, `y` `[batch, pixels, channels]`.
 ///
 /// # Errors
@@ -128,7 +150,6 @@ pub fn quantize_channels_last(
     expect_len("input", x.len(), len)?;
     expect_len("output", y.len(), len)?;
     clip.check()?;
-    const PIXELS: usize = 256;
     let pieces = pixels.div_ceil(PIXELS);
     let y = SharedMut::new(y);
     pool.run(batch * pieces, &|job| {
@@ -137,12 +158,21 @@ pub fn quantize_channels_last(
         let start = (image * pixels + first) * channels;
         // SAFETY: jobs are distinct pairs of image and stretch of pixels.
         let y = unsafe { y.slice(start..start + count * channels) };
-        let mut line = [0u8; PIXELS];
-        for channel in 0..channels {
-            let from = (image * channels + channel) * pixels + first;
-            quantize_chunk(isa, scale, clip, &x[from..from + count], &mut line[..count]);
-            for (pixel, value) in y.chunks_exact_mut(channels).zip(&line[..count]) {
-                pixel[channel] = *value;
+        let mut lines = [[0u8; PIXELS]; CHANNELS];
+        for from_channel in (0..channels).step_by(CHANNELS) {
+            let some = CHANNELS.min(channels - from_channel);
+            for (i, line) in lines[..some].iter_mut().enumerate() {
+                let from = (image * channels + from_channel + i) * pixels + first;
+                quantize_chunk(isa, scale, clip, &x[from..from + count], &mut line[..count]);
+            }
+            if channels == 3 {
+                join_three(isa, &lines, y);
+                continue;
+            }
+            for (pixel, y) in y.chunks_exact_mut(channels).enumerate() {
+                for (value, line) in y[from_channel..from_channel + some].iter_mut().zip(&lines) {
+                    *value = line[pixel];
+                }
             }
         }
     });
@@ -207,6 +237,24 @@ mod tests {
                 let mut y = vec![0.0; x.len()];
                 dequantize(isa, scale, zero, &x, &mut y, &Pool::new(1)).unwrap();
                 prop_assert_eq!(&y, &want, "{:?}", isa);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn channels_of_any_number_move_last(
+            batch in 1usize..3, channels in 1usize..20, pixels in 1usize..600, threads in 1usize..4,
+        ) {
+            let x: Vec<f32> = (0..batch * channels * pixels).map(|i| (i * 7 % 256) as f32).collect();
+            let clip = Clip { zero: 0, lo: 0, hi: 255 };
+            for isa in Isa::available() {
+                let mut y = vec![0; x.len()];
+                quantize_channels_last(isa, [batch, channels, pixels], 1.0, clip, &x, &mut y, &Pool::new(threads)).unwrap();
+                for (i, y) in y.iter().enumerate() {
+                    let (n, p, c) = (i / channels / pixels, i / channels % pixels, i % channels);
+                    prop_assert_eq!(f32::from(*y), x[(n * channels + c) * pixels + p]);
+                }
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::error::{KernelError, expect_len};
 use crate::geometry::ConvGeometry;
 use crate::pool::Pool;
 
-/// Channels summed at a time.
+/// Channels pooled at a time.
 const LANES: usize = 64;
 
 /// The largest value under each window; taps in the padding are left out.
@@ -154,16 +154,26 @@ per_isa! {
         let rows = inside(oy, g.stride[0], g.dilation[0], g.kernel[0], g.pad_top, g.in_h);
         for (ox, y) in y.chunks_exact_mut(g.in_c).enumerate() {
             let columns = inside(ox, g.stride[1], g.dilation[1], g.kernel[1], g.pad_left, g.in_w);
-            y.fill(0);
-            for ky in rows.clone() {
-                let iy = oy * g.stride[0] + ky * g.dilation[0] - g.pad_top;
-                for kx in columns.clone() {
-                    let ix = ox * g.stride[1] + kx * g.dilation[1] - g.pad_left;
-                    let from = (iy * g.in_w + ix) * g.in_c;
-                    for (y, x) in y.iter_mut().zip(&x[from..from + g.in_c]) {
-                        *y = (*y).max(*x);
+            for (block, y) in y.chunks_mut(LANES).enumerate() {
+                // A block of fixed length stays in registers while the taps go by.
+                let mut best = [0u8; LANES];
+                for ky in rows.clone() {
+                    let iy = oy * g.stride[0] + ky * g.dilation[0] - g.pad_top;
+                    for kx in columns.clone() {
+                        let ix = ox * g.stride[1] + kx * g.dilation[1] - g.pad_left;
+                        let from = (iy * g.in_w + ix) * g.in_c + block * LANES;
+                        if let Some(x) = x[from..from + y.len()].first_chunk::<LANES>() {
+                            for (best, x) in best.iter_mut().zip(x) {
+                                *best = (*best).max(*x);
+                            }
+                        } else {
+                            for (best, x) in best.iter_mut().zip(&x[from..from + y.len()]) {
+                                *best = (*best).max(*x);
+                            }
+                        }
                     }
                 }
+                y.copy_from_slice(&best[..y.len()]);
             }
         }
     }

@@ -168,15 +168,19 @@ impl Kernel for AnyRow<'_> {
         let (channels, padded) = (geometry.in_c, layer.bias.len());
         let (lo, hi) = (simd.splat(layer.clamp.lo), simd.splat(layer.clamp.hi));
         for (col, y) in self.y.chunks_exact_mut(channels).enumerate() {
+            let (downs, rights) = (geometry.row_taps(self.row), geometry.col_taps(col));
+            // Where tap 0 would be; wraps where that is padding, and back when a tap inside is added.
+            let top = (self.row * geometry.stride[0]).wrapping_sub(geometry.pad_top);
+            let left = (col * geometry.stride[1]).wrapping_sub(geometry.pad_left);
+            let origin = top.wrapping_mul(geometry.in_w).wrapping_add(left).wrapping_mul(channels);
             for (block, y) in y.chunks_mut(S::LANES).enumerate() {
                 let c = block * S::LANES;
                 let mut acc = simd.load(&layer.bias[c..]);
-                for down in 0..geometry.kernel[0] {
-                    let Some(row) = geometry.input_row(self.row, down) else { continue };
-                    for right in 0..geometry.kernel[1] {
-                        let Some(col) = geometry.input_col(col, right) else { continue };
-                        let at = (row * geometry.in_w + col) * channels + c;
-                        let x = simd.load_tail(&self.x[at..at + y.len()]);
+                for down in downs.clone() {
+                    for right in rights.clone() {
+                        let tap = down * geometry.dilation[0] * geometry.in_w + right * geometry.dilation[1];
+                        let from = &self.x[origin.wrapping_add(tap * channels + c)..][..y.len()];
+                        let x = if y.len() == S::LANES { simd.load(from) } else { simd.load_tail(from) };
                         let w = simd.load(&layer.weights[(down * geometry.kernel[1] + right) * padded + c..]);
                         acc = simd.fma(x, w, acc);
                     }

@@ -1,0 +1,21 @@
+use qing_graph::{GraphError, OpError};
+
+/// What can go wrong while making a network lighter.
+#[derive(Debug, thiserror::Error)]
+pub enum LightenError {
+    /// An option that makes no sense, and what would.
+    #[error("{0}")]
+    Option(String),
+    /// Calibration data that does not fit the network.
+    #[error("calibration data: {0}")]
+    Calibration(String),
+    /// The graph cannot be rewritten or run.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+}
+
+impl From<OpError> for LightenError {
+    fn from(error: OpError) -> LightenError {
+        LightenError::Option(error.to_string())
+    }
+}

@@ -1,0 +1,75 @@
+//! All of lightening, in order.
+
+use qing_graph::{Graph, Tensor, passes, verify};
+
+use crate::{
+    LightenError, QuantizeOptions, Report,
+    calibrate::synthetic,
+    quantize::quantize,
+    report::{self, Calibration},
+};
+
+/// How far a stage has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done.
+    pub stage: &'static str,
+    /// Steps done.
+    pub done: usize,
+    /// Steps in all.
+    pub total: usize,
+}
+
+/// Options of lightening.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How to quantize.
+    pub quantize: QuantizeOptions,
+    /// Batches of the calibration data the noise of each layer is measured on; 0 leaves it out.
+    pub noise_batches: usize,
+    /// Batches of synthetic data made up when there is no calibration data.
+    pub synthetic_batches: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { quantize: QuantizeOptions::default(), noise_batches: 2, synthetic_batches: 32 }
+    }
+}
+
+/// A lighter network and what became of it.
+#[derive(Debug)]
+pub struct Lightened {
+    /// The typed graph.
+    pub graph: Graph,
+    /// What was gained and lost.
+    pub report: Report,
+}
+
+/// Makes a float network lighter.
+///
+/// `calibration` holds batches, each with one tensor for every graph input in the form the network takes them
+/// (preprocessed); if there are none, data is made up and the report says so. The result is the same for any number of
+/// threads.
+///
+/// # Errors
+/// If an option is out of range, the data does not fit the network, or an op fails.
+pub fn lighten(
+    graph: &Graph,
+    calibration: &[Vec<Tensor>],
+    options: &Options,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Lightened, LightenError> {
+    let mut float = graph.clone();
+    passes::normalize(&mut float)?;
+    let float = float.compacted();
+    let made_up = if calibration.is_empty() { synthetic(&float, options.synthetic_batches)? } else { vec![] };
+    let batches = if calibration.is_empty() { &made_up } else { calibration };
+    let quantized = quantize(&float, batches, &options.quantize, progress)?;
+    verify::verify(&quantized.assigned.graph)?;
+    let samples = batches.iter().map(|b| b.first().and_then(|t| t.shape().first().copied()).unwrap_or(1)).sum();
+    let calibration = Calibration { samples, synthetic: calibration.is_empty() };
+    let noise = &batches[..options.noise_batches.min(batches.len())];
+    let report = report::report(&float, &quantized, batches.first(), noise, calibration, progress)?;
+    Ok(Lightened { graph: quantized.assigned.graph.compacted(), report })
+}

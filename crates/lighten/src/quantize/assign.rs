@@ -1,0 +1,221 @@
+//! The typed graph: every value of the float graph in the form its readers want.
+
+use std::collections::BTreeMap;
+
+use qing_graph::{Element, Graph, NodeId, OpError, Quant, QuantRule, Tensor, Type, ValueId, ops};
+
+use super::decide::{Decision, Mode, activations};
+use crate::LightenError;
+
+/// Quantized parameters of a layer.
+#[derive(Debug, Clone)]
+pub(super) struct LayerWeights {
+    /// Type of the weights.
+    pub ty: Type,
+    /// Their integers.
+    pub weights: Tensor,
+    /// Bias in real numbers, after correction; absent if there is none.
+    pub bias: Option<Vec<f64>>,
+}
+
+/// A typed graph, and which of its values stands for which of the float graph.
+#[derive(Debug)]
+pub(crate) struct Assigned {
+    /// The typed graph.
+    pub graph: Graph,
+    /// For values of the float graph that exist quantized, the typed value.
+    pub quantized: BTreeMap<ValueId, ValueId>,
+    /// For values of the float graph that exist in floating point, the value.
+    pub floats: BTreeMap<ValueId, ValueId>,
+}
+
+/// Largest bias in units of the accumulator: leaves room for the products.
+const LARGEST_BIAS: f64 = (1u32 << 30) as f64;
+
+/// Builds the typed graph. `types` holds the quantization of every leading value, `layers` the parameters of every dot.
+///
+/// # Errors
+/// If the typed graph would be malformed.
+pub(super) fn assign(
+    graph: &Graph,
+    decision: &Decision,
+    types: &BTreeMap<ValueId, (Element, Quant)>,
+    layers: &BTreeMap<NodeId, LayerWeights>,
+) -> Result<Assigned, LightenError> {
+    let mut builder = Builder {
+        from: graph,
+        decision,
+        types,
+        made: Assigned { graph: Graph::new(&graph.name), quantized: BTreeMap::new(), floats: BTreeMap::new() },
+    };
+    builder.made.graph.metadata.clone_from(&graph.metadata);
+    for id in &graph.inputs {
+        let value = graph.value(*id);
+        let new = builder.made.graph.add_input(&value.name, value.ty.clone());
+        builder.made.floats.insert(*id, new);
+    }
+    for (i, node) in graph.nodes.iter().enumerate() {
+        match &decision.modes[i] {
+            Mode::Float(_) => builder.float_node(node)?,
+            Mode::Integer => builder.integer_node(node, layers.get(&i), false)?,
+            Mode::RealDot => builder.integer_node(node, layers.get(&i), true)?,
+        }
+    }
+    for id in &graph.outputs {
+        let new = builder.float(*id)?;
+        builder.made.graph.mark_output(new);
+        let name = graph.value(*id).name.clone();
+        if builder.made.graph.value(new).name != name {
+            if let Some(other) = builder.made.graph.find(&name) {
+                builder.made.graph.rename(other, &format!("{name}.quantized"));
+            }
+            builder.made.graph.rename(new, &name);
+        }
+    }
+    Ok(builder.made)
+}
+
+struct Builder<'a> {
+    from: &'a Graph,
+    decision: &'a Decision,
+    types: &'a BTreeMap<ValueId, (Element, Quant)>,
+    made: Assigned,
+}
+
+impl Builder<'_> {
+    /// The value in floating point, dequantized if need be; constants as they are.
+    fn float(&mut self, id: ValueId) -> Result<ValueId, LightenError> {
+        if let Some(new) = self.made.floats.get(&id) {
+            return Ok(*new);
+        }
+        let value = self.from.value(id);
+        let new = if let Some(constant) = &value.constant {
+            self.made.graph.add_typed_constant(&value.name, value.ty.clone(), constant.clone())
+        } else {
+            let q = *self.made.quantized.get(&id).ok_or_else(|| undefined(&value.name))?;
+            let name = format!("{}.dequantized", value.name);
+            self.made.graph.add_node(std::sync::Arc::new(ops::Dequantize {}), &name, &[Some(q)], 1)?[0]
+        };
+        self.made.floats.insert(id, new);
+        Ok(new)
+    }
+
+    /// The type of the quantized form of a value.
+    fn quantized_type(&self, id: ValueId) -> Result<Type, LightenError> {
+        let (element, quant) = self
+            .types
+            .get(&self.decision.leader(id))
+            .ok_or_else(|| LightenError::Calibration(format!("`{}` has no statistics", self.from.value(id).name)))?;
+        Ok(self.from.ty(id).clone().quantized(*element, quant.clone()))
+    }
+
+    /// The value quantized.
+    fn quantized(&mut self, id: ValueId) -> Result<ValueId, LightenError> {
+        if let Some(new) = self.made.quantized.get(&id) {
+            return Ok(*new);
+        }
+        let name = &self.from.value(id).name;
+        let x = *self.made.floats.get(&id).ok_or_else(|| undefined(name))?;
+        let ty = self.quantized_type(id)?;
+        let op = std::sync::Arc::new(ops::Quantize {});
+        let new = self.made.graph.add_typed_node(op, &format!("{name}.quantized"), &[Some(x)], vec![ty])?[0];
+        self.made.quantized.insert(id, new);
+        Ok(new)
+    }
+
+    fn float_node(&mut self, node: &qing_graph::Node) -> Result<(), LightenError> {
+        let inputs =
+            node.inputs.iter().map(|id| id.map(|id| self.float(id)).transpose()).collect::<Result<Vec<_>, _>>()?;
+        let types = node.outputs.iter().map(|id| self.from.ty(*id).clone()).collect();
+        let outputs = self.made.graph.add_typed_node(node.op.clone(), &node.name, &inputs, types)?;
+        self.adopt(node, &outputs, false);
+        Ok(())
+    }
+
+    fn integer_node(
+        &mut self,
+        node: &qing_graph::Node,
+        layer: Option<&LayerWeights>,
+        real: bool,
+    ) -> Result<(), LightenError> {
+        let quantized = activations(self.from, node);
+        let (mut weight_at, mut bias_at) = (usize::MAX, usize::MAX);
+        if let QuantRule::Dot { weight, bias, .. } = node.op.quantization() {
+            (weight_at, bias_at) = (weight, bias);
+        }
+        let mut inputs = vec![];
+        for (i, id) in node.inputs.iter().enumerate() {
+            inputs.push(match id {
+                Some(_) if i == weight_at || i == bias_at => None,
+                Some(id) if quantized.contains(id) => Some(self.quantized(*id)?),
+                Some(id) => Some(self.float(*id)?),
+                None => None,
+            });
+        }
+        if let (QuantRule::Dot { weight, bias, .. }, Some(layer)) = (node.op.quantization(), layer) {
+            let x = inputs[0].ok_or_else(|| undefined(&node.name))?;
+            let x_scale = scale_of(self.made.graph.ty(x)).ok_or_else(|| undefined(&node.name))?;
+            let name = format!("{}.weight", node.name);
+            inputs[weight] = Some(self.made.graph.add_typed_constant(&name, layer.ty.clone(), layer.weights.clone()));
+            if let Some(values) = &layer.bias {
+                let scales = layer.ty.quant.as_ref().map_or(&[1.0][..], |q| q.scales());
+                let ints = integer_bias(values, x_scale, scales);
+                inputs.resize(inputs.len().max(bias + 1), None);
+                let name = format!("{}.bias", node.name);
+                inputs[bias] = Some(self.made.graph.add_constant(&name, Tensor::vector(ints)));
+            } else if inputs.len() > bias {
+                inputs.truncate(bias);
+            }
+        }
+        let mut types = vec![];
+        for id in &node.outputs {
+            types.push(if real { self.from.ty(*id).clone() } else { self.quantized_type(*id)? });
+        }
+        let outputs = self.made.graph.add_typed_node(node.op.clone(), &node.name, &inputs, types)?;
+        self.adopt(node, &outputs, !real);
+        Ok(())
+    }
+
+    /// Notes what the node defines, under the names the values had.
+    fn adopt(&mut self, node: &qing_graph::Node, outputs: &[ValueId], quantized: bool) {
+        for (old, new) in node.outputs.iter().zip(outputs) {
+            self.made.graph.rename(*new, &self.from.value(*old).name);
+            if quantized { &mut self.made.quantized } else { &mut self.made.floats }.insert(*old, *new);
+        }
+    }
+}
+
+fn undefined(name: &str) -> LightenError {
+    LightenError::Graph(qing_graph::GraphError::Malformed(format!("`{name}` is read before it is defined")))
+}
+
+fn scale_of(ty: &Type) -> Option<f32> {
+    Some(ty.quant.as_ref()?.as_per_tensor()?.0)
+}
+
+/// Bias in units of `x_scale·w_scale[c]`.
+fn integer_bias(values: &[f64], x_scale: f32, scales: &[f32]) -> Vec<i32> {
+    let scale = |i: usize| f64::from(x_scale) * f64::from(if scales.len() == 1 { scales[0] } else { scales[i] });
+    values
+        .iter()
+        .enumerate()
+        .map(|(i, b)| (b / scale(i)).round_ties_even().clamp(-LARGEST_BIAS, LARGEST_BIAS) as i32)
+        .collect()
+}
+
+/// The smallest weight scale with which a bias fits the accumulator.
+pub(super) fn least_scale(bias: f64, x_scale: f32) -> f32 {
+    (bias.abs() / (f64::from(x_scale) * LARGEST_BIAS * 0.5)) as f32
+}
+
+/// Quantization of weights of shape `shape` with channels at `axis`.
+///
+/// # Errors
+/// If a scale is not a positive finite number.
+pub(super) fn weight_type(element: Element, shape: &[usize], axis: usize, scales: Vec<f32>) -> Result<Type, OpError> {
+    let quant = match scales[..] {
+        [one] if shape[axis] != 1 => Quant::per_tensor(one, 0)?,
+        _ => Quant::per_axis(axis, scales)?,
+    };
+    Ok(Type::new(element, shape.iter().copied()).quantized(element, quant))
+}

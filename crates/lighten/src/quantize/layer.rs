@@ -1,0 +1,106 @@
+//! Weights and bias of one layer.
+
+use qing_graph::{Graph, Node, QuantRule};
+
+use super::{
+    assign::{LayerWeights, least_scale, weight_type},
+    feedback::round_group,
+    matrix::{Rows, tensor_of_rows},
+    options::QuantizeOptions,
+    weights::{QuantizedRows, element, nearest, scales},
+};
+use crate::{LightenError, calibrate::Moments};
+
+/// Quantizes the weights of a dot at `bits`, and corrects its bias for what that changes on average.
+///
+/// # Errors
+/// If the node is no dot with constant weights.
+pub(super) fn quantize(
+    graph: &Graph,
+    node: &Node,
+    bits: u8,
+    x_scale: f32,
+    moments: Option<&Moments>,
+    options: &QuantizeOptions,
+) -> Result<LayerWeights, LightenError> {
+    let QuantRule::Dot { weight, bias, axis } = node.op.quantization() else {
+        return Err(LightenError::Option(format!("`{}` has no weights", node.name)));
+    };
+    let tensor = node
+        .input(weight)
+        .and_then(|id| graph.constant(id))
+        .ok_or_else(|| LightenError::Option(format!("the weights of `{}` are not constant", node.name)))?;
+    let rows = Rows::of(tensor, axis);
+    let old_bias = node.input(bias).and_then(|id| graph.constant(id)).map(|b| b.to_f64s());
+    let moments = moments.filter(|m| m.width() == rows.width() && rows.count.is_multiple_of(m.groups()));
+    let group_of = |row: usize| moments.map_or(0, |m| row / (rows.count / m.groups()));
+    let importance: Vec<Vec<f64>> = match moments {
+        Some(m) if options.error_feedback && bits < 8 => {
+            (0..m.groups()).map(|g| spread(m, g, options.bias_correction)).collect()
+        }
+        _ => vec![vec![]],
+    };
+    let weigh = |row: usize| importance[if importance.len() == 1 { 0 } else { group_of(row) }].clone();
+    let mut scale = scales(&rows, bits, options.per_channel, weigh);
+    if let Some(b) = &old_bias {
+        let single = scale.len() == 1;
+        for (i, b) in b.iter().enumerate() {
+            let s = &mut scale[if single { 0 } else { i }];
+            *s = s.max(least_scale(*b, x_scale));
+        }
+    }
+    let mut quantized = nearest(&rows, bits, scale);
+    if let Some(m) = moments.filter(|_| options.error_feedback && bits < 8) {
+        let per_group = rows.count / m.groups();
+        for g in 0..m.groups() {
+            if let Some(h) = products(m, g, options.bias_correction) {
+                round_group(&rows, g * per_group, per_group, &h, bits, &mut quantized);
+            }
+        }
+    }
+    let mut new_bias = old_bias;
+    if let Some(m) = moments.filter(|_| options.bias_correction) {
+        let mut values = new_bias.unwrap_or_else(|| vec![0.0; rows.count]);
+        let means: Vec<Vec<f64>> = (0..m.groups()).map(|g| m.mean(g)).collect();
+        for (row, b) in values.iter_mut().enumerate() {
+            *b += lost(&rows, &quantized, row, &means[group_of(row)]);
+        }
+        new_bias = Some(values);
+    }
+    let element = element(bits)?;
+    Ok(LayerWeights {
+        weights: tensor_of_rows(element, tensor.shape(), axis, &quantized.ints)?,
+        ty: weight_type(element, tensor.shape(), axis, quantized.scales)?,
+        bias: new_bias,
+    })
+}
+
+/// What the rounding of a row takes away from its output for the mean input.
+fn lost(rows: &Rows, quantized: &QuantizedRows, row: usize, mean: &[f64]) -> f64 {
+    let scale = f64::from(quantized.scale(row));
+    let ints = &quantized.ints[row * rows.width()..];
+    rows.row(row).iter().zip(ints).zip(mean).map(|((w, q), m)| (w - f64::from(*q) * scale) * m).sum()
+}
+
+/// How much the error of each column matters: the variance of its input where the bias takes care of the mean.
+fn spread(moments: &Moments, group: usize, centered: bool) -> Vec<f64> {
+    let squares = moments.squares(group);
+    let total: f64 = squares.iter().sum::<f64>() / squares.len().max(1) as f64;
+    let floor = total * 1e-3 + f64::MIN_POSITIVE;
+    let mean = if centered { moments.mean(group) } else { vec![0.0; squares.len()] };
+    squares.iter().zip(mean).map(|(s, m)| (s - m * m).max(floor)).collect()
+}
+
+/// Second moments, about the mean if `centered`.
+fn products(moments: &Moments, group: usize, centered: bool) -> Option<Vec<f64>> {
+    let mut h = moments.covariance(group)?;
+    if centered {
+        let (mean, width) = (moments.mean(group), moments.width());
+        for i in 0..width {
+            for j in 0..width {
+                h[i * width + j] -= mean[i] * mean[j];
+            }
+        }
+    }
+    Some(h)
+}

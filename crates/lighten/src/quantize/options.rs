@@ -1,0 +1,195 @@
+//! What the user can say about quantization.
+
+use std::str::FromStr;
+
+use crate::LightenError;
+
+/// Widths of weights and activations: `w4a8`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bits {
+    /// Bits of a weight, 1–8.
+    pub weights: u8,
+    /// Bits of an activation, 1–8.
+    pub activations: u8,
+}
+
+impl FromStr for Bits {
+    type Err = LightenError;
+
+    fn from_str(s: &str) -> Result<Bits, LightenError> {
+        let bad = || {
+            LightenError::Option(format!(
+                "`{s}` is not a pair of widths; write for example w8a8 or w4a8, 1 to 8 bits each"
+            ))
+        };
+        let (w, a) = s.strip_prefix('w').and_then(|s| s.split_once('a')).ok_or_else(bad)?;
+        let width = |s: &str| s.parse::<u8>().ok().filter(|b| (1..=8).contains(b)).ok_or_else(bad);
+        Ok(Bits { weights: width(w)?, activations: width(a)? })
+    }
+}
+
+/// How the range of an activation is chosen from its histogram.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum RangeMethod {
+    /// From the smallest to the largest value seen.
+    MinMax,
+    /// So that this share of the values, in percent, lies inside.
+    Percentile(f64),
+    /// The range with the least squared error of quantization.
+    #[default]
+    LeastSquares,
+}
+
+/// Other widths for some layers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Override {
+    /// Layer name; `*` stands for any text, `?` for one character.
+    pub pattern: String,
+    /// Bits of the layer's weights and of the activations it reads.
+    pub bits: Bits,
+}
+
+impl FromStr for Override {
+    type Err = LightenError;
+
+    /// `PATTERN=w8a8`.
+    fn from_str(s: &str) -> Result<Override, LightenError> {
+        let (pattern, bits) = s
+            .rsplit_once('=')
+            .ok_or_else(|| LightenError::Option(format!("`{s}`: write LAYER=w8a8, with * for any part of the name")))?;
+        Ok(Override { pattern: pattern.into(), bits: bits.parse()? })
+    }
+}
+
+/// Options of quantization.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantizeOptions {
+    /// Widths of all layers that no override names.
+    pub bits: Bits,
+    /// Widths by layer; the first pattern that fits wins.
+    pub overrides: Vec<Override>,
+    /// Layers that stay in floating point, as patterns.
+    pub keep_float: Vec<String>,
+    /// At least so many bits for the weights of the first and the last layer, and for the network's inputs.
+    pub edge_bits: Option<u8>,
+    /// How activation ranges are chosen.
+    pub range: RangeMethod,
+    /// One weight scale per output channel rather than per tensor.
+    pub per_channel: bool,
+    /// Shift biases by what quantizing the weights changes on average.
+    pub bias_correction: bool,
+    /// Even out the channels of consecutive layers first (cross-layer equalization, arXiv:1906.04721).
+    pub equalize: bool,
+    /// Below eight bits, let each rounding make up for the errors of those before it, as the layer's inputs weigh them
+    /// (arXiv:2210.17323).
+    pub error_feedback: bool,
+}
+
+impl Default for QuantizeOptions {
+    fn default() -> QuantizeOptions {
+        QuantizeOptions {
+            bits: Bits { weights: 8, activations: 8 },
+            overrides: vec![],
+            keep_float: vec![],
+            edge_bits: Some(8),
+            range: RangeMethod::default(),
+            per_channel: true,
+            bias_correction: true,
+            equalize: false,
+            error_feedback: true,
+        }
+    }
+}
+
+impl QuantizeOptions {
+    /// Default options at other widths.
+    pub fn with_bits(bits: Bits) -> QuantizeOptions {
+        QuantizeOptions { bits, ..QuantizeOptions::default() }
+    }
+
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// Names the option that is out of range.
+    pub fn validate(&self) -> Result<(), LightenError> {
+        let widths = self.overrides.iter().map(|o| o.bits).chain([self.bits]).flat_map(|b| [b.weights, b.activations]);
+        if let Some(bad) = widths.chain(self.edge_bits).find(|b| !(1..=8).contains(b)) {
+            return Err(LightenError::Option(format!("{bad} bits; widths go from 1 to 8")));
+        }
+        match self.range {
+            RangeMethod::Percentile(p) if !(50.0..=100.0).contains(&p) => {
+                Err(LightenError::Option(format!("percentile {p}; it goes from 50 to 100")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The widths asked for a layer by name, before the edges are considered; `true` if an override named it.
+    pub(crate) fn bits_of(&self, layer: &str) -> (Bits, bool) {
+        match self.overrides.iter().find(|o| matches(&o.pattern, layer)) {
+            Some(o) => (o.bits, true),
+            None => (self.bits, false),
+        }
+    }
+
+    /// Whether the user wants a layer to stay in floating point.
+    pub(crate) fn keeps_float(&self, layer: &str) -> bool {
+        self.keep_float.iter().any(|p| matches(p, layer))
+    }
+}
+
+/// Whether `name` is what `pattern` describes: `*` any text, `?` one character.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let (p, n): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (mut i, mut j) = (0, 0);
+    // Where the last star stands, and up to where it has eaten.
+    let mut star: Option<(usize, usize)> = None;
+    while j < n.len() {
+        if i < p.len() && p[i] == '*' {
+            star = Some((i, j));
+            i += 1;
+        } else if i < p.len() && (p[i] == '?' || p[i] == n[j]) {
+            i += 1;
+            j += 1;
+        } else if let Some((s, eaten)) = star {
+            star = Some((s, eaten + 1));
+            i = s + 1;
+            j = eaten + 1;
+        } else {
+            return false;
+        }
+    }
+    p[i..].iter().all(|c| *c == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widths_are_read_as_people_write_them() {
+        assert_eq!("w4a8".parse::<Bits>().unwrap(), Bits { weights: 4, activations: 8 });
+        for bad in ["w9a8", "w0a1", "4a8", "w4", "w4a", "wa", ""] {
+            assert!(bad.parse::<Bits>().is_err(), "{bad}");
+        }
+        let o: Override = "layer*=w2a4".parse().unwrap();
+        assert_eq!((o.pattern.as_str(), o.bits), ("layer*", Bits { weights: 2, activations: 4 }));
+    }
+
+    #[test]
+    fn patterns() {
+        for (pattern, name, fits) in [
+            ("*", "", true),
+            ("conv", "conv", true),
+            ("conv", "conv1", false),
+            ("conv*", "conv1", true),
+            ("*/fc/*", "/head/fc/Gemm", true),
+            ("*a*b", "xaaxbb", true),
+            ("*a*b", "xaaxbbc", false),
+            ("c?n?", "conv", true),
+            ("é*", "émile", true),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What lightening gained and lost: bits, sizes, operations and noise, layer by layer.
+
+mod cost;
+mod noise;
+
+use std::collections::BTreeMap;
+
+use qing_graph::{Graph, Tensor};
+use serde::Serialize;
+
+pub use cost::{layers, totals};
+
+use crate::{
+    LightenError, Progress,
+    quantize::{Mode, Quantized},
+};
+
+/// Sums over a network.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Totals {
+    /// Constants that layers compute with: weights and biases.
+    pub parameters: u64,
+    /// Bytes of the parameters, each at its own width; ternary weights count 1.58 bits.
+    pub weight_bytes: f64,
+    /// Multiply–accumulates of one sample.
+    pub macs: u64,
+    /// Multiply–accumulates times the bits of both operands.
+    pub bit_operations: u64,
+}
+
+/// A layer with weights.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Layer {
+    /// Name of the node.
+    pub name: String,
+    /// Name of its op.
+    pub op: String,
+    /// Shape of its first output, where known.
+    pub output: Vec<usize>,
+    /// Bits of its weights.
+    pub weight_bits: u8,
+    /// Bits of the activations it reads.
+    pub activation_bits: u8,
+    /// Weights and biases.
+    pub parameters: u64,
+    /// Their bytes.
+    pub weight_bytes: f64,
+    /// Multiply–accumulates of one sample.
+    pub macs: u64,
+    /// Multiply–accumulates times the bits of both operands.
+    pub bit_operations: u64,
+    /// Power of its output over the power of what quantization of the network up to here added, in decibels; absent if
+    /// not measured.
+    pub sqnr_db: Option<f64>,
+}
+
+/// A node that still computes in floating point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Island {
+    /// Name of the node.
+    pub node: String,
+    /// Name of its op.
+    pub op: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The data ranges were chosen on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Calibration {
+    /// Number of samples.
+    pub samples: usize,
+    /// True if the data was made up: accuracy may suffer, and nothing here is measured on real inputs.
+    pub synthetic: bool,
+}
+
+/// What lightening gained and lost.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Name of the model.
+    pub model: String,
+    /// The network as it came, with constants folded.
+    pub before: Totals,
+    /// The lighter network.
+    pub after: Totals,
+    /// Its layers with weights.
+    pub layers: Vec<Layer>,
+    /// Nodes left in floating point.
+    pub islands: Vec<Island>,
+    /// The data ranges were chosen on.
+    pub calibration: Calibration,
+    /// Signal-to-quantization-noise ratio of the first output, in decibels.
+    pub output_sqnr_db: Option<f64>,
+}
+
+/// Compares a float network with its quantized form.
+///
+/// # Errors
+/// If a graph cannot be run on `noise` batches.
+pub(crate) fn report(
+    float: &Graph,
+    quantized: &Quantized,
+    sample: Option<&Vec<Tensor>>,
+    noise: &[Vec<Tensor>],
+    calibration: Calibration,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Report, LightenError> {
+    let typed = &quantized.assigned.graph;
+    let noise = noise::measure(float, quantized, noise, progress)?;
+    let mut layers = layers(typed, sample.map(Vec::as_slice));
+    for layer in &mut layers {
+        layer.sqnr_db = noise.layers.get(&layer.name).copied();
+    }
+    let islands = quantized.modes.iter().zip(&float.nodes).filter_map(|(mode, node)| match mode {
+        Mode::Float(reason) => {
+            Some(Island { node: node.name.clone(), op: node.op.name().into(), reason: reason.clone() })
+        }
+        _ => None,
+    });
+    Ok(Report {
+        model: float.name.clone(),
+        before: totals(float, sample.map(Vec::as_slice)),
+        after: totals(typed, sample.map(Vec::as_slice)),
+        islands: islands.collect(),
+        layers,
+        calibration,
+        output_sqnr_db: noise.output,
+    })
+}
+
+/// Noise by layer name, and of the first output.
+struct Noise {
+    layers: BTreeMap<String, f64>,
+    output: Option<f64>,
+}

@@ -1,0 +1,164 @@
+//! From a float graph to a typed one, on networks small enough to check by the reference evaluator.
+
+use std::sync::Arc;
+
+use qing_graph::{Element, Graph, Tensor, Type, ValueId, interpret::interpret, ops, verify::verify};
+use qing_lighten::{Bits, LightenError, Options, QuantizeOptions, RangeMethod, lighten};
+
+fn noise(shape: &[usize], seed: usize, size: f32) -> Tensor {
+    let count = shape.iter().product();
+    let value = |i: usize| {
+        let h = (i + seed * 1_000_003).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        ((h >> 40) as f32 / 16_777_216.0 - 0.5) * 2.0 * size
+    };
+    Tensor::new(shape, (0..count).map(value).collect()).unwrap()
+}
+
+fn conv(g: &mut Graph, name: &str, x: ValueId, shape: [usize; 4], group: i64, seed: usize) -> ValueId {
+    let fan: usize = shape[1..].iter().product();
+    let w = g.add_constant(&format!("{name}.w"), noise(&shape, seed, (3.0 / fan as f32).sqrt()));
+    let b = g.add_constant(&format!("{name}.b"), noise(&[shape[0]], seed + 1, 0.2));
+    let pad = if shape[2] % 2 == 1 { (shape[2] / 2) as i64 } else { 0 };
+    let op = ops::Conv { group, pads: vec![pad; 4], ..ops::Conv::default() };
+    g.add_node(Arc::new(op), name, &[Some(x), Some(w), Some(b)], 1).unwrap()[0]
+}
+
+fn relu(g: &mut Graph, name: &str, x: ValueId) -> ValueId {
+    g.add_node(Arc::new(ops::Relu {}), name, &[Some(x)], 1).unwrap()[0]
+}
+
+/// A stem, a residual block with a depthwise convolution, pooling and a last layer whose result stays real.
+fn network() -> Graph {
+    let mut g = Graph::new("small");
+    let x = g.add_input("x", Type::new(Element::F32, [1usize, 3, 8, 8]));
+    let stem = conv(&mut g, "stem", x, [8, 3, 3, 3], 1, 1);
+    let stem = relu(&mut g, "stem.relu", stem);
+    let a = conv(&mut g, "a", stem, [8, 1, 3, 3], 8, 3);
+    let a = relu(&mut g, "a.relu", a);
+    let b = conv(&mut g, "b", a, [8, 8, 1, 1], 1, 5);
+    let sum = g.add_node(Arc::new(ops::Add {}), "sum", &[Some(b), Some(stem)], 1).unwrap()[0];
+    let sum = relu(&mut g, "sum.relu", sum);
+    let pool = ops::MaxPool { kernel_shape: vec![2, 2], strides: vec![2, 2], ..ops::MaxPool::default() };
+    let p = g.add_node(Arc::new(pool), "pool", &[Some(sum)], 1).unwrap()[0];
+    let y = conv(&mut g, "head", p, [4, 8, 4, 4], 1, 7);
+    g.mark_output(y);
+    g
+}
+
+fn batches(n: usize) -> Vec<Vec<Tensor>> {
+    (0..n).map(|i| vec![noise(&[1, 3, 8, 8], 100 + i, 1.5)]).collect()
+}
+
+fn decibels(a: &Tensor, b: &Tensor) -> f64 {
+    let (mut s, mut e) = (0.0, 0.0);
+    for (a, b) in a.to_f64s().into_iter().zip(b.to_f64s()) {
+        s += a * a;
+        e += (a - b) * (a - b);
+    }
+    10.0 * (s / e).log10()
+}
+
+fn options(bits: &str) -> Options {
+    let mut quantize = QuantizeOptions::with_bits(bits.parse().unwrap());
+    quantize.edge_bits = None;
+    Options { quantize, ..Options::default() }
+}
+
+#[test]
+fn every_width_gives_a_legal_graph_within_its_noise_budget() {
+    let (graph, data) = (network(), batches(6));
+    for (bits, least) in [("w1a8", -1.0), ("w2a8", 3.0), ("w3a8", 10.0), ("w4a8", 16.0), ("w6a8", 25.0), ("w8a8", 30.0)]
+    {
+        let made = lighten(&graph, &data, &options(bits), &mut |_| {}).unwrap();
+        verify(&made.graph).unwrap();
+        let input = noise(&[1, 3, 8, 8], 999, 1.5);
+        let (a, b) = (interpret(&graph, &[input.clone()]).unwrap(), interpret(&made.graph, &[input]).unwrap());
+        let db = decibels(&a[0], &b[0]);
+        assert!(db > least, "{bits}: {db} dB");
+    }
+    for bits in ["w8a1", "w1a1", "w3a5", "w7a2", "w5a3"] {
+        let made = lighten(&graph, &data, &options(bits), &mut |_| {}).unwrap();
+        interpret(&made.graph, &data[0]).unwrap();
+    }
+}
+
+#[test]
+fn the_whole_network_is_integer_but_its_result() {
+    let made = lighten(&network(), &batches(3), &options("w4a8"), &mut |_| {}).unwrap();
+    let names: Vec<&str> = made.graph.nodes.iter().map(|n| n.op.name()).collect();
+    assert_eq!(names, ["Quantize", "Conv", "Relu", "Conv", "Relu", "Conv", "Add", "Relu", "MaxPool", "Conv"]);
+    assert_eq!(made.report.islands, []);
+    let out = made.graph.ty(made.graph.outputs[0]);
+    assert_eq!((out.element, out.quant.is_some()), (Element::F32, false));
+    assert_eq!(made.graph.value(made.graph.outputs[0]).name, "head");
+    // A layer and the ReLU after it have one type, whose zero point is the smallest integer.
+    let (conv, relu) = (&made.graph.nodes[1], &made.graph.nodes[2]);
+    let ty = made.graph.ty(conv.outputs[0]);
+    assert_eq!(ty, made.graph.ty(relu.outputs[0]));
+    assert_eq!(ty.quant.as_ref().unwrap().zero(0), 0);
+    assert!(made.report.layers.iter().all(|l| l.weight_bits == 4 && l.activation_bits == 8 && l.sqnr_db.is_some()));
+}
+
+#[test]
+fn reports_count_bits_and_operations() {
+    let made = lighten(&network(), &batches(2), &options("w2a4"), &mut |_| {}).unwrap();
+    let r = &made.report;
+    let macs = (8 * 27 + 8 * 9 + 8 * 8) * 64 + 4 * 8 * 16;
+    assert_eq!((r.before.macs, r.after.macs), (macs, macs));
+    assert_eq!((r.before.bit_operations, r.after.bit_operations), (macs * 32 * 32, macs * 8));
+    let weights = (8 * 27 + 8 * 9 + 64 + 4 * 8 * 16) as f64;
+    assert!((r.after.weight_bytes - (weights * 3f64.log2() / 8.0 + 28.0 * 4.0)).abs() < 1e-6);
+    assert!(!r.calibration.synthetic && r.calibration.samples == 2);
+}
+
+#[test]
+fn overrides_edges_and_islands() {
+    let graph = network();
+    let mut o = options("w4a8");
+    o.quantize.edge_bits = Some(8);
+    o.quantize.overrides = vec!["b=w2a4".parse().unwrap()];
+    o.quantize.keep_float = vec!["a*".into()];
+    let made = lighten(&graph, &batches(2), &o, &mut |_| {}).unwrap();
+    let bits = |n: &str| made.report.layers.iter().find(|l| l.name == n).map(|l| (l.weight_bits, l.activation_bits));
+    assert_eq!(
+        [bits("stem"), bits("a"), bits("b"), bits("head")],
+        [Some((8, 8)), Some((32, 32)), Some((2, 4)), Some((8, 8))]
+    );
+    let islands: Vec<&str> = made.report.islands.iter().map(|i| i.node.as_str()).collect();
+    assert_eq!(islands, ["a", "a.relu"]);
+    interpret(&made.graph, &batches(1)[0]).unwrap();
+}
+
+#[test]
+fn the_same_every_time_and_without_data_loudly() {
+    let graph = network();
+    let dump = |data: &[Vec<Tensor>]| {
+        let made = lighten(&graph, data, &options("w4a8"), &mut |_| {}).unwrap();
+        let constants: Vec<Tensor> = made.graph.values().filter_map(|(_, v)| v.constant.clone()).collect();
+        (made.report, constants)
+    };
+    assert_eq!(dump(&batches(3)), dump(&batches(3)));
+    assert!(dump(&[]).0.calibration.synthetic);
+}
+
+#[test]
+fn every_range_method_works() {
+    for range in [RangeMethod::MinMax, RangeMethod::Percentile(99.9), RangeMethod::LeastSquares] {
+        let mut o = options("w8a8");
+        o.quantize.range = range;
+        let made = lighten(&network(), &batches(4), &o, &mut |_| {}).unwrap();
+        assert!(made.report.output_sqnr_db.unwrap() > 25.0, "{range:?}: {:?}", made.report.output_sqnr_db);
+    }
+}
+
+#[test]
+fn errors_name_what_is_wrong() {
+    let mut o = options("w8a8");
+    o.quantize.bits = Bits { weights: 9, activations: 8 };
+    assert!(
+        matches!(lighten(&network(), &batches(1), &o, &mut |_| {}), Err(LightenError::Option(e)) if e.contains('9'))
+    );
+    let wrong = vec![vec![noise(&[1, 3, 4, 4], 1, 1.0)]];
+    let e = lighten(&network(), &wrong, &options("w8a8"), &mut |_| {}).unwrap_err().to_string();
+    assert!(e.contains("`x`") && e.contains("[1, 3, 4, 4]"), "{e}");
+}
