@@ -289,6 +289,36 @@ fn arithmetic_dyn(
     for_scalar!(a.element(), T => binary(a, b, |x: T, y: T| from_wide::<T>(integer(to_wide(x), to_wide(y)))))
 }
 
+/// All inputs combined from the first to the last by a binary function, as [`arithmetic`] does two.
+///
+/// # Errors
+/// As [`arithmetic`].
+pub fn fold(
+    cx: &Eval<'_>,
+    real: impl Fn(f64, f64) -> f64,
+    integer: impl Fn(i128, i128) -> i128,
+) -> Result<Vec<Tensor>, OpError> {
+    let mut all = cx.input(0)?.clone();
+    for i in 1..cx.inputs.len() {
+        // A trailing optional input may be named and absent.
+        if let Some(next) = cx.optional(i) {
+            all = arithmetic_dyn(&all, next, &real, &integer)?;
+        }
+    }
+    Ok(vec![all])
+}
+
+/// A broadcasting function of the bits of two integers of one element.
+///
+/// # Errors
+/// If the elements differ or are not integers, or the shapes do not broadcast.
+pub fn bitwise(a: &Tensor, b: &Tensor, f: fn(i128, i128) -> i128) -> Result<Tensor, OpError> {
+    if a.element().is_float() {
+        return Err(OpError::invalid(format!("the bits of {}; expected integers", a.element())));
+    }
+    arithmetic(a, b, |_, _| f64::NAN, f)
+}
+
 /// An integer of any element, exactly.
 pub fn to_wide<T: Scalar>(v: T) -> i128 {
     if T::ELEMENT == Element::U64 { i128::from(v.to_i64() as u64) } else { v.to_i64().into() }
