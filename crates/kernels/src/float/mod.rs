@@ -15,6 +15,7 @@ pub mod rows;
 mod simd;
 #[cfg(test)]
 mod testing;
+mod winograd;
 
 /// The range that a kernel's results are limited to before they are stored: how ReLU and clip are fused.
 #[derive(Debug, Clone, Copy, PartialEq)]
