@@ -299,7 +299,7 @@ impl Builder<'_> {
             QuantRule::Add => {
                 let Some(b) = node.input(1).and_then(|b| self.typed.get(&b)).copied() else { return Ok(false) };
                 let Some(target) = self.target(y) else { return Ok(false) };
-                self.emit(node, vec![Some(x), Some(b)], Some(&target))
+                self.emit(node, &[Some(x), Some(b)], Some(&target))
             }
             QuantRule::Mean | QuantRule::Table => {
                 let Some(target) = self.target(y) else { return Ok(false) };
@@ -310,7 +310,7 @@ impl Builder<'_> {
                 for id in node.inputs.iter().skip(1) {
                     inputs.push(id.map(|id| self.plain(id)).transpose()?);
                 }
-                self.emit(node, inputs, Some(&target))
+                self.emit(node, &inputs, Some(&target))
             }
             QuantRule::Rescale => {
                 let inputs: Option<Vec<ValueId>> =
@@ -319,14 +319,14 @@ impl Builder<'_> {
                 if inputs.len() != node.inputs.len() {
                     return Ok(false);
                 }
-                self.emit(node, inputs.into_iter().map(Some).collect(), Some(&target))
+                self.emit(node, &inputs.into_iter().map(Some).collect::<Vec<_>>(), Some(&target))
             }
             QuantRule::Float => Ok(false),
         }
     }
 
     /// Adds the node with one output, quantized as `target` says or real; false if its inputs are not quantized per tensor.
-    fn emit(&mut self, node: &Node, inputs: Vec<Option<ValueId>>, target: Option<&Params>) -> Result<bool, GraphError> {
+    fn emit(&mut self, node: &Node, inputs: &[Option<ValueId>], target: Option<&Params>) -> Result<bool, GraphError> {
         let y = node.outputs[0];
         let per_tensor = |id: &ValueId| {
             let q = &self.made.ty(*id).quant;
@@ -340,7 +340,7 @@ impl Builder<'_> {
             Some(params) => self.type_of(y, params),
             None => self.from.ty(y).clone(),
         };
-        let new = self.made.add_typed_node(node.op.clone(), &node.name, &inputs, vec![ty])?[0];
+        let new = self.made.add_typed_node(node.op.clone(), &node.name, inputs, vec![ty])?[0];
         self.made.rename(new, &self.from.value(y).name);
         if target.is_some() { &mut self.typed } else { &mut self.plain }.insert(y, new);
         Ok(true)
@@ -466,7 +466,7 @@ impl Builder<'_> {
             inputs.push(Some(self.made.add_constant(&name, Tensor::vector(ints))));
         }
         let target = self.target(node.outputs[0]);
-        self.emit(node, inputs, target.as_ref())
+        self.emit(node, &inputs, target.as_ref())
     }
 
     /// A bias in units of `x_scale·w_scale[c]`: the integers that were dequantized with about that scale, else rounded.
