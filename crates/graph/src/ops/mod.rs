@@ -26,6 +26,7 @@ ops! {
     average_pool::AveragePool,
     batch_normalization::BatchNormalization,
     bias_gelu::BiasGelu,
+    bipolar_quant::BipolarQuant,
     bit_cast::BitCast,
     bit_shift::BitShift,
     bitwise_and::BitwiseAnd,
@@ -106,8 +107,17 @@ ops! {
     p_relu::PRelu,
     pad::Pad,
     pow::Pow,
+    q_linear_add::QLinearAdd,
+    q_linear_average_pool::QLinearAveragePool,
+    q_linear_concat::QLinearConcat,
     q_linear_conv::QLinearConv,
+    q_linear_global_average_pool::QLinearGlobalAveragePool,
+    q_linear_leaky_relu::QLinearLeakyRelu,
     q_linear_mat_mul::QLinearMatMul,
+    q_linear_mul::QLinearMul,
+    q_linear_sigmoid::QLinearSigmoid,
+    q_linear_softmax::QLinearSoftmax,
+    quant::Quant,
     quantize::Quantize,
     quantize_linear::QuantizeLinear,
     quick_gelu::QuickGelu,
@@ -155,14 +165,21 @@ ops! {
     tile::Tile,
     top_k::TopK,
     transpose::Transpose,
+    trunc::Trunc,
     unsqueeze::Unsqueeze,
     upsample::Upsample,
     where_::Where,
     xor::Xor,
 }
 
-/// The op called `name` in `domain`.
+/// The op called `name` in `domain`; domains that have changed their names are known by all of them.
 pub fn find(domain: &str, name: &str) -> Option<&'static crate::OpSpec> {
-    let domain = if domain == "ai.onnx" { "" } else { domain };
+    let domain = match (domain, name) {
+        ("ai.onnx", _) => "",
+        // ONNX Runtime had them before ONNX; they have become the same.
+        ("com.microsoft", "QuantizeLinear" | "DequantizeLinear") => "",
+        ("qonnx" | "finn.custom_op.general" | "onnx.brevitas", _) => "qonnx.custom_op.general",
+        (other, _) => other,
+    };
     OPS.iter().copied().find(|spec| spec.name == name && spec.domain == domain)
 }

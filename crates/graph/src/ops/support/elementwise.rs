@@ -120,6 +120,22 @@ pub fn broadcast_indices(a: &[usize], b: &[usize]) -> Result<(Vec<usize>, Vec<(u
     Ok((shape, pairs))
 }
 
+/// The values of a tensor broadcast to a shape, as f64.
+///
+/// # Errors
+/// If it does not broadcast to exactly this shape.
+pub fn broadcast_to(x: &Tensor, shape: &[usize]) -> Result<Vec<f64>, OpError> {
+    if broadcast(x.shape(), shape)? != shape {
+        return Err(OpError::invalid(format!("{:?} cannot be broadcast to {shape:?}", x.shape())));
+    }
+    let values = x.to_f64s();
+    if let [one] = values[..] {
+        return Ok(vec![one; qing_tensor::element_count(shape)?]);
+    }
+    let steps: Vec<isize> = broadcast_strides(x.shape(), shape).into_iter().map(|s| s as isize).collect();
+    Ok(super::movement::strided(shape, 0, &steps).into_iter().map(|i| values[i]).collect())
+}
+
 /// Calls `f` with every index of a shape, in row-major order.
 pub fn each_index(shape: &[usize], mut f: impl FnMut(&[usize])) {
     if shape.contains(&0) {
