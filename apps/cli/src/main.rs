@@ -1,2 +1,85 @@
-//! The command line of qing.
-fn main() {}
+//! `qing`, the command line: one module a subcommand, on the public API of the crate `qing` alone.
+//!
+//! Exit codes: 0 done, 1 failed (the message says where and what to do), 2 wrong usage.
+#![forbid(unsafe_code)]
+
+mod accuracy;
+mod bench;
+mod evaluate;
+mod feeds;
+mod inspect;
+mod lighten;
+mod model;
+mod output;
+mod picture;
+mod process;
+mod progress;
+mod run;
+mod runner;
+mod table;
+mod timing;
+mod zoo;
+
+use std::{io, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  qing lighten zoo:fashion                          everything at once, with nothing else installed
+  qing lighten net.onnx --calibrate photos --bits w8a8 -o light.onnx -o light.qing
+  qing lighten net.onnx --calibrate data@0::10 --evaluate data@!0::10
+  qing evaluate light.qing --data cifar10
+  qing run light.qing cat.jpg dog.jpg --top 3
+  qing bench light.qing --threads 2
+
+MODEL is a file (.onnx, .tflite, .qing) or a network that comes with qing (zoo:NAME, see `qing zoo`).
+DATA is PATH[:SPLIT][@SLICE]. PATH is a folder with labels.csv (file,class), one folder per class, or plain images;
+a folder of mosaics or IDX files; x.npy with y.npy, or an .npz with x and y; or zoo:NAME. SPLIT is train or test.
+SLICE is start:stop:step as in Python, or the others with `!`: data@0::10 is every tenth sample, data@!0::10 the rest.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.";
+
+/// Makes trained neural networks light, and runs them.
+#[derive(Debug, Parser)]
+#[command(name = "qing", version, after_help = EXAMPLES, max_term_width = 120, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Lighten(lighten::Args),
+    Run(run::Args),
+    Evaluate(evaluate::Args),
+    Inspect(inspect::Args),
+    Bench(bench::Args),
+    Zoo(zoo::Args),
+}
+
+fn main() -> ExitCode {
+    // Read before anything is loaded, so that memory can be reported without the program's own.
+    let base_memory = process::resident_bytes();
+    let result = match Cli::parse().command {
+        Command::Lighten(args) => lighten::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Bench(args) => bench::run(&args, base_memory),
+        Command::Zoo(args) => zoo::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough: `qing inspect … | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::note(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use qing_formats::npy;
 use qing_graph::{Element, Tensor};
 
 use crate::{
@@ -9,7 +10,6 @@ use crate::{
     dataset::Source,
     error::{read_file, read_text},
     mosaic::parse_labels,
-    npy, npz,
 };
 
 /// An array of samples, with labels in `NAME_y.npy`, `NAME_labels.npy`, or, for `x.npy`, `y.npy` beside it.
@@ -26,13 +26,10 @@ pub(crate) fn open_npy(path: &Path) -> Result<Source, DataError> {
 
 /// The arrays `x` and `y` of an archive (or its only array).
 pub(crate) fn open_npz(path: &Path) -> Result<Source, DataError> {
-    let mut arrays = npz::read(path)?;
-    let mut take = |names: &[&str]| {
-        let at = arrays.iter().position(|(name, _)| names.contains(&name.as_str()));
-        at.map(|i| arrays.remove(i).1)
-    };
-    let labels = take(&["y", "labels", "y_test"]);
-    let x = take(&["x", "images", "x_test"]).or_else(|| (arrays.len() == 1).then(|| arrays.remove(0).1));
+    let mut arrays = npy::read_npz(path)?;
+    let labels = ["y", "labels", "y_test"].iter().find_map(|name| arrays.remove(*name));
+    let x = ["x", "images", "x_test"].iter().find_map(|name| arrays.remove(*name));
+    let x = x.or_else(|| (arrays.len() == 1).then(|| arrays.drain().next().map(|(_, x)| x)).flatten());
     let x = x.ok_or_else(|| DataError::format(path, "expected an array named `x` (and `y` with the classes)"))?;
     pair(path, x, labels.as_ref())
 }
@@ -106,9 +103,9 @@ mod tests {
         let x = Tensor::new(&[2, 3], vec![0.0f32, 1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
         let y = Tensor::vector(vec![8i64, 9]);
         let want = Item::Array(Tensor::vector(vec![3.0f32, 4.0, 5.0]));
-        npz::write(&at("both.npz"), &[("y".into(), y.clone()), ("x".into(), x.clone())]).unwrap();
-        std::fs::write(at("x.npy"), npy::format(&x)).unwrap();
-        std::fs::write(at("y.npy"), npy::format(&y)).unwrap();
+        crate::npz::write(&at("both.npz"), &[("y".into(), y.clone()), ("x".into(), x.clone())]).unwrap();
+        std::fs::write(at("x.npy"), npy::to_bytes(&x)).unwrap();
+        std::fs::write(at("y.npy"), npy::to_bytes(&y)).unwrap();
         for path in [at("both.npz"), at("x.npy"), folder.path().into()] {
             let data = Dataset::open(path.to_str().unwrap()).unwrap();
             assert_eq!((data.len(), data.label(1)), (2, Some(9)), "{path:?}");

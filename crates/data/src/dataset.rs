@@ -3,9 +3,10 @@ use std::{
     sync::Arc,
 };
 
+use qing_formats::npy;
 use qing_graph::Tensor;
 
-use crate::{DataError, DataSpec, Pixels, arrays, folder, idx, mosaic, mosaic::Sheets, npy, npz, zoo};
+use crate::{DataError, DataSpec, Pixels, arrays, folder, idx, mosaic, mosaic::Sheets, zoo};
 
 /// One sample, without its batch dimension.
 #[derive(Debug, Clone, PartialEq)]
@@ -204,7 +205,7 @@ impl Item {
         let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
         Ok(match extension.as_str() {
             "npy" => vec![(None, Item::Array(npy::read(path)?))],
-            "npz" => npz::read(path)?.into_iter().map(|(name, x)| (Some(name), Item::Array(x))).collect(),
+            "npz" => npy::read_npz(path)?.into_iter().map(|(name, x)| (Some(name), Item::Array(x))).collect(),
             _ => vec![(None, Item::Image(Pixels::open(path)?))],
         })
     }

@@ -22,6 +22,9 @@ pub enum DataError {
     /// A flag, a metadata entry or a selection that cannot be understood.
     #[error("{0}")]
     Invalid(String),
+    /// An array file that cannot be read or written.
+    #[error(transparent)]
+    Array(#[from] qing_formats::FormatError),
     /// Tensors that do not fit together.
     #[error(transparent)]
     Tensor(#[from] qing_graph::TensorError),

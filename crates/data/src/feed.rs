@@ -1,4 +1,4 @@
-use qing_graph::{Element, Tensor, Type};
+use qing_graph::{Element, Graph, Tensor, Type};
 
 use crate::{DataError, Item, Layout, Preprocess};
 
@@ -15,6 +15,19 @@ pub struct Feed {
 }
 
 impl Feed {
+    /// What input `i` of a network takes, as its type and the network's metadata say.
+    ///
+    /// # Errors
+    /// If there is no such input, or the metadata cannot be understood.
+    pub fn for_input(graph: &Graph, i: usize) -> Result<Feed, DataError> {
+        let Some(id) = graph.inputs.get(i) else {
+            return Err(DataError::invalid(format!("the model has {} inputs, no input {i}", graph.inputs.len())));
+        };
+        let value = graph.value(*id);
+        let preprocess = Preprocess::from_metadata(&graph.metadata, &value.ty)?;
+        Ok(Feed { name: value.name.clone(), ty: value.ty.clone(), preprocess })
+    }
+
     /// A batch of samples along the first axis of the input.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! [`Dataset::open`] understands the layouts data usually comes in; [`Preprocess`] turns pixels into numbers the way the
 //! network was trained; [`Feed`] gathers samples into batches of the type a graph input has. What a network needs to know
-//! travels in its metadata (`qing.input.*`, `qing.labels`). This crate knows no kernel, no engine and no model format.
+//! travels in its metadata (`qing.input.*`, `qing.labels`). This crate knows no kernel, no engine and no model.
 
 mod arrays;
 mod dataset;
@@ -16,7 +16,6 @@ mod preprocess;
 mod select;
 mod synthetic;
 
-pub mod npy;
 pub mod npz;
 pub mod zoo;
 

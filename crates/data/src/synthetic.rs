@@ -1,33 +1,16 @@
-use qing_graph::Tensor;
+use crate::{Feed, Item, Layout, Pixels};
 
-use crate::{DataError, Feed, Item, Pixels};
-
-/// Samples for a network without data: for image inputs, smooth random shapes with a little noise, in whose statistics
-/// natural images are at least as wide; else standard normal numbers. The same seed gives the same samples.
-///
-/// # Errors
-/// If the shape of the input has dimensions besides the first that are not known.
-pub fn synthetic(feed: &Feed, count: usize, seed: u64) -> Result<Vec<Item>, DataError> {
+/// Made-up images for a network whose input is an image: smooth shapes with a little noise, in sizes and values the
+/// preprocessing would give photographs. `None` for other networks. The same seed gives the same images.
+pub fn synthetic(feed: &Feed, count: usize, seed: u64) -> Option<Vec<Item>> {
+    let layout = feed.preprocess.as_ref()?.layout;
+    let dims = feed.ty.shape.as_ref()?;
+    let (row, column) = if layout == Layout::Nchw { (2, 3) } else { (1, 2) };
+    let (height, width) = (dims.get(row)?.known()?, dims.get(column)?.known()?);
     let mut random = Random(seed.wrapping_mul(2).wrapping_add(1));
-    if let Some(p) = &feed.preprocess {
-        let side = |i: usize| feed.ty.shape.as_ref().and_then(|s| s.get(i)?.known());
-        let (h, w) = match p.layout {
-            crate::Layout::Nchw => (side(2), side(3)),
-            crate::Layout::Nhwc => (side(1), side(2)),
-        };
-        if let (Some(h), Some(w)) = (h, w) {
-            let image = |r: &mut Random| Pixels::new(w, h, 3, picture(r, w, h)).map(Item::Image);
-            return (0..count).map(|_| image(&mut random)).collect();
-        }
-    }
-    let dims =
-        feed.ty.shape.as_ref().and_then(|dims| dims.get(1..)?.iter().map(|d| d.known()).collect::<Option<Vec<_>>>());
-    let Some(shape) = dims else {
-        let (name, ty) = (&feed.name, &feed.ty);
-        return Err(DataError::invalid(format!("input `{name}` is {ty}: its shape is not known, so give real data")));
-    };
-    let n: usize = shape.iter().product();
-    (0..count).map(|_| Ok(Item::Array(Tensor::new(&shape, (0..n).map(|_| random.normal()).collect())?))).collect()
+    (0..count)
+        .map(|_| Pixels::new(width, height, 3, picture(&mut random, width, height)).ok().map(Item::Image))
+        .collect()
 }
 
 /// A background gradient, then a dozen discs and boxes, then noise of about 2 %.
