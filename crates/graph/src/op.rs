@@ -13,7 +13,7 @@ use crate::{AttrValue, Attrs, Dim, Graph, OpError, Quant, Type, ValueId};
 pub struct OpSpec {
     /// Name in ONNX, or qing's own.
     pub name: &'static str,
-    /// ONNX domain: `""` for the standard one, `"com.microsoft"`, `"qonnx"`, or `"qing"` for qing's own ops.
+    /// ONNX domain: `""` for the standard one, `"com.microsoft"`, `"qonnx.custom_op.general"`, or `"qing"` for qing's own ops.
     pub domain: &'static str,
     /// What it computes, in words.
     pub docs: &'static str,

@@ -1,5 +1,5 @@
 //! Speed of the float convolutions on the layers of known networks, on one thread, beside the fastest rate at which the
-//! machine can multiply and add.
+//! machine can multiply and add. Rates count the products of the plain sum; where Winograd's method needs fewer, they pass 100 %.
 //!
 //! `cargo run --release -p qing-kernels --example bench_f32 [FILTER]`
 

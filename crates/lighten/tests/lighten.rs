@@ -72,7 +72,8 @@ fn every_width_gives_a_legal_graph_within_its_noise_budget() {
         let made = lighten(&graph, &data, &options(bits), &mut |_| {}).unwrap();
         verify(&made.graph).unwrap();
         let input = noise(&[1, 3, 8, 8], 999, 1.5);
-        let (a, b) = (interpret(&graph, &[input.clone()]).unwrap(), interpret(&made.graph, &[input]).unwrap());
+        let (a, b) =
+            (interpret(&graph, std::slice::from_ref(&input)).unwrap(), interpret(&made.graph, &[input]).unwrap());
         let db = decibels(&a[0], &b[0]);
         assert!(db > least, "{bits}: {db} dB");
     }

@@ -2,7 +2,7 @@ use super::support::unary::unary;
 use crate::{Case, Gradient};
 
 unary! {
-    /// The hyperbolic sine.
+    /// The hyperbolic sine of every element.
     Sinh = "Sinh" {}
     map: |_, x| x.sinh(),
     gradient: Gradient::Smooth,

@@ -2,7 +2,7 @@ use super::support::unary::unary;
 use crate::{Case, Gradient};
 
 unary! {
-    /// `x / (1 + |x|)`.
+    /// A sigmoid of slow decay, `x / (1 + |x|)`.
     Softsign = "Softsign" {}
     map: |_, x| x / (1.0 + x.abs()),
     gradient: Gradient::Smooth,

@@ -31,9 +31,12 @@ struct FoldConstants {
     quantized: bool,
 }
 
-/// True for ops that turn weights' integers into floats.
-fn dequantizes(node: &Node) -> bool {
-    matches!(node.op.name(), "DequantizeLinear" | "Dequantize" | "Quant" | "BipolarQuant" | "Trunc")
+/// True for ops that turn weights' integers into floats, or packed integers into wider ones: they say how wide the weights
+/// are.
+fn dequantizes(graph: &Graph, node: &Node) -> bool {
+    let packed = || node.input(0).is_some_and(|id| graph.ty(id).element.is_packed());
+    matches!(node.op.name(), "DequantizeLinear" | "Dequantize" | "Quant" | "IntQuant" | "BipolarQuant" | "Trunc")
+        || (node.op.name() == "Cast" && packed())
 }
 
 impl Rule for FoldConstants {
@@ -45,17 +48,23 @@ impl Rule for FoldConstants {
         let graph = view.graph;
         let constant = |id| {
             graph.constant(id).is_some()
-                && (self.quantized || !view.producer(id).is_some_and(dequantizes))
+                && (self.quantized || !view.producer(id).is_some_and(|n| dequantizes(graph, n)))
                 && graph.ty(id).quant.is_none()
         };
         let typed = node.outputs.iter().any(|id| graph.ty(*id).quant.is_some());
-        if !is_pure(node) || typed || (!self.quantized && dequantizes(node)) {
+        if !is_pure(node) || typed || (!self.quantized && dequantizes(graph, node)) {
             return Ok(None);
         }
         let known: Option<Vec<_>> = node.outputs.iter().map(|id| graph.constant(*id).cloned()).collect();
         let values = match known {
             // Shapes are known without their inputs.
-            Some(values) if node.inputs.iter().flatten().all(|id| !view.producer(*id).is_some_and(dequantizes)) => {
+            Some(values)
+                if node
+                    .inputs
+                    .iter()
+                    .flatten()
+                    .all(|id| !view.producer(*id).is_some_and(|n| dequantizes(graph, n))) =>
+            {
                 values
             }
             _ => {

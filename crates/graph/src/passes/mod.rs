@@ -6,11 +6,13 @@
 
 mod fold_affine;
 mod fold_constants;
+mod from_qdq;
 mod simplify;
 mod support;
 
 pub use fold_affine::fold_affine;
 pub use fold_constants::{fold_all_constants, fold_constants};
+pub use from_qdq::from_qdq;
 pub use simplify::simplify;
 
 use crate::{Graph, GraphError};

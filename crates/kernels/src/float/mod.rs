@@ -1,4 +1,8 @@
 //! Kernels on 32-bit floats, channels last.
+//!
+//! Unlike integer kernels, whose instructions differ too much, these are written once over a vector type and compiled for every
+//! instruction set; what differs between sets is in the files of `simd`. Sums round in the order of their set, so results of
+//! different sets agree within a tolerance, not to the bit.
 
 mod aligned;
 pub mod conv;
@@ -15,6 +19,7 @@ pub mod rows;
 mod simd;
 #[cfg(test)]
 mod testing;
+mod winograd;
 
 /// The range that a kernel's results are limited to before they are stored: how ReLU and clip are fused.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -120,6 +120,22 @@ pub fn broadcast_indices(a: &[usize], b: &[usize]) -> Result<(Vec<usize>, Vec<(u
     Ok((shape, pairs))
 }
 
+/// The values of a tensor broadcast to a shape, as f64.
+///
+/// # Errors
+/// If it does not broadcast to exactly this shape.
+pub fn broadcast_to(x: &Tensor, shape: &[usize]) -> Result<Vec<f64>, OpError> {
+    if broadcast(x.shape(), shape)? != shape {
+        return Err(OpError::invalid(format!("{:?} cannot be broadcast to {shape:?}", x.shape())));
+    }
+    let values = x.to_f64s();
+    if let [one] = values[..] {
+        return Ok(vec![one; qing_tensor::element_count(shape)?]);
+    }
+    let steps: Vec<isize> = broadcast_strides(x.shape(), shape).into_iter().map(|s| s as isize).collect();
+    Ok(super::movement::strided(shape, 0, &steps).into_iter().map(|i| values[i]).collect())
+}
+
 /// Calls `f` with every index of a shape, in row-major order.
 pub fn each_index(shape: &[usize], mut f: impl FnMut(&[usize])) {
     if shape.contains(&0) {
@@ -287,6 +303,36 @@ fn arithmetic_dyn(
         }));
     }
     for_scalar!(a.element(), T => binary(a, b, |x: T, y: T| from_wide::<T>(integer(to_wide(x), to_wide(y)))))
+}
+
+/// All inputs combined from the first to the last by a binary function, as [`arithmetic`] does two.
+///
+/// # Errors
+/// As [`arithmetic`].
+pub fn fold(
+    cx: &Eval<'_>,
+    real: impl Fn(f64, f64) -> f64,
+    integer: impl Fn(i128, i128) -> i128,
+) -> Result<Vec<Tensor>, OpError> {
+    let mut all = cx.input(0)?.clone();
+    for i in 1..cx.inputs.len() {
+        // A trailing optional input may be named and absent.
+        if let Some(next) = cx.optional(i) {
+            all = arithmetic_dyn(&all, next, &real, &integer)?;
+        }
+    }
+    Ok(vec![all])
+}
+
+/// A broadcasting function of the bits of two integers of one element.
+///
+/// # Errors
+/// If the elements differ or are not integers, or the shapes do not broadcast.
+pub fn bitwise(a: &Tensor, b: &Tensor, f: fn(i128, i128) -> i128) -> Result<Tensor, OpError> {
+    if a.element().is_float() {
+        return Err(OpError::invalid(format!("the bits of {}; expected integers", a.element())));
+    }
+    arithmetic(a, b, |_, _| f64::NAN, f)
 }
 
 /// An integer of any element, exactly.

@@ -63,6 +63,17 @@ pub fn scale_indices(shape: &[usize], scale: &[usize], axis: i64, block: i64) ->
         .collect())
 }
 
+/// The one number a tensor holds.
+///
+/// # Errors
+/// If it holds more.
+pub fn one_value(tensor: &Tensor) -> Result<f64, OpError> {
+    match tensor.to_f64s()[..] {
+        [value] => Ok(value),
+        _ => Err(OpError::invalid(format!("a tensor of shape {:?}; expected one value", tensor.shape()))),
+    }
+}
+
 /// The one scale a tensor holds.
 ///
 /// # Errors

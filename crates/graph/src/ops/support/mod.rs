@@ -1,17 +1,22 @@
 //! What several ops share: axes, sizes, data movement, elementwise evaluation, reductions, windows, quantized dots.
 
+pub mod arg;
 pub mod axes;
 pub mod data_type;
 pub mod dot;
 pub mod elementwise;
 pub mod integers;
+pub mod loss;
 pub mod math;
 pub mod matmul;
 pub mod mean;
 pub mod movement;
 pub mod normalization;
+pub mod qoperator;
 pub mod reduce;
 pub mod resample;
+pub mod rounding;
+pub mod scan;
 pub mod sizes;
 pub mod softmax;
 pub mod unary;

@@ -2,6 +2,7 @@
 
 use qing_tensor::{Tensor, broadcast, broadcast_strides, strides};
 
+use super::axes::Along;
 use crate::OpError;
 
 /// Mean and (biased) variance.
@@ -47,4 +48,39 @@ impl Affine {
         };
         v * at(&self.scale) + self.bias.as_ref().map_or(0.0, at)
     }
+}
+
+/// `(x − mean) / √(var + epsilon) · scale + bias`, moments over each of `groups` groups of channels of each instance of
+/// `x [batch, channels, …]`; scale and bias have a value for each channel, or for each group.
+///
+/// # Errors
+/// If groups, scale or bias do not fit the channels.
+pub fn normalize_groups(
+    x: &Tensor,
+    groups: usize,
+    scale: &Tensor,
+    bias: &Tensor,
+    epsilon: f64,
+) -> Result<Vec<Tensor>, OpError> {
+    if x.rank() < 2 || groups == 0 || !x.shape()[1].is_multiple_of(groups) {
+        return Err(OpError::invalid(format!("{groups} groups in {:?}", x.shape())));
+    }
+    let Along { length: channels, inner, .. } = Along::new(x.shape(), 1);
+    let (scale, bias) = (scale.to_f64s(), bias.to_f64s());
+    if scale.len() != bias.len() || (scale.len() != channels && scale.len() != groups) {
+        let counts = format!("{} scales and {} biases", scale.len(), bias.len());
+        return Err(OpError::invalid(format!("{counts} for {channels} channels in {groups} groups")));
+    }
+    let mut y = x.to_f64s();
+    let size = channels / groups * inner;
+    for (g, values) in y.chunks_exact_mut(size.max(1)).enumerate() {
+        let (mean, var) = moments(values);
+        let inverse = 1.0 / (var + epsilon).sqrt();
+        for (i, v) in values.iter_mut().enumerate() {
+            let group = g % groups;
+            let at = if scale.len() == channels { group * (channels / groups) + i / inner } else { group };
+            *v = (*v - mean) * inverse * scale[at] + bias[at];
+        }
+    }
+    Ok(vec![Tensor::new(x.shape(), y)?.cast(x.element())])
 }

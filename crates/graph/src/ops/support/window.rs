@@ -155,3 +155,28 @@ pub fn kernel(kernel_shape: &[i64]) -> Result<Vec<usize>, OpError> {
     }
     positive("kernel_shape", kernel_shape, kernel_shape.len())
 }
+
+/// Shape of the output of a pool over all spatial axes.
+///
+/// # Errors
+/// If there are no channels.
+pub fn global_dims(x: &[Dim]) -> Result<Vec<Dim>, OpError> {
+    if x.len() < 2 {
+        return Err(OpError::invalid(format!("X of rank {}", x.len())));
+    }
+    Ok(x.iter().enumerate().map(|(i, d)| if i < 2 { d.clone() } else { Dim::Known(1) }).collect())
+}
+
+/// For a pool over all spatial axes: the shape of its output, how many planes there are, and how many values each has.
+///
+/// # Errors
+/// If there are no channels or no values.
+pub fn global(x: &qing_tensor::Tensor) -> Result<(Vec<usize>, usize, usize), OpError> {
+    let area: usize = x.shape().get(2..).unwrap_or_default().iter().product();
+    if x.rank() < 2 || area == 0 {
+        return Err(OpError::invalid(format!("X of shape {:?}", x.shape())));
+    }
+    let mut shape = x.shape().to_vec();
+    shape[2..].fill(1);
+    Ok((shape, x.len() / area, area))
+}

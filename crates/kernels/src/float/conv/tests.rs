@@ -44,7 +44,7 @@ fn check(geometry: ConvGeometry, clamp: Clamp, with_bias: bool, with_residual: b
     let residual = with_residual.then(|| noise(4, geometry.output_len()));
     let (expected, magnitudes) = reference(&geometry, &x, &weights, bias.as_deref(), residual.as_deref(), clamp);
     for isa in Isa::available() {
-        let conv = Conv::pack(isa, geometry, &weights, bias.as_deref(), clamp).unwrap();
+        let conv = Conv::pack_exact(isa, geometry, &weights, bias.as_deref(), clamp).unwrap();
         for threads in 1..=3 {
             let mut y = vec![f32::NAN; geometry.output_len()];
             conv.run(&x, residual.as_deref(), &mut y, &Pool::new(threads)).unwrap();
@@ -137,4 +137,20 @@ fn wrong_lengths_are_refused() {
     assert!(conv.run(&x[1..], None, &mut y, &pool).is_err());
     assert!(conv.run(&x, Some(&[0.0]), &mut y, &pool).is_err());
     assert!(conv.run(&x, None, &mut y[1..], &pool).is_err());
+}
+
+#[test]
+fn the_fast_method_agrees_too() {
+    let geometry = ConvGeometry { in_c: 32, out_c: 36, ..PLAIN };
+    let (x, weights) = (noise(1, geometry.input_len()), noise(2, geometry.weights_len()));
+    let (bias, residual) = (noise(3, geometry.out_c), noise(4, geometry.output_len()));
+    let (expected, magnitudes) = reference(&geometry, &x, &weights, Some(&bias), Some(&residual), Clamp::RELU);
+    for isa in Isa::available() {
+        let conv = Conv::pack(isa, geometry, &weights, Some(&bias), Clamp::RELU).unwrap();
+        assert_eq!(matches!(conv.method, Method::Winograd(_)), isa != Isa::Scalar);
+        let mut y = vec![f32::NAN; geometry.output_len()];
+        conv.run(&x, Some(&residual), &mut y, &Pool::new(2)).unwrap();
+        assert_close(&y, &expected, &magnitudes, isa.name());
+        assert!(conv.run(&x, None, &mut y[1..], &Pool::new(1)).is_err());
+    }
 }

@@ -33,6 +33,12 @@ impl Panels {
         Panels { depth, cols, lanes, rows }
     }
 
+    /// [`Panels::new`] inside a kernel.
+    #[inline(always)]
+    pub(crate) fn new_inside<S: Simd>(_: S, depth: usize, cols: usize) -> Panels {
+        Panels { depth, cols, lanes: S::LANES, rows: S::ROWS }
+    }
+
     /// Floats in a vector.
     pub(crate) fn lanes(&self) -> usize {
         self.lanes

@@ -1,0 +1,34 @@
+use qing_tensor::Tensor;
+
+use super::support::elementwise::{fold, infer_arithmetic};
+use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+
+op! {
+    /// The greatest of any number of values, with broadcasting; NaN if there is one.
+    Max = "Max" {}
+    inputs: 1..=usize::MAX, outputs: 1..=1,
+    gradient: Gradient::Smooth,
+    cases: cases,
+    upgrade: super::support::unary::upgrade
+}
+
+impl Op for Max {
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Type>, OpError> {
+        infer_arithmetic(cx)
+    }
+
+    fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
+        fold(cx, |a, b| if a.is_nan() || a > b { a } else { b }, i128::max)
+    }
+}
+
+fn cases() -> Vec<Case> {
+    vec![
+        Case::new("broadcast", Max {})
+            .f32(&[2, 1], &[1., 9.])
+            .f32(&[2], &[3., 2.])
+            .gives(&[2, 2], &[3., 2., 9., 9.]),
+        Case::new("one", Max {}).f32(&[2], &[1., -2.]).gives(&[2], &[1., -2.]),
+        Case::new("i64", Max {}).i64s(&[1, 2]).i64s(&[5, -7]).output(Tensor::vector(vec![5i64, 2])),
+    ]
+}

@@ -1,0 +1,110 @@
+use std::cmp::Ordering;
+
+use qing_tensor::{Element, Tensor};
+
+use super::support::axes::{Along, normalize};
+use crate::{AttrValue, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, for_scalar, op};
+
+op! {
+    /// The `K` greatest (or least) values along an axis, in order, and where they were; of equal ones the first counts.
+    TopK = "TopK" {
+        /// The axis; negative counts from the end.
+        axis: i64 = -1,
+        /// Whether the greatest are wanted, rather than the least.
+        largest: bool = true,
+        /// Whether the result must be in order; here it always is.
+        sorted: bool = true,
+    }
+    inputs: 2..=2, outputs: 1..=2,
+    gradient: Gradient::Smooth,
+    cases: cases,
+    upgrade: upgrade
+}
+
+/// Before opset 10 `k` was an attribute.
+fn upgrade(node: &mut Legacy<'_>) -> Result<(), OpError> {
+    if let Some(AttrValue::Int(k)) = node.attrs.remove("k") {
+        node.constant(1, "k", Tensor::vector(vec![k]));
+    }
+    Ok(())
+}
+
+fn count(k: &Tensor) -> Result<usize, OpError> {
+    match k.to_i64s()[..] {
+        [k] => usize::try_from(k).map_err(|_| OpError::invalid(format!("K is {k}"))),
+        _ => Err(OpError::invalid(format!("K of shape {:?}; expected one value", k.shape()))),
+    }
+}
+
+impl Op for TopK {
+    fn infer(&self, cx: &Infer<'_>) -> Result<Vec<Type>, OpError> {
+        let x = cx.ty(0)?;
+        let k = cx.constant(1).map(count).transpose()?;
+        let shape = match &x.shape {
+            None => None,
+            Some(dims) => {
+                let axis = normalize(self.axis, dims.len())?;
+                let mut shape = dims.clone();
+                shape[axis] = k.map_or(Dim::Unknown, Dim::Known);
+                Some(shape)
+            }
+        };
+        Ok(vec![x.with_shape(shape.clone()), Type::maybe(Element::I64, shape)])
+    }
+
+    fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
+        let (x, k) = (cx.input(0)?, count(cx.input(1)?)?);
+        let axis = normalize(self.axis, x.rank())?;
+        let along = Along::new(x.shape(), axis);
+        if k > along.length {
+            return Err(OpError::invalid(format!("the top {k} of {} values", along.length)));
+        }
+        let wide = if x.element().is_packed() { x.cast(Element::I8) } else { x.clone() };
+        let mut order: Vec<usize> = vec![];
+        for_scalar!(wide.element(), T => {
+            let values = wide.values::<T>()?;
+            for (o, n) in (0..along.outer).flat_map(|o| (0..along.inner).map(move |n| (o, n))) {
+                let mut line: Vec<usize> =
+                    (0..along.length).map(|i| (o * along.length + i) * along.inner + n).collect();
+                // A stable sort keeps the first of equal values first.
+                line.sort_by(|a, b| {
+                    let order = values[*a].partial_cmp(&values[*b]).unwrap_or(Ordering::Equal);
+                    if self.largest { order.reverse() } else { order }
+                });
+                order.extend(&line[..k]);
+            }
+            Ok::<(), OpError>(())
+        })?;
+        // Lines were listed one after another; the axis belongs where it was.
+        let mut shape = x.shape().to_vec();
+        shape[axis] = k;
+        let mut picked = Vec::with_capacity(order.len());
+        for o in 0..along.outer {
+            for (i, n) in (0..k).flat_map(|i| (0..along.inner).map(move |n| (i, n))) {
+                picked.push(order[(o * along.inner + n) * k + i]);
+            }
+        }
+        let positions = picked.iter().map(|p| (p / along.inner % along.length) as i64).collect();
+        Ok(vec![x.take(&shape, picked)?, Tensor::new::<i64>(&shape, positions)?])
+    }
+
+    fn quantization(&self) -> QuantRule {
+        QuantRule::Movement
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let indices = |shape: &[usize], v: Vec<i64>| Tensor::new(shape, v).expect("fits");
+    vec![
+        Case::new("largest", TopK::default())
+            .f32(&[2, 3], &[1., 3., 3., 5., 0., 2.])
+            .i64s(&[2])
+            .gives(&[2, 2], &[3., 3., 5., 2.])
+            .output(indices(&[2, 2], vec![1, 2, 0, 2])),
+        Case::new("smallest_first_axis", TopK { axis: 0, largest: false, sorted: true })
+            .f32(&[2, 2], &[1., 3., 0., 5.])
+            .i64s(&[1])
+            .gives(&[1, 2], &[0., 3.])
+            .output(indices(&[1, 2], vec![1, 0])),
+    ]
+}

@@ -1,0 +1,294 @@
+//! Convolution with 3×3 windows by Winograd's minimal filtering, F(4×4, 3×3): Lavin and Gray, "Fast Algorithms for Convolutional
+//! Neural Networks", 2016.
+//!
+//! A tile of 4×4 results takes 36 products for each pair of channels instead of 144, but sums of transformed values round
+//! differently: errors are a few times those of the plain sum, and sums of integers are no longer exact.
+
+mod transform;
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::Clamp;
+use super::aligned::Aligned;
+use super::product::panels::Panels;
+use super::product::{Product, Rows};
+use super::simd::{Kernel, Simd, dispatch};
+use crate::pool::SharedMut;
+use crate::{ConvGeometry, Isa, KernelError, Pool, expect_len};
+use transform::{POINTS, TILE};
+
+/// Bytes of transformed input and results that one task works on: what fits a second-level cache beside a panel of weights.
+const BLOCK_BYTES: usize = 512 << 10;
+
+/// Columns of a panel at most.
+const PANEL: usize = 32;
+
+thread_local! {
+    /// Transformed inputs and results of one task; grows to what the largest layer of the thread needs.
+    static SCRATCH: RefCell<Aligned> = RefCell::new(Aligned::zeros(0));
+}
+
+/// A convolution with its weights transformed and packed for one instruction set.
+#[derive(Debug, Clone)]
+pub(crate) struct Winograd {
+    isa: Isa,
+    geometry: ConvGeometry,
+    clamp: Clamp,
+    panels: Panels,
+    /// For each panel, for each point: the transformed weights.
+    weights: Aligned,
+    /// Padded to whole vectors.
+    bias: Aligned,
+    /// What padding reads: one pixel.
+    zeros: Aligned,
+}
+
+impl Winograd {
+    /// Whether the geometry can be computed this way.
+    pub(crate) fn applies(geometry: &ConvGeometry) -> bool {
+        (geometry.kernel, geometry.stride, geometry.dilation, geometry.groups) == ([3, 3], [1, 1], [1, 1], 1)
+    }
+
+    /// Whether it is likely to be faster than the plain sum on `isa`.
+    pub(crate) fn pays(isa: Isa, geometry: &ConvGeometry) -> bool {
+        let tiles = tiles(geometry).iter().product::<usize>() * geometry.batch;
+        let weights = POINTS * geometry.in_c * geometry.out_c * size_of::<f32>();
+        // Measured. The transforms must be shared by enough channels, and the weights, four times what they were, are read from memory
+        // once for every block of tiles.
+        Winograd::applies(geometry)
+            && isa != Isa::Scalar
+            && geometry.in_c.min(geometry.out_c) >= 16
+            && geometry.in_c + geometry.out_c >= 48
+            && tiles >= 4
+            && weights <= (tiles << 21)
+    }
+
+    /// Transforms and packs weights, `[out_c, 3, 3, in_c]`; lengths and geometry have been checked.
+    pub(crate) fn pack(
+        isa: Isa,
+        geometry: ConvGeometry,
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        clamp: Clamp,
+    ) -> Winograd {
+        let (in_c, out_c) = (geometry.in_c, geometry.out_c);
+        let panels = Panels::new(isa, in_c, out_c);
+        let mut points = vec![0.0; POINTS * out_c * in_c];
+        for (pair, value) in (0..out_c * in_c).map(|pair| (pair, pair / in_c * 9 * in_c + pair % in_c)) {
+            let window = std::array::from_fn(|tap| f64::from(weights[value + tap * in_c]));
+            for (point, value) in transform::weights(&window).into_iter().enumerate() {
+                points[point * out_c * in_c + pair] = value as f32;
+            }
+        }
+        let mut packed = Aligned::zeros(POINTS * panels.len());
+        for panel in 0..panels.count() {
+            for point in 0..POINTS {
+                let at = POINTS * panels.offset(panel) + point * panels.width(panel) * in_c;
+                panels.pack(panel, &points[point * out_c * in_c..], 1, in_c, &mut packed[at..]);
+            }
+        }
+        let mut biases = Aligned::zeros(panels.padded_cols());
+        if let Some(bias) = bias {
+            biases[..out_c].copy_from_slice(bias);
+        }
+        let zeros = Aligned::zeros(in_c);
+        Winograd { isa, geometry, clamp, panels, weights: packed, bias: biases, zeros }
+    }
+
+    /// As [`super::conv::Conv::run`].
+    pub(crate) fn run(
+        &self,
+        x: &[f32],
+        residual: Option<&[f32]>,
+        y: &mut [f32],
+        pool: &Pool,
+    ) -> Result<(), KernelError> {
+        let geometry = &self.geometry;
+        expect_len("input", x.len(), geometry.input_len())?;
+        expect_len("output", y.len(), geometry.output_len())?;
+        if let Some(residual) = residual {
+            expect_len("residual", residual.len(), y.len())?;
+        }
+        let tiles = tiles(geometry).iter().product::<usize>() * geometry.batch;
+        let rows = self.panels.rows();
+        let row_bytes = POINTS * (self.channels() + PANEL) * size_of::<f32>();
+        let cached = (BLOCK_BYTES / (rows * row_bytes)).clamp(1, 4) * rows;
+        let blocks = tiles.div_ceil(cached).next_multiple_of(pool.threads()).min(tiles);
+        let step = tiles.div_ceil(blocks);
+        let out = SharedMut::new(y);
+        pool.run(tiles.div_ceil(step), &|chunk| {
+            let tiles = chunk * step..tiles.min((chunk + 1) * step);
+            SCRATCH.with_borrow_mut(|scratch| {
+                let len = POINTS * tiles.len() * (self.channels() + PANEL);
+                if scratch.len() < len {
+                    *scratch = Aligned::zeros(len);
+                }
+                let scratch = &mut scratch[..len];
+                dispatch(self.isa, Tiles { layer: self, x, residual, out: &out, tiles, scratch });
+            });
+        });
+        Ok(())
+    }
+
+    /// Input channels, padded to whole vectors.
+    fn channels(&self) -> usize {
+        self.geometry.in_c.next_multiple_of(16)
+    }
+}
+
+/// Rows and columns of tiles that cover an output image.
+fn tiles(geometry: &ConvGeometry) -> [usize; 2] {
+    [geometry.out_h.div_ceil(TILE), geometry.out_w.div_ceil(TILE)]
+}
+
+/// Some tiles, all output channels.
+struct Tiles<'a> {
+    layer: &'a Winograd,
+    x: &'a [f32],
+    residual: Option<&'a [f32]>,
+    out: &'a SharedMut<'a, f32>,
+    tiles: Range<usize>,
+    scratch: &'a mut [f32],
+}
+
+impl Kernel for Tiles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Tiles { layer, x, residual, out, tiles, scratch } = self;
+        let (panels, count, channels) = (layer.panels, tiles.len(), layer.channels());
+        let (inputs, results) = scratch.split_at_mut(POINTS * count * channels);
+        let places = tiles.map(
+            #[inline(always)]
+            |tile| place(&layer.geometry, tile),
+        );
+        for (i, place) in places.clone().enumerate() {
+            simd.vectorize(transform::Input {
+                geometry: &layer.geometry,
+                zeros: &layer.zeros,
+                x,
+                place,
+                out: &mut inputs[i * channels..],
+                step: count * channels,
+            });
+        }
+        for panel in 0..panels.count() {
+            let width = panels.width(panel);
+            for point in 0..POINTS {
+                let at = POINTS * panels.offset(panel) + point * width * layer.geometry.in_c;
+                let product = Product {
+                    left: inputs[point * count * channels..].as_ptr(),
+                    rows: Rows::Strided(channels),
+                    count,
+                    taps: 1,
+                    depth: layer.geometry.in_c,
+                    zeros: &[],
+                    panels: Panels::new_inside(simd, layer.geometry.in_c, width),
+                    right: &layer.weights[at..][..width * layer.geometry.in_c],
+                    bias: &[],
+                    clamp: Clamp::NONE,
+                    out: results[point * count * PANEL..].as_mut_ptr(),
+                    residual: std::ptr::null(),
+                    stride: PANEL,
+                };
+                // SAFETY: the inputs of a point are `count` rows of `channels` values, its results `count` rows of at least `width`,
+                // and the scratch is this thread's alone.
+                unsafe { product.run_inside(simd, 0..count.div_ceil(S::ROWS), 0..1) };
+            }
+            for (i, place) in places.clone().enumerate() {
+                let output = transform::Output {
+                    geometry: &layer.geometry,
+                    results: &results[i * PANEL..],
+                    step: count * PANEL,
+                    place,
+                    bias: &layer.bias,
+                    residual,
+                    clamp: layer.clamp,
+                    channels: panels.column(panel)..panels.column(panel) + panels.cols(panel),
+                    out,
+                };
+                simd.vectorize(output);
+            }
+        }
+    }
+}
+
+/// A tile's image, and its first output row and column.
+#[inline(always)]
+fn place(geometry: &ConvGeometry, tile: usize) -> [usize; 3] {
+    let [down, across] = tiles(geometry);
+    [tile / across / down, tile / across % down * TILE, tile % across * TILE]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::float::conv::tests::reference;
+    use crate::float::testing::noise;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn every_set_agrees_with_the_plain_sum(
+            batch in 1..=2usize, h in 1..=13usize, w in 1..=13usize, in_c in 1..=40usize, out_c in 1..=70usize,
+            top in 0..=2usize, left in 0..=2usize, bias: bool, residual: bool, relu: bool,
+        ) {
+            let geometry = ConvGeometry {
+                batch, in_h: h, in_w: w, in_c, out_h: h + top, out_w: w + left, out_c,
+                kernel: [3, 3], stride: [1, 1], dilation: [1, 1], pad_top: top, pad_left: left, groups: 1,
+            };
+            let clamp = if relu { Clamp::RELU6 } else { Clamp::NONE };
+            let (x, weights) = (noise(1, geometry.input_len()), noise(2, geometry.weights_len()));
+            let bias = bias.then(|| noise(3, out_c));
+            let residual = residual.then(|| noise(4, geometry.output_len()));
+            let (bias, residual) = (bias.as_deref(), residual.as_deref());
+            let (expected, magnitudes) = reference(&geometry, &x, &weights, bias, residual, clamp);
+            // Pixels of a tile share their roundings, so the error of one follows the magnitudes of all.
+            let largest = magnitudes.iter().copied().fold(0.0, f64::max);
+            for isa in Isa::available() {
+                let layer = Winograd::pack(isa, geometry, &weights, bias, clamp);
+                for threads in 1..=3 {
+                    let mut y = vec![f32::NAN; geometry.output_len()];
+                    layer.run(&x, residual, &mut y, &Pool::new(threads)).unwrap();
+                    for (i, (y, expected)) in y.iter().zip(&expected).enumerate() {
+                        let error = (f64::from(*y) - expected).abs();
+                        prop_assert!(error <= 1e-5 * largest, "{} {geometry:?} {i}: {y}, not {expected}", isa.name());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_plain_windows_of_three_apply() {
+        let geometry = ConvGeometry {
+            batch: 1,
+            in_h: 28,
+            in_w: 28,
+            in_c: 64,
+            out_h: 28,
+            out_w: 28,
+            out_c: 64,
+            kernel: [3, 3],
+            stride: [1, 1],
+            dilation: [1, 1],
+            pad_top: 1,
+            pad_left: 1,
+            groups: 1,
+        };
+        assert!(Winograd::applies(&geometry));
+        assert!(!Winograd::applies(&ConvGeometry { stride: [2, 2], ..geometry }));
+        assert!(!Winograd::applies(&ConvGeometry { dilation: [1, 2], ..geometry }));
+        assert!(!Winograd::applies(&ConvGeometry { groups: 2, ..geometry }));
+        assert!(!Winograd::applies(&ConvGeometry { kernel: [3, 5], ..geometry }));
+        assert!(Winograd::pays(Isa::Avx2, &geometry));
+        assert!(!Winograd::pays(Isa::Avx2, &ConvGeometry { in_c: 3, ..geometry }));
+        let deep = ConvGeometry { in_h: 7, in_w: 7, out_h: 7, out_w: 7, in_c: 512, out_c: 512, ..geometry };
+        assert!(!Winograd::pays(Isa::Avx2, &deep));
+    }
+}
