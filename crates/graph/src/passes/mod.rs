@@ -9,11 +9,13 @@ mod fold_constants;
 mod from_qdq;
 mod simplify;
 mod support;
+mod to_qdq;
 
 pub use fold_affine::fold_affine;
 pub use fold_constants::{fold_all_constants, fold_constants};
 pub use from_qdq::from_qdq;
 pub use simplify::simplify;
+pub use to_qdq::to_qdq;
 
 use crate::{Graph, GraphError};
 
