@@ -12,6 +12,9 @@ pub enum LightenError {
     /// The graph cannot be rewritten or run.
     #[error(transparent)]
     Graph(#[from] GraphError),
+    /// The graph cannot be planned or run by the engine.
+    #[error(transparent)]
+    Engine(#[from] qing_engine::EngineError),
 }
 
 impl From<OpError> for LightenError {

@@ -29,11 +29,13 @@ pub struct Options {
     pub noise_batches: usize,
     /// Batches of synthetic data made up when there is no calibration data.
     pub synthetic_batches: usize,
+    /// Threads of the engine; the result does not depend on it.
+    pub threads: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { quantize: QuantizeOptions::default(), noise_batches: 2, synthetic_batches: 32 }
+        Options { quantize: QuantizeOptions::default(), noise_batches: 2, synthetic_batches: 32, threads: 1 }
     }
 }
 
@@ -65,11 +67,11 @@ pub fn lighten(
     let float = float.compacted();
     let made_up = if calibration.is_empty() { synthetic(&float, options.synthetic_batches)? } else { vec![] };
     let batches = if calibration.is_empty() { &made_up } else { calibration };
-    let quantized = quantize(&float, batches, &options.quantize, progress)?;
+    let quantized = quantize(&float, batches, &options.quantize, options.threads, progress)?;
     verify::verify(&quantized.assigned.graph)?;
     let samples = batches.iter().map(|b| b.first().and_then(|t| t.shape().first().copied()).unwrap_or(1)).sum();
     let calibration = Calibration { samples, synthetic: calibration.is_empty() };
     let noise = &batches[..options.noise_batches.min(batches.len())];
-    let report = report::report(&float, &quantized, batches.first(), noise, calibration, progress)?;
+    let report = report::report(&float, &quantized, batches.first(), noise, options.threads, calibration, progress)?;
     Ok(Lightened { graph: quantized.assigned.graph.compacted(), report })
 }

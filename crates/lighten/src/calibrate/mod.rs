@@ -35,13 +35,14 @@ pub(crate) fn calibrate(
     batches: &[Vec<Tensor>],
     values: &[ValueId],
     layers: &[(NodeId, Moments)],
+    threads: usize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Statistics, LightenError> {
     let mut wanted: Vec<ValueId> = values.to_vec();
     wanted.extend(layers.iter().filter_map(|(node, _)| graph.nodes[*node].input(0)));
     wanted.sort_unstable();
     wanted.dedup();
-    let mut observer = Observer::new(graph, &wanted);
+    let mut observer = Observer::new(graph, &wanted, threads);
     let mut statistics = Statistics {
         histograms: values.iter().map(|id| (*id, Histogram::default())).collect(),
         moments: layers.iter().cloned().collect(),

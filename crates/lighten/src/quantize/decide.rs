@@ -95,7 +95,9 @@ pub(super) fn decide(graph: &Graph, options: &QuantizeOptions) -> Decision {
         }
         let (Some(x), y) = (node.input(0), node.outputs[0]) else { continue };
         if node.op.quantization() == QuantRule::Movement {
-            decision.follows.insert(y, decision.leader(x));
+            for y in &node.outputs {
+                decision.follows.insert(*y, decision.leader(x));
+            }
         } else if fuses(node)
             && view.single_consumer(x).is_some()
             && let Some(before) = graph.nodes[..i].iter().position(|n| n.outputs.contains(&x))

@@ -45,6 +45,7 @@ pub(crate) fn quantize(
     graph: &Graph,
     batches: &[Vec<Tensor>],
     options: &QuantizeOptions,
+    threads: usize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Quantized, LightenError> {
     options.validate()?;
@@ -61,7 +62,7 @@ pub(crate) fn quantize(
         .filter(|_| wants_moments)
         .filter_map(|i| Some((*i, Moments::of(graph, &graph.nodes[*i])?)))
         .collect();
-    let statistics = calibrate(graph, batches, &values, &layers, progress)?;
+    let statistics = calibrate(graph, batches, &values, &layers, threads, progress)?;
     let mut types: BTreeMap<ValueId, (Element, Quant)> = BTreeMap::new();
     for id in &values {
         types.insert(*id, range::activation(&statistics.histograms[id], bits.activation(*id), options.range)?);

@@ -102,11 +102,12 @@ pub(crate) fn report(
     quantized: &Quantized,
     sample: Option<&Vec<Tensor>>,
     noise: &[Vec<Tensor>],
+    threads: usize,
     calibration: Calibration,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Report, LightenError> {
     let typed = &quantized.assigned.graph;
-    let noise = noise::measure(float, quantized, noise, progress)?;
+    let noise = noise::measure(float, quantized, noise, threads, progress)?;
     let mut layers = layers(typed, sample.map(Vec::as_slice));
     for layer in &mut layers {
         layer.sqnr_db = noise.layers.get(&layer.name).copied();

@@ -45,6 +45,7 @@ pub(super) fn measure(
     float: &Graph,
     quantized: &Quantized,
     batches: &[Vec<Tensor>],
+    threads: usize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Noise, LightenError> {
     let mut noise = Noise { layers: BTreeMap::new(), output: None };
@@ -53,8 +54,8 @@ pub(super) fn measure(
     }
     let typed = &quantized.assigned.graph;
     let pairs = pairs(float, quantized);
-    let mut of_float = Observer::new(float, &pairs.iter().map(|p| p.float).collect::<Vec<_>>());
-    let mut of_typed = Observer::new(typed, &pairs.iter().map(|p| p.typed).collect::<Vec<_>>());
+    let mut of_float = Observer::new(float, &pairs.iter().map(|p| p.float).collect::<Vec<_>>(), threads);
+    let mut of_typed = Observer::new(typed, &pairs.iter().map(|p| p.typed).collect::<Vec<_>>(), threads);
     let mut powers = vec![Power::default(); pairs.len()];
     for (i, batch) in batches.iter().enumerate() {
         progress(Progress { stage: "measure noise", done: i, total: batches.len() });
