@@ -5,6 +5,7 @@ pub mod axes;
 pub mod data_type;
 pub mod dot;
 pub mod elementwise;
+pub mod heads;
 pub mod integers;
 pub mod loss;
 pub mod math;
