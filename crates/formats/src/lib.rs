@@ -14,11 +14,13 @@ pub mod tflite;
 
 use std::path::Path;
 
-use qing_graph::Graph;
+use qing_graph::{Graph, passes};
 
 pub use error::{FormatError, UnsupportedNode};
 
-/// Reads a model file of any format; the content tells which it is, the name does not matter.
+/// Reads a model file of any format; the content tells which it is, the name does not matter. Quantization that an ONNX
+/// model spells out in nodes (QuantizeLinear, QLinearConv, QONNX's Quant, …) goes into the types, so that integer layers
+/// run as such; [`onnx::read`] gives the nodes as written.
 ///
 /// # Errors
 /// If the file cannot be read, is malformed, or is of no format that qing reads.
@@ -29,7 +31,7 @@ pub fn read(path: &Path) -> Result<Graph, FormatError> {
     } else if bytes.get(4..8) == Some(&tflite::IDENTIFIER) {
         tflite::read_bytes(&bytes)
     } else if looks_like_onnx(&bytes) {
-        onnx::read_bytes(&bytes, path.parent())
+        onnx::read_bytes(&bytes, path.parent()).and_then(|graph| Ok(passes::from_qdq(&graph)?))
     } else {
         Err(FormatError::UnknownFormat)
     };
