@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args, base_memory: u64) -> Result<()> {
     let (activations, isa, slow) = {
         let plan = runner.session(&inputs)?.plan();
         let slow: Vec<String> = plan.reference_nodes().iter().map(|(node, op)| format!("{node} ({op})")).collect();
-        (plan.peak_memory(), format!("{:?}", plan.isa()), slow)
+        (plan.peak_memory(), plan.isa().name().to_string(), slow)
     };
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     let timing = timing::measure(&mut runner, &inputs, args.seconds)?;

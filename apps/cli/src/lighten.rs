@@ -70,7 +70,7 @@ pub(crate) struct Args {
     /// Even out the channels of consecutive layers first (cross-layer equalization)
     #[arg(long, overrides_with = "no_equalize")]
     equalize: bool,
-    /// Do not
+    /// Leave channels as they are (the default)
     #[arg(long)]
     no_equalize: bool,
     /// Do not shift biases by the mean error of the weights

@@ -66,7 +66,7 @@ pub enum Gradient {
     None(&'static str),
 }
 
-/// How an op computes on quantized values; `arithmetic.md` defines the numbers.
+/// How an op computes on quantized values; [`arithmetic`](crate::arithmetic) defines the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuantRule {
     /// No rule: it runs in f32 between an explicit dequantize and quantize.

@@ -35,7 +35,7 @@ pub use qing_graph::{Dim, Element, Graph, GraphError, Quant, Tensor, TensorError
 /// The network as data: values, nodes, types, and the reference semantics of every op.
 pub mod graph {
     pub use qing_graph::{
-        Granularity, Node, NodeId, QuantRule, Value, ValueId, dump::dump, infer, interpret::interpret, ops,
+        Granularity, Node, NodeId, QuantRule, Value, ValueId, dump::dump, infer, interpret::interpret, ops, passes,
         verify::verify,
     };
 }

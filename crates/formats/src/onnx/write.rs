@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use qing_graph::{AttrValue, Dim, Element, Graph, Node, Type, Value};
+use qing_graph::{AttrValue, Dim, Element, Graph, Node, Type, Value, passes};
 
 use super::{
     functions::domain,
@@ -75,12 +75,12 @@ fn ir_version(opset: i64) -> i64 {
     }
 }
 
-/// The model that describes a graph.
+/// The model that describes a graph; quantized values are written in the QuantizeLinear form.
 ///
 /// # Errors
 /// If an op, an element or a quantized value has no form in ONNX.
 pub(super) fn write_model(graph: &Graph, options: &WriteOptions) -> Result<ModelProto, FormatError> {
-    let graph = graph.clone().compacted();
+    let graph = passes::to_qdq(graph)?.compacted();
     let opset = options.opset.unwrap_or_else(|| opset(&graph));
     let mut imports = vec![OperatorSetIdProto { domain: String::new(), version: opset }];
     for name in graph.nodes.iter().map(|n| n.op.spec().domain).filter(|d| !d.is_empty()) {

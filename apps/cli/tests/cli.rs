@@ -1,0 +1,197 @@
+//! The binary as a user meets it: help, tables, errors, exit codes, and the whole path from a network to a lighter one.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+fn qing(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qing"));
+    // Help is as wide as the terminal, if there is one.
+    command.env_remove("COLUMNS").stdin(Stdio::null());
+    command.args(args).current_dir(folder).output().expect("qing starts")
+}
+
+/// Exit code, standard output and standard error, with what differs from run to run replaced.
+fn transcript(folder: &Path, args: &[&str]) -> String {
+    let output = qing(folder, args);
+    let text = |bytes: &[u8]| redact(&String::from_utf8_lossy(bytes).replace(&folder.display().to_string(), "FOLDER"));
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    format!("$ qing {}\nexit code {}\n{out}{err}", args.join(" "), output.status.code().unwrap_or(-1))
+}
+
+/// Numbers with decimals depend on the instruction set and the clock: `93.4` becomes `#.#`.
+fn redact(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('.') {
+        let digits = |c: char| c.is_ascii_digit();
+        let before = rest[..at].len() - rest[..at].trim_end_matches(digits).len();
+        let after = rest[at + 1..].len() - rest[at + 1..].trim_start_matches(digits).len();
+        if before == 0 || after < 2 {
+            out += &rest[..=at];
+            rest = &rest[at + 1..];
+            continue;
+        }
+        out += &rest[..at - before];
+        out += "#.#";
+        rest = &rest[at + 1 + after..];
+    }
+    out + rest
+}
+
+fn json(folder: &Path, args: &[&str]) -> Value {
+    let output = qing(folder, args);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "qing {}: {error}", args.join(" "));
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("qing {}: {e}", args.join(" ")))
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// A `.npy` file of zeros.
+fn zeros(path: PathBuf, shape: &[usize]) {
+    let dims: Vec<String> = shape.iter().map(usize::to_string).collect();
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({},), }}", dims.join(", "));
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\0".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.bytes());
+    bytes.resize(bytes.len() + 4 * shape.iter().product::<usize>(), 0);
+    fs::write(path, bytes).expect("a file");
+}
+
+#[test]
+fn help() {
+    let here = folder();
+    for command in ["", "lighten", "run", "evaluate", "inspect", "bench", "zoo"] {
+        let args: Vec<&str> = [command, "--help"].into_iter().filter(|a| !a.is_empty()).collect();
+        let name = if command.is_empty() { "help".to_string() } else { format!("help_{command}") };
+        let output = qing(here.path(), &args);
+        assert!(output.status.success());
+        insta::assert_snapshot!(name, String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[test]
+fn embedded_network() {
+    let here = folder();
+    insta::assert_snapshot!("zoo", transcript(here.path(), &["zoo"]));
+    insta::assert_snapshot!("inspect", transcript(here.path(), &["inspect", "zoo:fashion"]));
+    insta::assert_snapshot!("inspect_graph", transcript(here.path(), &["inspect", "zoo:fashion", "--graph"]));
+    insta::assert_snapshot!("run", transcript(here.path(), &["run", "zoo:fashion", "--top", "1"]));
+    let limited = ["evaluate", "zoo:fashion", "--data", "zoo:fashion@:100", "--batch", "8", "--json"];
+    let got = json(here.path(), &limited);
+    assert_eq!((got["samples"].as_u64(), got["classes"].as_u64()), (Some(100), Some(10)));
+    assert!(got["top1"].as_f64() > Some(0.9), "{got}");
+}
+
+#[test]
+fn errors_say_what_and_where() {
+    let here = folder();
+    let at = |name: &str| here.path().join(name);
+    assert!(qing(here.path(), &["zoo", "--save", "fashion"]).status.success());
+    let model = fs::read(at("fashion.onnx")).expect("the saved network");
+    fs::write(at("cut.onnx"), &model[..model.len() / 2]).expect("a file");
+    fs::write(at("noise.onnx"), b"\x89PNG not a model at all").expect("a file");
+    fs::write(at("text.jpg"), b"hello").expect("a file");
+    zeros(at("small.npy"), &[1, 1, 5, 5]);
+    fs::create_dir(at("empty")).expect("a folder");
+    for (name, args) in [
+        ("no_such_file", &["inspect", "nowhere.onnx"][..]),
+        ("no_such_zoo", &["inspect", "zoo:nothing"]),
+        ("cut_model", &["inspect", "cut.onnx"]),
+        ("no_model", &["run", "noise.onnx", "small.npy"]),
+        ("wrong_shape", &["run", "fashion.onnx", "small.npy"]),
+        ("no_image", &["run", "fashion.onnx", "text.jpg"]),
+        ("no_input", &["run", "fashion.onnx"]),
+        ("no_data", &["evaluate", "fashion.onnx"]),
+        ("empty_data", &["evaluate", "fashion.onnx", "--data", "empty"]),
+        ("missing_data", &["lighten", "fashion.onnx", "--calibrate", "missing"]),
+        ("empty_slice", &["evaluate", "fashion.onnx", "--data", "zoo:fashion@5000:"]),
+        ("bad_bits", &["lighten", "fashion.onnx", "--bits", "w9a8"]),
+        ("bad_layer", &["lighten", "fashion.onnx", "--layer", "conv"]),
+        ("bad_range", &["lighten", "fashion.onnx", "--range", "median"]),
+        ("bad_output", &["lighten", "fashion.onnx", "-o", "light.tflite"]),
+        ("bad_mean", &["run", "fashion.onnx", "text.jpg", "--mean", "dark"]),
+        ("bad_command", &["enlighten"]),
+    ] {
+        insta::assert_snapshot!(format!("error_{name}"), transcript(here.path(), args));
+    }
+}
+
+#[test]
+fn a_network_becomes_light_without_losing_its_task() {
+    let here = folder();
+    let report = json(here.path(), &["lighten", "zoo:fashion", "--seconds", "0.05", "--json"]);
+    let accuracy = |side: &str| report[side]["accuracy"]["top1"].as_f64().expect("an accuracy");
+    assert!((accuracy("before") - 0.947).abs() < 0.003, "{report}");
+    assert!(accuracy("after") > accuracy("before") - 0.01, "{report}");
+    let bytes = |side: &str| report[side]["file_bytes"].as_f64().expect("a size");
+    assert!(bytes("before") > 5.0 * bytes("after"), "{report}");
+    let narrow = |l: &&Value| l["weight_bits"] == 4 && l["activation_bits"] == 8;
+    assert_eq!(report["layers"].as_array().map(|l| l.iter().filter(narrow).count()), Some(6), "{report}");
+
+    // Both files hold the same network, and say how images are prepared.
+    let evaluate = |file: &str| json(here.path(), &["evaluate", file, "--data", "zoo:fashion", "--json"]);
+    assert_eq!(evaluate("fashion-w4a8.qing")["top1"], report["after"]["accuracy"]["top1"]);
+    let onnx = evaluate("fashion-w4a8.onnx")["top1"].as_f64().expect("an accuracy");
+    assert!((onnx - accuracy("after")).abs() < 0.005, "{onnx} from the ONNX file, {} from .qing", accuracy("after"));
+    let left: Vec<_> = fs::read_dir(here.path()).expect("a folder").collect();
+    assert_eq!(left.len(), 2, "no temporary files are left: {left:?}");
+}
+
+#[test]
+fn without_data_the_report_is_loud() {
+    let here = folder();
+    assert!(qing(here.path(), &["zoo", "--save", "fashion"]).status.success());
+    let args = ["lighten", "fashion.onnx", "--bits", "w8a8", "-o", "light.qing", "--seconds", "0"];
+    let output = qing(here.path(), &args);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{err}");
+    assert!(err.contains("WARNING: no calibration data") && out.contains("give --calibrate DATA"), "{err}{out}");
+}
+
+#[test]
+fn bench_keeps_its_contract() {
+    let here = folder();
+    let args = ["bench", "zoo:fashion", "--threads", "2", "--batch", "2", "--seconds", "0.01", "--profile", "--json"];
+    let got = json(here.path(), &args);
+    for path in ["/latency_ms/median", "/latency_ms/min", "/cpu_ms/median", "/load_ms", "/peak_memory_bytes"] {
+        assert!(got.pointer(path).and_then(Value::as_f64).is_some_and(|v| v > 0.0), "{path} of {got}");
+    }
+    assert!(got["base_memory_bytes"].is_u64() && got["batch"] == 2, "{got}");
+    let layers = got["layers"].as_array().expect("layers");
+    assert!(layers.iter().any(|l| l["node"] == "stem.conv" && l["ms"].as_f64() > Some(0.0)), "{got}");
+}
+
+#[test]
+fn outputs_are_written() {
+    let here = folder();
+    zeros(here.path().join("x.npy"), &[3, 1, 28, 28]);
+    let got = json(here.path(), &["run", "zoo:fashion", "x.npy", "--output", "y.npz", "--json"]);
+    assert_eq!(got["runs"][0]["outputs"][0]["shape"], serde_json::json!([3, 10]));
+    assert!(fs::read(here.path().join("y.npz")).expect("the archive").starts_with(b"PK"));
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_qing"))
+        .args(["inspect", "zoo:fashion", "--graph"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("qing starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("qing ends");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && error.is_empty(), "{:?}: {error}", output.status);
+}
