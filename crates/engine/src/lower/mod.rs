@@ -11,6 +11,7 @@ mod normalize;
 mod pool;
 mod qconv;
 mod quantize;
+mod resize;
 mod table;
 mod window;
 
@@ -72,6 +73,7 @@ static TABLE: &[(&str, &str, LowerFn)] = &[
     ("", "ReduceSum", pool::global),
     ("", "Relu", elementwise::lower_unary),
     ("", "Reshape", movement::reshape),
+    ("", "Resize", resize::lower),
     ("", "Selu", elementwise::lower_unary),
     ("", "Sigmoid", elementwise::lower_unary),
     ("", "Slice", movement::slice),

@@ -3,6 +3,7 @@
 use qing_graph::{
     Graph,
     infer::{self, is_pure},
+    passes,
 };
 
 use crate::EngineError;
@@ -10,6 +11,7 @@ use crate::EngineError;
 /// Binds the inputs to `shapes` and computes everything that follows from constants.
 pub(super) fn prepare(graph: &Graph, shapes: &[Vec<usize>]) -> Result<Graph, EngineError> {
     let mut graph = infer::specialize(graph, shapes)?;
+    passes::normalize(&mut graph)?;
     fold(&mut graph)?;
     Ok(graph.compacted())
 }

@@ -110,7 +110,10 @@ impl Resize {
     }
 
     /// How positions map along every axis.
-    fn coordinates(&self, rank: usize, region: Option<&Tensor>) -> Result<Vec<Coordinates>, OpError> {
+    ///
+    /// # Errors
+    /// If the mode is unknown or a region is missing.
+    pub fn coordinates(&self, rank: usize, region: Option<&Tensor>) -> Result<Vec<Coordinates>, OpError> {
         let same = match self.coordinate_transformation_mode.as_str() {
             "half_pixel" => Coordinates::HalfPixel,
             "half_pixel_symmetric" => Coordinates::HalfPixelSymmetric,
@@ -135,7 +138,11 @@ impl Resize {
         Ok(vec![same; rank])
     }
 
-    fn nearest(&self) -> Result<Nearest, OpError> {
+    /// How positions are rounded.
+    ///
+    /// # Errors
+    /// If the mode is unknown.
+    pub fn nearest(&self) -> Result<Nearest, OpError> {
         Ok(match self.nearest_mode.as_str() {
             "round_prefer_floor" => Nearest::RoundPreferFloor,
             "round_prefer_ceil" => Nearest::RoundPreferCeil,
