@@ -45,7 +45,7 @@ fn network(quantized: bool) -> Graph {
         ty.quantized(Element::U8, Quant::per_tensor(0.05, 100).expect("a positive scale"))
     };
     let mut x = graph.add_input("image", Type::new(Element::F32, [1usize, 3, 32, 32]));
-    let mut node = |graph: &mut Graph, op: Arc<dyn Op>, inputs: &[ValueId], ty: Type| {
+    let node = |graph: &mut Graph, op: Arc<dyn Op>, inputs: &[ValueId], ty: Type| {
         let inputs: Vec<Option<ValueId>> = inputs.iter().copied().map(Some).collect();
         let name = format!("node{}", graph.nodes.len());
         graph.add_typed_node(op, &name, &inputs, vec![ty]).expect("a legal node")[0]
@@ -53,7 +53,7 @@ fn network(quantized: bool) -> Graph {
     if quantized {
         x = node(&mut graph, Arc::new(ops::Quantize {}), &[x], ty(&[1, 3, 32, 32]));
     }
-    let mut conv = |graph: &mut Graph, x: ValueId, out: usize, kernel: usize, stride: usize, depthwise: bool| {
+    let conv = |graph: &mut Graph, x: ValueId, out: usize, kernel: usize, stride: usize, depthwise: bool| {
         let shape = graph.ty(x).known_shape().expect("known");
         let groups = if depthwise { shape[1] } else { 1 };
         let w_shape = [out, shape[1] / groups, kernel, kernel];
@@ -100,7 +100,7 @@ fn network(quantized: bool) -> Graph {
     if quantized {
         x = node(Arc::new(ops::Dequantize {}), x, Type::new(Element::F32, [1usize, 16]));
     }
-    x = node(Arc::new(ops::Softmax { axis: 1 }), x, Type::new(Element::F32, [1usize, 16]));
+    x = node(Arc::new(ops::Softmax { axis: 1, coerced: false }), x, Type::new(Element::F32, [1usize, 16]));
     graph.mark_output(x);
     graph
 }

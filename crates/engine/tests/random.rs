@@ -202,8 +202,7 @@ impl Builder {
 }
 
 fn network(seed: u64, quantized: bool) -> Graph {
-    let mut builder =
-        Builder { graph: Graph::new("random"), dice: Dice(seed), quantized, values: vec![] };
+    let mut builder = Builder { graph: Graph::new("random"), dice: Dice(seed), quantized, values: vec![] };
     let dice = &mut builder.dice;
     let mut shape = vec![dice.range(1, 2), dice.range(1, 6)];
     for _ in 0..if dice.chance(85) { 2 } else { 1 } {
@@ -213,7 +212,8 @@ fn network(seed: u64, quantized: bool) -> Graph {
     let mut x = builder.graph.add_input("x", ty);
     builder.values.push(x);
     for _ in 0..builder.dice.range(2, 8) {
-        let from = if builder.dice.chance(75) { x } else { builder.values[builder.dice.range(0, builder.values.len() - 1)] };
+        let from =
+            if builder.dice.chance(75) { x } else { builder.values[builder.dice.range(0, builder.values.len() - 1)] };
         if let Some(y) = builder.layer(from) {
             builder.values.push(y);
             x = y;

@@ -1,6 +1,8 @@
 //! Functions of one or two float values at a time, in whatever layout the values lie.
 
-use qing_graph::{Element, Node, ValueId};
+use std::sync::Arc;
+
+use qing_graph::{Element, Node, Op, Tensor, ValueId};
 use qing_kernels::{
     Isa, Pool,
     float::{
@@ -29,6 +31,24 @@ impl Step for UnaryStep {
             Some(x) => unary(self.isa, self.op, bytemuck::cast_slice(x), y, pool)?,
             None => unary_in_place(self.isa, self.op, y, pool),
         }
+        Ok(())
+    }
+}
+
+/// The op's own real function, value by value: for functions too rare to have a kernel.
+struct Map(Arc<dyn Op>);
+
+impl Step for Map {
+    fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
+        let (inputs, y, _) = io.split();
+        let x: Option<&[f32]> = inputs.get(0).map(bytemuck::cast_slice);
+        let chunk = 4096;
+        pool.for_each_chunk_mut(bytemuck::cast_slice_mut::<u8, f32>(y), chunk, |i, y| {
+            for (j, y) in y.iter_mut().enumerate() {
+                let v = x.map_or(*y, |x| x[i * chunk + j]);
+                *y = self.0.map(f64::from(v)).unwrap_or(f64::NAN) as f32;
+            }
+        });
         Ok(())
     }
 }
@@ -67,12 +87,20 @@ pub(super) fn lower_unary(cx: &mut Lower<'_>, node: &Node) -> Result<bool, Engin
     if !is_f32(cx, x) || !is_f32(cx, *y) {
         return Ok(false);
     }
-    let Some(op) = unary_of(cx, node) else { return Ok(false) };
+    let op = unary_of(cx, node);
+    if op.is_none() && (node.op.map(0.0).is_none() || node.inputs.len() != 1) {
+        return Ok(false);
+    }
     let layout = cx.layout(x);
     let inputs = vec![cx.read(x, layout)?];
     let outputs = vec![cx.write(*y, layout)];
-    let mut step =
-        StepSpec::new(node, format!("unary f32 {}", cx.isa.name()), inputs, outputs, UnaryStep { isa: cx.isa, op });
+    let mut step = match op {
+        Some(op) => {
+            let step = UnaryStep { isa: cx.isa, op };
+            StepSpec::new(node, format!("unary f32 {}", cx.isa.name()), inputs, outputs, step)
+        }
+        None => StepSpec::new(node, "map f32", inputs, outputs, Map(node.op.clone())),
+    };
     step.in_place = Some(0);
     cx.push(step);
     Ok(true)
@@ -176,4 +204,44 @@ pub(super) fn layout_of(cx: &Lower<'_>, inputs: &[ValueId], y: ValueId) -> Layou
 /// Whether a value is of unquantized f32.
 pub(super) fn is_f32(cx: &Lower<'_>, id: ValueId) -> bool {
     cx.graph.ty(id).element == Element::F32 && cx.graph.ty(id).quant.is_none()
+}
+
+/// `BatchNormalization` that was not merged into the layer before it: a product and a sum for each channel.
+pub(super) fn lower_batch_norm(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
+    let (Some(x), [y]) = (node.input(0), node.outputs.as_slice()) else { return Ok(false) };
+    let training = attr(node, "training_mode", false);
+    let parameter = |i: usize| node.input(i).and_then(|id| cx.graph.constant(id)).map(Tensor::to_f32s);
+    let (Some(scale), Some(bias), Some(mean), Some(variance)) =
+        (parameter(1), parameter(2), parameter(3), parameter(4))
+    else {
+        return Ok(false);
+    };
+    let shape = cx.shape(x);
+    if training || !is_f32(cx, x) || !is_f32(cx, *y) || shape.len() < 2 {
+        return Ok(false);
+    }
+    let epsilon = f64::from(attr(node, "epsilon", 1e-5f32));
+    let factor: Vec<f64> =
+        scale.iter().zip(&variance).map(|(s, v)| f64::from(*s) / (f64::from(*v) + epsilon).sqrt()).collect();
+    let shift: Vec<f32> =
+        bias.iter().zip(&mean).zip(&factor).map(|((b, m), f)| (f64::from(*b) - f64::from(*m) * f) as f32).collect();
+    let factor: Vec<f32> = factor.into_iter().map(|f| f as f32).collect();
+    let layout = if shape.len() >= 3 { Layout::ChannelsLast } else { Layout::Plain };
+    let tail = fuse::float_tail(cx, *y, false);
+    let input = cx.read(x, layout)?;
+    let (factor, shift) = (cx.floats(&factor), cx.floats(&shift));
+    let scaled = cx.buffer(input.bytes);
+    let output = cx.write(tail.output, layout);
+    let name = format!("binary f32 {}", cx.isa.name());
+    let spreads = [Spread::Full, Spread::Row];
+    for (op, clamp, inputs, output, nodes) in [
+        (Binary::Mul, Clamp::NONE, vec![input, factor], scaled, &[][..]),
+        (Binary::Add, tail.clamp, vec![scaled, shift], output, &tail.nodes[..]),
+    ] {
+        let step = BinaryStep { isa: cx.isa, op, spreads, clamp };
+        let mut step = StepSpec::new(node, name.clone(), inputs, vec![output], step);
+        step.in_place = Some(0);
+        cx.push_fused(step, nodes);
+    }
+    Ok(true)
 }

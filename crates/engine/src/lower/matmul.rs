@@ -1,9 +1,10 @@
 //! Matrix products: by constant weights packed once, or of two values.
 
-use qing_graph::{Element, Node, Tensor, ValueId};
+use qing_graph::{Element, Node, Tensor, ValueId, arithmetic};
 use qing_kernels::{
     ConvGeometry, Isa, Pool,
     float::matmul::{MatMul, MatMulShape, multiply},
+    quantized::{Epilogue, Output, matmul::QMatMul},
 };
 
 use super::{Lower, StepSpec, attr, fuse, qconv};
@@ -11,6 +12,7 @@ use crate::{
     EngineError,
     plan::layout::Layout,
     step::{Step, StepError, StepIo},
+    storage::bias as stored_bias,
 };
 
 /// Input 0 is the left operand, input 1 the residual.
@@ -71,7 +73,11 @@ pub(super) fn matmul(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineErro
         }
         return Ok(false);
     }
-    if !all_f32(cx, &[a, b, y]) || a_shape.len() < 2 {
+    if a_shape.len() < 2 {
+        return Ok(false);
+    }
+    let quantized = cx.graph.ty(a).quant.is_some() && cx.graph.ty(b).quant.is_some();
+    if !quantized && !all_f32(cx, &[a, b, y]) {
         return Ok(false);
     }
     let rows = a_shape[a_shape.len() - 2];
@@ -80,6 +86,9 @@ pub(super) fn matmul(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineErro
     let trimmed = |batch: &[usize]| batch.iter().copied().skip_while(|d| *d == 1).collect::<Vec<_>>();
     if a_count != 1 && b_count != 1 && trimmed(a_batch) != trimmed(b_batch) {
         return Ok(false);
+    }
+    if quantized {
+        return quantized_pair(cx, node, (a_count, b_count), [rows, depth, cols]);
     }
     let batch = a_count.max(b_count);
     // One right operand for all: the rows of all left ones are one matrix.
@@ -186,6 +195,68 @@ fn constant(
     let step = Packed { product, residual: tail.residual.is_some() };
     let mut step = StepSpec::new(node, format!("product f32 {}", cx.isa.name()), inputs, outputs, step);
     step.weights = 4 * weights.len() as u64;
+    cx.push_fused(step, &absorbed);
+    Ok(true)
+}
+
+/// A product of two quantized values.
+struct QuantizedProduct {
+    isa: Isa,
+    product: QMatMul,
+    real: bool,
+}
+
+impl Step for QuantizedProduct {
+    fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
+        let (inputs, y, _) = io.split();
+        let y = if self.real { Output::F32(bytemuck::cast_slice_mut(y)) } else { Output::U8(y) };
+        self.product.run(self.isa, inputs.values(0), inputs.values(1), y, pool)?;
+        Ok(())
+    }
+}
+
+/// Pushes a product of two values quantized per tensor.
+fn quantized_pair(
+    cx: &mut Lower<'_>,
+    node: &Node,
+    (a_count, b_count): (usize, usize),
+    [rows, depth, columns]: [usize; 3],
+) -> Result<bool, EngineError> {
+    let (Some(a), Some(b), y) = (node.input(0), node.input(1), node.outputs[0]) else { return Ok(false) };
+    let (batch, rows) = if b_count == 1 { (1, rows * a_count) } else { (b_count, rows) };
+    if b_count != 1 && a_count != b_count {
+        return Ok(false);
+    }
+    let (a_ty, b_ty, y_ty) = (cx.graph.ty(a), cx.graph.ty(b), cx.graph.ty(y));
+    let (Ok(from_a), Ok(from_b)) = (arithmetic::per_tensor(a_ty), arithmetic::per_tensor(b_ty)) else {
+        return Ok(false);
+    };
+    let zero = |zero: i32, element| u8::try_from(zero + stored_bias(element)).ok();
+    let (Some(a_zero), Some(b_zero)) = (zero(from_a.zero, a_ty.element), zero(from_b.zero, b_ty.element)) else {
+        return Ok(false);
+    };
+    let mut output = y;
+    let mut absorbed = vec![];
+    let epilogue = match arithmetic::per_tensor(y_ty) {
+        Ok(to) => {
+            let tail = fuse::quantized_tail(cx, y);
+            let scale = arithmetic::dot_scale(from_a.scale, from_b.scale, to.scale);
+            let Some(requantize) = tail.requantize(cx, y_ty, vec![scale; columns]) else { return Ok(false) };
+            output = tail.output;
+            absorbed = tail.nodes;
+            Epilogue::Requantize(requantize)
+        }
+        Err(_) if y_ty.quant.is_none() && y_ty.element == Element::F32 => {
+            Epilogue::Dequantize { scale: vec![from_a.scale * from_b.scale; columns] }
+        }
+        Err(_) => return Ok(false),
+    };
+    let real = matches!(epilogue, Epilogue::Dequantize { .. });
+    let product = QMatMul { batch, rows, depth, columns, a_zero, b_zero, epilogue };
+    let inputs = vec![cx.read(a, Layout::Plain)?, cx.read(b, Layout::Plain)?];
+    let outputs = vec![cx.write(output, Layout::Plain)];
+    let step = QuantizedProduct { isa: cx.isa, product, real };
+    let step = StepSpec::new(node, format!("product u8 {}", cx.isa.name()), inputs, outputs, step);
     cx.push_fused(step, &absorbed);
     Ok(true)
 }

@@ -38,17 +38,18 @@ static TABLE: &[(&str, &str, LowerFn)] = &[
     ("", "Abs", elementwise::lower_unary),
     ("", "Add", add),
     ("", "AveragePool", pool::window),
+    ("", "BatchNormalization", elementwise::lower_batch_norm),
     ("", "Clip", elementwise::lower_unary),
     ("", "Concat", movement::concat),
     ("", "Conv", conv::lower),
     ("", "DepthToSpace", movement::depth_to_space),
     ("", "Div", elementwise::lower_binary),
     ("", "Dropout", movement::dropout),
-    ("", "Elu", elementwise::lower_unary),
     ("", "Erf", elementwise::lower_unary),
     ("", "Exp", elementwise::lower_unary),
     ("", "Expand", movement::lower_expand),
     ("", "Flatten", movement::reshape),
+    ("", "Gather", movement::gather),
     ("", "Gelu", elementwise::lower_unary),
     ("", "Gemm", matmul::gemm),
     ("", "GlobalAveragePool", pool::global),
@@ -62,10 +63,10 @@ static TABLE: &[(&str, &str, LowerFn)] = &[
     ("", "Max", elementwise::lower_binary),
     ("", "MaxPool", pool::window),
     ("", "Min", elementwise::lower_binary),
-    ("", "Mish", elementwise::lower_unary),
     ("", "Mul", elementwise::lower_binary),
     ("", "Neg", elementwise::lower_unary),
     ("", "PRelu", elementwise::lower_binary),
+    ("", "Pad", movement::pad),
     ("", "Reciprocal", elementwise::lower_unary),
     ("", "ReduceMax", pool::global),
     ("", "ReduceMean", pool::global),
@@ -74,11 +75,9 @@ static TABLE: &[(&str, &str, LowerFn)] = &[
     ("", "Relu", elementwise::lower_unary),
     ("", "Reshape", movement::reshape),
     ("", "Resize", resize::lower),
-    ("", "Selu", elementwise::lower_unary),
     ("", "Sigmoid", elementwise::lower_unary),
     ("", "Slice", movement::slice),
     ("", "Softmax", normalize::lower_softmax),
-    ("", "Softplus", elementwise::lower_unary),
     ("", "Split", movement::split),
     ("", "Sqrt", elementwise::lower_unary),
     ("", "Squeeze", movement::reshape),
@@ -227,8 +226,10 @@ pub(crate) fn lower(graph: &Graph, options: &Options) -> Result<Lowered, EngineE
         let first = cx.steps.len();
         let spec = node.op.spec();
         let lowering = TABLE.iter().find(|(domain, name, _)| (*domain, *name) == (spec.domain, spec.name));
+        let unary: LowerFn = elementwise::lower_unary;
+        let lowering = lowering.map(|(_, _, f)| *f).or_else(|| node.op.map(0.0).map(|_| unary));
         let done = match lowering {
-            Some((_, _, f)) if !options.reference && cx.is_static(node) => f(&mut cx, node)?,
+            Some(f) if !options.reference && cx.is_static(node) => f(&mut cx, node)?,
             _ => false,
         };
         if !done {
@@ -341,6 +342,14 @@ impl Lower<'_> {
         self.constants.push(bytes);
         self.held[id.0 as usize].push(Held { layout, place });
         Ok(())
+    }
+
+    /// Puts floats that are no value of the graph into the plan.
+    pub(crate) fn floats(&mut self, values: &[f32]) -> Place {
+        let bytes = Aligned::copy_of(bytemuck::cast_slice(values));
+        let place = Place { source: Source::Constant(self.constants.len()), offset: 0, bytes: bytes.as_ref().len() };
+        self.constants.push(bytes);
+        place
     }
 
     /// A new buffer of the arena.

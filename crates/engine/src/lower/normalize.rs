@@ -61,7 +61,11 @@ pub(super) fn lower_softmax(cx: &mut Lower<'_>, node: &Node) -> Result<bool, Eng
     if !(is_f32(cx, x) && is_f32(cx, y)) {
         return Ok(false);
     }
-    let layout = if shape[axis + 1..].iter().all(|d| *d == 1) {
+    let mut width = shape[axis];
+    let layout = if attr(node, "coerced", false) {
+        width = shape[axis..].iter().product();
+        Layout::Plain
+    } else if shape[axis + 1..].iter().all(|d| *d == 1) {
         Layout::Plain
     } else if axis == 1 && shape.len() >= 3 {
         Layout::ChannelsLast
@@ -70,7 +74,7 @@ pub(super) fn lower_softmax(cx: &mut Lower<'_>, node: &Node) -> Result<bool, Eng
     };
     let inputs = vec![cx.read(x, layout)?];
     let outputs = vec![cx.write(y, layout)];
-    let step = Softmax { isa: cx.isa, width: shape[axis] };
+    let step = Softmax { isa: cx.isa, width };
     let mut step = StepSpec::new(node, format!("softmax f32 {}", cx.isa.name()), inputs, outputs, step);
     step.in_place = Some(0);
     cx.push(step);

@@ -460,7 +460,10 @@ impl Builder<'_> {
         let channels = w_ty.known_shape().and_then(|s| s.get(axis).copied());
         let mut inputs = vec![Some(x), Some(w)];
         if let Some(b) = node.input(bias) {
-            let Some(ints) = channels.and_then(|n| self.bias(b, n, x_scale, &wq)) else { return Ok(false) };
+            let Some(mut ints) = channels.and_then(|n| self.bias(b, n, x_scale, &wq)) else { return Ok(false) };
+            if let Some(weights) = self.made.constant(w) {
+                limit_bias(&mut ints, weights, &wq, axis);
+            }
             let name = self.from.value(b).name.clone();
             inputs.resize(bias, None);
             inputs.push(Some(self.made.add_constant(&name, Tensor::vector(ints))));
@@ -643,4 +646,20 @@ fn quantized_constant(constant: &Tensor, params: &Params, narrow: bool) -> Vec<i
             arithmetic::quantize(v, params.quant.scale(slice), params.quant.zero(slice), lo, hi)
         })
         .collect()
+}
+
+/// Cuts biases so large that 32-bit sums could overflow to what is proven not to. Quantizers make them for channels whose
+/// weights are next to nothing, by choosing the scale that lets the bias just fit; such channels saturate either way.
+fn limit_bias(bias: &mut [i32], weights: &Tensor, quant: &Quant, axis: usize) {
+    let inner: usize = weights.shape()[axis + 1..].iter().product();
+    let mut magnitude = vec![0i64; bias.len()];
+    for (i, w) in weights.to_ints().into_iter().enumerate() {
+        let channel = i / inner % bias.len();
+        magnitude[channel] += i64::from(w - quant.zero(quant.slice_of(weights.shape(), i))).abs();
+    }
+    for (bias, magnitude) in bias.iter_mut().zip(magnitude) {
+        // 255: the farthest an activation can be from its zero point.
+        let limit = (i64::from(i32::MAX) - 255 * magnitude).max(0);
+        *bias = i64::from(*bias).clamp(-limit, limit) as i32;
+    }
 }
