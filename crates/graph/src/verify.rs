@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::{Graph, GraphError, ValueId, infer};
+use crate::{Graph, GraphError, QuantRule, ValueId, infer};
 
 /// Checks that the graph is well formed: every value defined once and before its use, constants of the type they claim,
 /// quantization that fits element and shape, and shapes that each op's rule agrees with.
@@ -58,6 +58,16 @@ pub fn verify(graph: &Graph) -> Result<(), GraphError> {
             if !defined.insert(*id) && graph.constant(*id).is_none() {
                 return malformed(format!("`{}` is defined twice", graph.value(*id).name));
             }
+        }
+        if let QuantRule::Dot { weight, .. } = node.op.quantization()
+            && let (Some(x), Some(w)) = (node.input(if weight == 0 { 1 } else { 0 }), node.input(weight))
+            && graph.ty(x).quant.is_some() != graph.ty(w).quant.is_some()
+        {
+            let (x, w) = (graph.ty(x), graph.ty(w));
+            return malformed(format!(
+                "node `{}` multiplies {x} by {w}; both must be quantized, or neither",
+                node.name
+            ));
         }
         let inferred = infer::infer_node(graph, node, node.outputs.len())?;
         for (id, ty) in node.outputs.iter().zip(inferred) {

@@ -159,7 +159,8 @@ fn convolution(
 ) -> Result<(), FormatError> {
     let (x, y) = (r.nchw(input(o, 0)?)?, output(o)?);
     let ty = nchw_type(r, y)?;
-    let weights = transposed_weights(r, input(o, 1)?, perm)?;
+    let real = r.graph.ty(x).quant.is_none();
+    let weights = transposed_weights(r, input(o, 1)?, perm, real)?;
     let bias = match o.inputs.get(2) {
         Some(&b) if b >= 0 => Some(r.native(b)?),
         _ => None,
@@ -173,7 +174,8 @@ fn convolution(
     Ok(())
 }
 
-fn transposed_weights(r: &mut Reader, i: i32, perm: &[usize; 4]) -> Result<ValueId, FormatError> {
+/// The weights of tensor `i` in the order of a graph; as reals if `real`.
+fn transposed_weights(r: &mut Reader, i: i32, perm: &[usize; 4], real: bool) -> Result<ValueId, FormatError> {
     let info = r.tensor(i)?;
     let (name, mut ty, value) = (info.name.clone(), info.ty.clone(), r.constant(i)?);
     let from: [usize; 4] = value
@@ -203,13 +205,27 @@ fn transposed_weights(r: &mut Reader, i: i32, perm: &[usize; 4]) -> Result<Value
         let moved = Quant::new(qing_graph::Granularity::Axis(axis), q.scales().to_vec(), q.zeros().to_vec());
         ty.quant = Some(moved.map_err(|e| FormatError::op(&name, e))?.into());
     }
+    let (ty, value) = if real { as_real(&name, ty, value)? } else { (ty, value) };
     Ok(r.graph.add_typed_constant(&name, ty, value))
+}
+
+/// Files that store weights as integers but compute in floating point ("dynamic range") mean the reals they stand for.
+fn as_real(name: &str, ty: Type, value: Tensor) -> Result<(Type, Tensor), FormatError> {
+    let Some(q) = &ty.quant else { return Ok((ty, value)) };
+    let shape = value.shape();
+    let reals = value.to_ints().into_iter().enumerate().map(|(i, v)| {
+        let slice = q.slice_of(shape, i);
+        qing_graph::arithmetic::dequantize(v, q.scale(slice), q.zero(slice))
+    });
+    let tensor = Tensor::new(shape, reals.collect()).map_err(|e| FormatError::tensor(name, e))?;
+    Ok((Type::maybe(Element::F32, ty.shape), tensor))
 }
 
 fn fully_connected(r: &mut Reader, o: &Operator<'_>) -> Result<(), FormatError> {
     let y = output(o)?;
     let (name, ty) = (r.tensor(y)?.name.clone(), r.tensor(y)?.ty.clone());
-    let weights = r.native(input(o, 1)?)?;
+    let real = r.tensor(input(o, 0)?)?.ty.quant.is_none();
+    let weights = fully_connected_weights(r, input(o, 1)?, real)?;
     let inner = r.graph.ty(weights).shape.as_ref().and_then(|s| s.get(1)).and_then(Dim::known);
     let mut x = r.native(input(o, 0)?)?;
     if r.graph.ty(x).rank() != Some(2) {
@@ -224,17 +240,27 @@ fn fully_connected(r: &mut Reader, o: &Operator<'_>) -> Result<(), FormatError> 
     };
     let activation = o.option_i8(0)?;
     let gemm = if activation == 0 { name.clone() } else { format!("{name}.gemm") };
-    let mut flat = ty.clone();
     if let Some(dims) = &ty.shape
         && dims.len() != 2
     {
         return Err(FormatError::unsupported(format!("tensor `{name}`"), format!("{ty}; expected rank 2")));
     }
-    flat.quant.clone_from(&ty.quant);
-    let id = r.node("Gemm", vec![("transB", AttrValue::Int(1))], &gemm, &[Some(x), Some(weights), bias], flat)?;
+    let id = r.node("Gemm", vec![("transB", AttrValue::Int(1))], &gemm, &[Some(x), Some(weights), bias], ty)?;
     let id = activate(r, id, activation, &name)?;
     r.native.insert(y, id);
     Ok(())
+}
+
+fn fully_connected_weights(r: &mut Reader, i: i32, real: bool) -> Result<ValueId, FormatError> {
+    let info = r.tensor(i)?;
+    match &info.value {
+        Some(value) if real && info.ty.quant.is_some() => {
+            let (name, ty) = (info.name.clone(), info.ty.clone());
+            let (ty, value) = as_real(&name, ty, value.clone())?;
+            Ok(r.graph.add_typed_constant(&name, ty, value))
+        }
+        _ => r.native(i),
+    }
 }
 
 fn pool(r: &mut Reader, o: &Operator<'_>) -> Result<(), FormatError> {

@@ -106,11 +106,16 @@ fn read_tensors(bytes: &Bytes, model: &Table<'_>, subgraph: &Table<'_>) -> Resul
         .tables(0)?
         .iter()
         .map(|table| {
-            let name = table.string(3)?;
+            let name = short_name(&table.string(3)?);
             read_tensor(bytes, table, &buffers, name.clone())
                 .map_err(|e| if matches!(e, FormatError::Malformed { .. }) { e } else { e.at(&name) })
         })
         .collect()
+}
+
+/// Converters join the names of everything they fused with semicolons; the last is the layer's own.
+fn short_name(name: &str) -> String {
+    name.rsplit(';').find(|part| !part.is_empty()).unwrap_or(name).to_string()
 }
 
 fn read_tensor(
@@ -149,6 +154,11 @@ fn read_tensor(
     }
     if let Some(q) = table.table(4)? {
         ty.quant = quantization(&q, element).map_err(|e| FormatError::malformed(&place, e.to_string()))?.map(Arc::new);
+        if let Some(q) = &ty.quant
+            && q.slices(&shape) != Some(q.scales().len())
+        {
+            return Err(FormatError::malformed(place, format!("{} scales for shape {shape:?}", q.scales().len())));
+        }
     }
     let value = if data.is_empty() {
         None
