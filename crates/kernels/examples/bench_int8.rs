@@ -54,6 +54,10 @@ fn main() {
     let top = peak::dot(isa, rounds) as f64 / best(|| _ = black_box(peak::dot(isa, rounds))) / 1e9 * threads as f64;
     println!("{} with {threads} threads, peak {top:.0} GOP/s", isa.name());
 
+    // A hundred at a time, as one is too short for the clock.
+    let forks = best(|| (0..100).for_each(|_| pool.run(threads, &|chunk| _ = black_box(chunk))));
+    println!("fork and join of nothing {:.2} µs", forks / 100.0 * 1e6);
+
     let mut networks: Vec<(&str, Vec<(usize, ConvGeometry)>)> = Vec::new();
     networks.push((
         "ResNet-18",

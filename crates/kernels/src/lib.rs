@@ -8,7 +8,10 @@
 //! Nothing here knows what a graph is, and running a packed kernel allocates nothing.
 #![allow(unsafe_code)]
 // Where no vector kernel is compiled, what only they call is dead.
-#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unreachable_code, unused_imports, unused_variables))]
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, unreachable_code, unused_imports, unused_unsafe, unused_variables)
+)]
 
 pub mod cpu;
 mod error;
