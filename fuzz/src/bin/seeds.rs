@@ -22,6 +22,10 @@ fn main() {
             let kind = match file.extension().and_then(|e| e.to_str()) {
                 Some("onnx") => 0,
                 Some("tflite") => 1,
+                Some("npy" | "npz") => {
+                    let _ = fs::read(&file).map(|bytes| put(&corpus.join("npy"), &bytes));
+                    continue;
+                }
                 _ => continue,
             };
             let Ok(bytes) = fs::read(&file) else { continue };
@@ -34,6 +38,16 @@ fn main() {
                 counts[2] += usize::from(put(&corpus.join("qing"), &qing_formats::qing::to_bytes(&graph)));
             }
         }
+    }
+    for array in [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }",
+        "{'descr': '|u1', 'fortran_order': True, 'shape': (2, 2), }",
+    ] {
+        let mut bytes = b"\x93NUMPY\x01\0".to_vec();
+        bytes.extend((array.len() as u16).to_le_bytes());
+        bytes.extend(array.as_bytes());
+        bytes.extend([1, 0, 0, 0]);
+        put(&corpus.join("npy"), &bytes);
     }
     println!("seeds: {} onnx, {} tflite, {} qing", counts[0], counts[1], counts[2]);
 }
