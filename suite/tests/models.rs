@@ -11,23 +11,25 @@ use qing_formats::onnx::{self, WriteOptions};
 use qing_graph::{Graph, dump};
 use qing_suite::{python, read_model, run_all};
 
-/// Opens the first model as written by somebody else, the second as written by qing, and compares their results.
+/// For every pair of arguments: opens the first as written by somebody else and the second as written by qing, and compares
+/// their results.
 const COMPARE: &str = "
 import sys
 import numpy as np, onnx, onnxruntime as ort
-original, written = sys.argv[1:]
-onnx.checker.check_model(written)
 numbers = {'tensor(float)': np.float32, 'tensor(int64)': np.int64, 'tensor(uint8)': np.uint8, 'tensor(int8)': np.int8}
-a, b = (ort.InferenceSession(m, providers=['CPUExecutionProvider']) for m in (original, written))
-random = np.random.default_rng(1)
-feed = {}
-for i in a.get_inputs():
-    shape = [d if isinstance(d, int) else 1 for d in i.shape]
-    feed[i.name] = random.uniform(0, 1, shape).astype(numbers[i.type])
-names = [o.name for o in a.get_outputs()]
-assert names == [o.name for o in b.get_outputs()], 'other outputs'
-for x, y in zip(a.run(names, feed), b.run(names, feed)):
-    np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-4)
+for original, written in zip(sys.argv[1::2], sys.argv[2::2]):
+    print(original, file=sys.stderr)
+    onnx.checker.check_model(written)
+    a, b = (ort.InferenceSession(m, providers=['CPUExecutionProvider']) for m in (original, written))
+    random = np.random.default_rng(1)
+    feed = {}
+    for i in a.get_inputs():
+        shape = [d if isinstance(d, int) else 1 for d in i.shape]
+        feed[i.name] = random.uniform(0, 1, shape).astype(numbers[i.type])
+    names = [o.name for o in a.get_outputs()]
+    assert names == [o.name for o in b.get_outputs()], 'other outputs'
+    for x, y in zip(a.run(names, feed), b.run(names, feed)):
+        np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-4)
 ";
 
 fn folders() -> Vec<PathBuf> {
@@ -93,21 +95,18 @@ fn onnx_runtime_opens_what_is_written() {
     }
     let folder = env::temp_dir().join(format!("qing-suite-models-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("a temporary folder");
-    let results: Vec<Result<(), String>> = models
-        .iter()
-        .enumerate()
-        .map(|(i, path)| {
-            let written = folder.join(format!("{i}.onnx"));
-            let graph = read_model(path)?;
-            // Every second model with its weights in a file beside it.
-            let options = WriteOptions { external_data: i % 2 == 1, ..WriteOptions::default() };
-            onnx::write(&graph, &written, &options).map_err(|e| e.to_string())?;
-            let output = python().args(["-c", COMPARE]).arg(path).arg(&written).output().map_err(|e| e.to_string())?;
-            if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
-        })
-        .collect();
-    let _ = fs::remove_dir_all(&folder);
-    for (path, result) in models.iter().zip(results) {
-        result.unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+    let mut command = python();
+    command.args(["-c", COMPARE]);
+    for (i, path) in models.iter().enumerate() {
+        let written = folder.join(format!("{i}.onnx"));
+        let graph = read_model(path).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+        // Every second model with its weights in a file beside it.
+        let options = WriteOptions { external_data: i % 2 == 1, ..WriteOptions::default() };
+        onnx::write(&graph, &written, &options).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        command.arg(path).arg(&written);
     }
+    let output = command.output();
+    let _ = fs::remove_dir_all(&folder);
+    let output = output.expect("it started a moment ago");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
