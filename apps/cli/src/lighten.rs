@@ -136,7 +136,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     let mut progress = Progress::new("lighten", 1);
     let mut lightened = lighten::lighten(&model.graph, &batches.tensors, &options(args), &mut |p| {
-        progress.stage(p.stage, p.done, p.total)
+        progress.stage(p.stage, p.done, p.total);
     })?;
     drop(progress);
     lightened.report.calibration.synthetic |= batches.synthetic;
@@ -186,7 +186,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(data) = test.as_ref().filter(|_| model.entry.is_some()) {
         show_one(data, &feeds, &mut before, &mut after)?;
     }
-    show(args, &sides, report, &batches.source, &outputs)
+    show(&model.name, &sides, report, &batches.source, &outputs)
 }
 
 fn options(args: &Args) -> Options {
@@ -304,13 +304,13 @@ fn show_one(data: &Dataset, feeds: &Feeds, before: &mut Runner, after: &mut Runn
     output::line(&format!("before: {}, after: {}\n", answer(before)?, answer(after)?))
 }
 
-fn show(args: &Args, sides: &[Side; 2], report: &Report, source: &str, outputs: &[PathBuf]) -> Result<()> {
+fn show(model: &str, sides: &[Side; 2], report: &Report, source: &str, outputs: &[PathBuf]) -> Result<()> {
     output::print(&layer_table(&report.layers, true).render())?;
     for island in &report.islands {
         output::line(&format!("in floating point: {} ({}): {}", island.node, island.op, island.reason))?;
     }
     output::line("")?;
-    let mut table = Table::new(&[&args.model, ">before", ">after", ">"]);
+    let mut table = Table::new(&[model, ">before", ">after", ">"]);
     let [a, b] = sides;
     let mut row = |name: &str, show: &dyn Fn(&Side) -> String, value: &dyn Fn(&Side) -> f64| {
         let (x, y) = (value(a), value(b));

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
-use qing::{Graph, GraphError, data::zoo, formats, graph::passes};
+use qing::{Graph, data::zoo, formats};
 
 /// A model and where it came from.
 #[derive(Debug)]
@@ -23,21 +23,15 @@ pub(crate) fn load(text: &str) -> Result<Model> {
     if let Some(name) = text.strip_prefix("zoo:") {
         let entry = zoo::find(name)?;
         let graph = formats::onnx::read_bytes(&entry.bytes(), None).with_context(|| format!("zoo:{name}"))?;
-        let graph = typed(&graph)?;
         return Ok(Model { name: name.into(), file_bytes: entry.onnx.len() as u64, graph, entry: Some(entry) });
     }
     let path = Path::new(text);
     if !path.is_file() {
         bail!("{text}: no such file; MODEL is a file (.onnx, .tflite, .qing) or zoo:NAME (see `qing zoo`)");
     }
-    let graph = formats::read(path).and_then(|g| Ok(typed(&g)?)).map_err(|e| e.in_file(path))?;
+    let graph = formats::read(path)?;
     let name = path.file_stem().map_or_else(|| "model".into(), |s| s.to_string_lossy().into_owned());
     Ok(Model { name, file_bytes: file_bytes(path), graph, entry: None })
-}
-
-/// Quantized layers in the QuantizeLinear form of ONNX become layers on quantized types, which have fast kernels.
-fn typed(graph: &Graph) -> Result<Graph, GraphError> {
-    passes::from_qdq(graph)
 }
 
 /// Size of a model on disk, with the weights an ONNX file keeps beside itself.
