@@ -79,7 +79,8 @@ pub(crate) fn run(args: &Args, base_memory: u64) -> Result<()> {
         bytes(activations as f64)
     ))?;
     if !slow.is_empty() {
-        output::line(&format!("no fast kernel for {} nodes: {}", slow.len(), slow.join(", ")))?;
+        let names: Vec<String> = slow.iter().map(|s| output::name(s)).collect();
+        output::line(&format!("no fast kernel for {} nodes: {}", slow.len(), names.join(", ")))?;
     }
     if args.profile {
         output::line("")?;
@@ -107,7 +108,7 @@ fn profile_table(layers: &[LayerTime]) -> Table {
     for l in layers {
         let per_nano = |n: u64| if n == 0 { String::new() } else { format!("{:.1}", n as f64 / l.nanos.max(1) as f64) };
         table.row([
-            l.node.clone(),
+            output::name(&l.node),
             l.op.clone(),
             l.kernel.clone(),
             format!("{:.1}", l.nanos as f64 / 1e3),

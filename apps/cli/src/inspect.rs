@@ -82,7 +82,7 @@ pub(crate) fn layer_table(layers: &[lighten::Layer], noise: bool) -> Table {
     for l in layers {
         let shape: Vec<String> = l.output.iter().map(usize::to_string).collect();
         let mut row = vec![
-            l.name.clone(),
+            output::name(&l.name),
             l.op.clone(),
             shape.join("×"),
             format!("{} bit", l.weight_bits),

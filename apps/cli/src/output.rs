@@ -40,6 +40,17 @@ pub(crate) fn bytes(n: f64) -> String {
     if text.contains(' ') { format!("{text}B") } else { format!("{text} B") }
 }
 
+/// A name short enough for a table; TFLite's run to hundreds of letters.
+pub(crate) fn name(text: &str) -> String {
+    const LONGEST: usize = 44;
+    let n = text.chars().count();
+    if n <= LONGEST {
+        return text.into();
+    }
+    let ends = (text.chars().take(LONGEST / 2 - 1), text.chars().skip(n - LONGEST / 2));
+    ends.0.chain(['…']).chain(ends.1).collect()
+}
+
 /// Milliseconds with as many digits as matter.
 pub(crate) fn ms(v: f64) -> String {
     format!("{} ms", digits(v))
@@ -69,6 +80,7 @@ mod tests {
         assert_eq!(count(999.0), "999");
         assert_eq!(bytes(323_804.0), "323.8 kB");
         assert_eq!(bytes(12.0), "12 B");
+        assert_eq!(name(&"x".repeat(50)).chars().count(), 44);
         assert_eq!(ms(0.1234), "0.123 ms");
         assert_eq!(percent(0.9337), "93.37 %");
     }
