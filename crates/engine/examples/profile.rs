@@ -5,7 +5,6 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use qing_engine::{Isa, LayerTime, Options, Plan, Session};
-use qing_graph::passes;
 
 /// Profiled runs of which each layer's fastest counts.
 const RUNS: usize = 20;
@@ -18,9 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dump = arguments.next().is_some();
 
     let start = Instant::now();
-    let mut graph = qing_formats::read(Path::new(&path))?;
-    passes::normalize(&mut graph)?;
-    let graph = passes::from_qdq(&graph)?;
+    let graph = qing_formats::read(Path::new(&path))?;
     let read = start.elapsed();
     let start = Instant::now();
     let plan = Arc::new(Plan::new(&graph, &Options { threads, isa, ..Options::default() })?);

@@ -192,6 +192,49 @@ pub(super) fn lower_binary(cx: &mut Lower<'_>, node: &Node) -> Result<bool, Engi
     Ok(true)
 }
 
+/// Inputs: condition, what to take where it holds, what to take elsewhere.
+struct Select {
+    /// Whether an operand is one value for all.
+    single: [bool; 3],
+}
+
+impl Step for Select {
+    fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
+        let (inputs, y, _) = io.split();
+        let condition: &[u8] = inputs.values(0);
+        let (a, b): (&[f32], &[f32]) = (inputs.values(1), inputs.values(2));
+        let chunk = 16 * 1024;
+        pool.for_each_chunk_mut(bytemuck::cast_slice_mut::<u8, f32>(y), chunk, |i, y| {
+            for (j, y) in y.iter_mut().enumerate() {
+                let at = |operand: usize| if self.single[operand] { 0 } else { i * chunk + j };
+                *y = if condition[at(0)] != 0 { a[at(1)] } else { b[at(2)] };
+            }
+        });
+        Ok(())
+    }
+}
+
+/// `Where` between floats.
+pub(super) fn lower_where(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
+    let [Some(condition), Some(a), Some(b)] = node.inputs[..] else { return Ok(false) };
+    let y = node.outputs[0];
+    if cx.graph.ty(condition).element != Element::Bool || ![a, b, y].iter().all(|id| is_f32(cx, *id)) {
+        return Ok(false);
+    }
+    let layout = layout_of(cx, &[condition, a, b], y);
+    let mut inputs = vec![];
+    let mut single = [false; 3];
+    for (i, id) in [condition, a, b].into_iter().enumerate() {
+        let (place, spread) = movement::spread(cx, node, id, y, layout)?;
+        single[i] = spread == Spread::Scalar;
+        let direct = matches!(spread, Spread::Full | Spread::Scalar);
+        inputs.push(if direct { place } else { movement::expand(cx, node, id, y, layout)? });
+    }
+    let outputs = vec![cx.write(y, layout)];
+    cx.push(StepSpec::new(node, "select f32", inputs, outputs, Select { single }));
+    Ok(true)
+}
+
 /// The layout in which a function of several values is computed: channels last if a full-sized one lies so.
 pub(super) fn layout_of(cx: &Lower<'_>, inputs: &[ValueId], y: ValueId) -> Layout {
     let shape = cx.shape(y);

@@ -86,6 +86,7 @@ static TABLE: &[(&str, &str, LowerFn)] = &[
     ("", "Tanh", elementwise::lower_unary),
     ("", "Transpose", movement::transpose),
     ("", "Unsqueeze", movement::reshape),
+    ("", "Where", elementwise::lower_where),
     ("com.microsoft", "QuickGelu", elementwise::lower_unary),
     ("qing", "Dequantize", quantize::lower_dequantize),
     ("qing", "Quantize", quantize::lower_quantize),

@@ -3,6 +3,7 @@
 mod dump;
 pub(crate) mod layout;
 mod prepare;
+mod recognize;
 
 use std::fmt;
 

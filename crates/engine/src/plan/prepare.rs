@@ -4,14 +4,17 @@ use qing_graph::{
     Graph,
     infer::{self, is_pure},
     passes,
+    rewrite::rewrite,
 };
 
+use super::recognize;
 use crate::EngineError;
 
 /// Binds the inputs to `shapes` and computes everything that follows from constants.
 pub(super) fn prepare(graph: &Graph, shapes: &[Vec<usize>]) -> Result<Graph, EngineError> {
     let mut graph = infer::specialize(graph, shapes)?;
     passes::normalize(&mut graph)?;
+    rewrite(&mut graph, recognize::RULES)?;
     fold(&mut graph)?;
     Ok(graph.compacted())
 }
