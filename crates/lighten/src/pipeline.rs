@@ -5,7 +5,7 @@ use qing_graph::{Graph, Tensor, passes, verify};
 use crate::{
     LightenError, QuantizeOptions, Report,
     calibrate::synthetic,
-    quantize::quantize,
+    quantize::{equalize, quantize},
     report::{self, Calibration},
 };
 
@@ -67,6 +67,12 @@ pub fn lighten(
     let float = float.compacted();
     let made_up = if calibration.is_empty() { synthetic(&float, options.synthetic_batches)? } else { vec![] };
     let batches = if calibration.is_empty() { &made_up } else { calibration };
+    let float = if options.quantize.equalize {
+        progress(Progress { stage: "equalize", done: 0, total: 1 });
+        equalize(&float, batches, options.threads)?.compacted()
+    } else {
+        float
+    };
     let quantized = quantize(&float, batches, &options.quantize, options.threads, progress)?;
     verify::verify(&quantized.assigned.graph)?;
     let samples = batches.iter().map(|b| b.first().and_then(|t| t.shape().first().copied()).unwrap_or(1)).sum();

@@ -3,8 +3,11 @@
 
 use qing_graph::{Graph, Node, OpError, Tensor, ops, ops::support::window::Axis};
 
-/// Rows of inputs a layer's moments are estimated from, per batch entry.
+/// Most rows of inputs taken from one sample: neighbours tell the same.
 const ROWS_PER_SAMPLE: usize = 64;
+
+/// Rows a layer's moments are estimated from, about.
+const ROWS: usize = 4096;
 
 /// Second moments are kept in full up to so many inputs per output, else only their diagonal.
 pub(super) const LARGEST_FULL: usize = 1300;
@@ -22,6 +25,7 @@ pub(crate) struct Moments {
     products: Vec<f64>,
     rows: u64,
     seen: usize,
+    per_sample: usize,
 }
 
 /// How a layer gathers its inputs.
@@ -34,8 +38,9 @@ enum Gather {
 }
 
 impl Moments {
-    /// Empty moments for a layer; `None` if the way it reads its input is not known here.
-    pub(crate) fn of(graph: &Graph, node: &Node) -> Option<Moments> {
+    /// Empty moments for a layer, with all products of its inputs if `products`, to be estimated from so many
+    /// samples; `None` if the way it reads its input is not known here.
+    pub(crate) fn of(graph: &Graph, node: &Node, products: bool, samples: usize) -> Option<Moments> {
         let w = graph.constant(node.input(1)?)?;
         let (gather, groups, width) = if let Some(op) = node.op.downcast::<ops::Conv>() {
             let kernel = w.shape().get(2..)?.to_vec();
@@ -47,7 +52,7 @@ impl Moments {
         } else {
             return None;
         };
-        let full = width <= LARGEST_FULL;
+        let full = products && width <= LARGEST_FULL;
         let products = groups * if full { width * width } else { width };
         Some(Moments {
             gather,
@@ -58,6 +63,7 @@ impl Moments {
             products: vec![0.0; products],
             rows: 0,
             seen: 0,
+            per_sample: (ROWS / samples.max(1)).clamp(1, ROWS_PER_SAMPLE),
         })
     }
 
@@ -70,7 +76,7 @@ impl Moments {
         match self.gather.clone() {
             Gather::Rows => {
                 let rows = values.len() / self.width.max(1);
-                let step = rows.div_ceil(ROWS_PER_SAMPLE * x.shape().first().copied().unwrap_or(1).max(1)).max(1);
+                let step = rows.div_ceil(self.per_sample * x.shape().first().copied().unwrap_or(1).max(1)).max(1);
                 for row in values.chunks_exact(self.width.max(1)).step_by(step) {
                     self.add_row(0, row);
                     self.rows += 1;
@@ -96,7 +102,7 @@ impl Moments {
             return;
         }
         let mut row = vec![0.0; self.width];
-        let take = places.min(ROWS_PER_SAMPLE);
+        let take = places.min(self.per_sample);
         for n in 0..shape[0] {
             // Other places for other samples, spread by the golden ratio.
             let offset = (self.seen as f64 * 0.618_033_988_75).fract() * places as f64 / take as f64;
@@ -200,7 +206,7 @@ mod tests {
         let w = graph.add_constant("w", Tensor::new(&[2, 1, 1, 2], vec![1.0f32; 4]).unwrap());
         let op = ops::Conv { group: 2, ..ops::Conv::default() };
         graph.add_node(Arc::new(op), "c", &[Some(x), Some(w)], 1).unwrap();
-        let mut m = Moments::of(&graph, &graph.nodes[0]).unwrap();
+        let mut m = Moments::of(&graph, &graph.nodes[0], true, 1).unwrap();
         m.add(&Tensor::new(&[1, 2, 1, 3], vec![1.0f32, 2.0, 3.0, -1.0, 0.0, 1.0]).unwrap()).unwrap();
         // Windows (1, 2), (2, 3) and (−1, 0), (0, 1).
         assert_eq!((m.mean(0), m.mean(1)), (vec![1.5, 2.5], vec![-0.5, 0.5]));

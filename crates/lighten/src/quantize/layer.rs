@@ -35,9 +35,7 @@ pub(super) fn quantize(
     let moments = moments.filter(|m| m.width() == rows.width() && rows.count.is_multiple_of(m.groups()));
     let group_of = |row: usize| moments.map_or(0, |m| row / (rows.count / m.groups()));
     let importance: Vec<Vec<f64>> = match moments {
-        Some(m) if options.error_feedback && bits < 8 => {
-            (0..m.groups()).map(|g| spread(m, g, options.bias_correction)).collect()
-        }
+        Some(m) if options.error_feedback => (0..m.groups()).map(|g| spread(m, g, options.bias_correction)).collect(),
         _ => vec![vec![]],
     };
     let weigh = |row: usize| importance[if importance.len() == 1 { 0 } else { group_of(row) }].clone();
@@ -50,7 +48,7 @@ pub(super) fn quantize(
         }
     }
     let mut quantized = nearest(&rows, bits, scale);
-    if let Some(m) = moments.filter(|_| options.error_feedback && bits < 8) {
+    if let Some(m) = moments.filter(|_| options.error_feedback) {
         let per_group = rows.count / m.groups();
         for g in 0..m.groups() {
             if let Some(h) = products(m, g, options.bias_correction) {

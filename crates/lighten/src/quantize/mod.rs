@@ -1,10 +1,12 @@
 //! Quantization after training: lighter types for the values of a float network, chosen by what calibration data shows.
 //!
-//! The stages, each a file: which nodes compute on integers ([`decide`]), ranges of activations ([`range`]), scales and
+//! The stages, each a file: which nodes compute on integers ([`decide`]), evener
+//! channels ([`equalize`]), ranges of activations ([`range`]), scales and
 //! integers of weights ([`weights`], [`feedback`]), and the typed graph ([`assign`]). None of them looks at labels.
 
 mod assign;
 mod decide;
+mod equalize;
 mod feedback;
 mod layer;
 mod matrix;
@@ -18,6 +20,7 @@ use qing_graph::{Element, Graph, NodeId, Quant, QuantRule, Tensor, ValueId};
 
 pub(crate) use assign::Assigned;
 pub(crate) use decide::Mode;
+pub(crate) use equalize::equalize;
 pub use options::{Bits, Override, QuantizeOptions, RangeMethod, matches};
 
 use crate::{
@@ -56,25 +59,36 @@ pub(crate) fn quantize(
     let mut values: Vec<ValueId> = leaders.values().copied().collect();
     values.sort_unstable();
     values.dedup();
+    let samples = batches.iter().map(|b| b.first().and_then(|t| t.shape().first().copied()).unwrap_or(1)).sum();
     let wants_moments = options.bias_correction || options.error_feedback;
     let layers: Vec<(NodeId, Moments)> = dots
         .iter()
         .filter(|_| wants_moments)
-        .filter_map(|i| Some((*i, Moments::of(graph, &graph.nodes[*i])?)))
+        .filter_map(|i| Some((*i, Moments::of(graph, &graph.nodes[*i], options.error_feedback, samples)?)))
         .collect();
     let statistics = calibrate(graph, batches, &values, &layers, threads, progress)?;
     let mut types: BTreeMap<ValueId, (Element, Quant)> = BTreeMap::new();
     for id in &values {
         types.insert(*id, range::activation(&statistics.histograms[id], bits.activation(*id), options.range)?);
     }
-    let mut parameters = BTreeMap::new();
-    for (done, i) in dots.iter().enumerate() {
-        progress(Progress { stage: "quantize weights", done, total: dots.len() });
+    let layer = |i: &NodeId| {
         let node = &graph.nodes[*i];
         let x = node.input(0).map(|x| decision.leader(x)).and_then(|x| types.get(&x));
         let x_scale = x.map_or(1.0, |(_, quant)| quant.scale(0));
-        let moments = statistics.moments.get(i);
-        parameters.insert(*i, layer::quantize(graph, node, bits.weights[i], x_scale, moments, options)?);
+        layer::quantize(graph, node, bits.weights[i], x_scale, statistics.moments.get(i), options)
+    };
+    let mut parameters = BTreeMap::new();
+    // Layers do not depend on each other: as many at a time as there are threads.
+    for (done, some) in dots.chunks(threads.max(1)).enumerate() {
+        progress(Progress { stage: "quantize weights", done: done * threads.max(1), total: dots.len() });
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let running: Vec<_> = some.iter().map(|i| scope.spawn(|| layer(i))).collect();
+            running.into_iter().map(|t| t.join()).collect()
+        });
+        for (i, result) in some.iter().zip(made) {
+            let result = result.map_err(|_| LightenError::Option("a thread that quantized weights panicked".into()))?;
+            parameters.insert(*i, result?);
+        }
     }
     progress(Progress { stage: "quantize weights", done: dots.len(), total: dots.len() });
     let assigned = assign::assign(graph, &decision, &types, &parameters)?;

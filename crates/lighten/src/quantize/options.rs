@@ -80,7 +80,7 @@ pub struct QuantizeOptions {
     pub bias_correction: bool,
     /// Even out the channels of consecutive layers first (cross-layer equalization, arXiv:1906.04721).
     pub equalize: bool,
-    /// Below eight bits, let each rounding make up for the errors of those before it, as the layer's inputs weigh them
+    /// Let each rounding of a weight make up for the errors of those before it, as the layer's inputs weigh them
     /// (arXiv:2210.17323).
     pub error_feedback: bool,
 }
@@ -95,7 +95,7 @@ impl Default for QuantizeOptions {
             range: RangeMethod::default(),
             per_channel: true,
             bias_correction: true,
-            equalize: false,
+            equalize: true,
             error_feedback: true,
         }
     }
