@@ -133,7 +133,7 @@ mod tests {
             for width in 1..=8 {
                 let element = Element::integer(width, signed).unwrap();
                 let (lo, hi) = element.range().unwrap();
-                let values: Vec<i32> = (lo..=hi).chain([hi as i64, lo]).map(|v| v as i32).collect();
+                let values: Vec<i32> = (lo..=hi).chain([hi, lo]).map(|v| v as i32).collect();
                 let tensor = Tensor::from_ints(element, &[values.len()], &values).unwrap();
                 let form = Form::Coded(element);
                 let mut stored = vec![0; form.bytes(values.len())];

@@ -107,7 +107,7 @@ impl Builder {
         let spatial = shape.len() - 2;
         let (groups, out) = match self.dice.range(0, 3) {
             0 => (channels, channels),
-            1 if channels % 2 == 0 => (2, 2 * self.dice.range(1, 5)),
+            1 if channels.is_multiple_of(2) => (2, 2 * self.dice.range(1, 5)),
             _ => (1, self.dice.range(1, 20)),
         };
         let kernel: Vec<usize> = (0..spatial).map(|_| self.dice.range(1, 3)).collect();

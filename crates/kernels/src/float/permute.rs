@@ -9,6 +9,9 @@ const MAX_RANK: usize = 8;
 /// Side of the squares that are copied when the last axis moves: what is read and what is written both stay in cache.
 const SIDE: usize = 32;
 
+/// The most channels for which pixels are taken apart or put together whole.
+const FEW: usize = 4;
+
 /// Values that one task moves at least.
 const BLOCK: usize = 8192;
 
@@ -69,6 +72,22 @@ pub fn permute<T: Copy + Send + Sync>(
             let Some(at) = outer.iter().position(|axis| axis.from == 1) else { return Err(wrong()) };
             outer[at..].rotate_left(1);
             let [outer @ .., side] = outer else { return Err(wrong()) };
+            if side.to == last.len && last.len <= FEW {
+                match last.len {
+                    2 => interleave::<T, 2>(outer, *side, *last, x, &y, pool),
+                    3 => interleave::<T, 3>(outer, *side, *last, x, &y, pool),
+                    _ => interleave::<T, 4>(outer, *side, *last, x, &y, pool),
+                }
+                return Ok(());
+            }
+            if last.from == side.len && side.len <= FEW {
+                match side.len {
+                    2 => separate::<T, 2>(outer, *side, *last, x, &y, pool),
+                    3 => separate::<T, 3>(outer, *side, *last, x, &y, pool),
+                    _ => separate::<T, 4>(outer, *side, *last, x, &y, pool),
+                }
+                return Ok(());
+            }
             // Few rows make wide bands, so that a task is still worth having.
             let band = SIDE.max(BLOCK / last.len.min(BLOCK));
             let bands = side.len.div_ceil(band);
@@ -91,6 +110,61 @@ pub fn permute<T: Copy + Send + Sync>(
         }
     }
     Ok(())
+}
+
+/// `C` planes become pixels of `C` values: the output is written from its begin to its end.
+fn interleave<T: Copy + Send + Sync, const C: usize>(
+    outer: &[Axis],
+    side: Axis,
+    last: Axis,
+    x: &[T],
+    y: &SharedMut<'_, T>,
+    pool: &Pool,
+) {
+    let bands = side.len.div_ceil(BLOCK / C);
+    let images: usize = outer.iter().map(|axis| axis.len).product();
+    pool.run(images * bands, &|job| {
+        let (from, to) = place(outer, job / bands);
+        let first = job % bands * (BLOCK / C);
+        let width = (BLOCK / C).min(side.len - first);
+        let planes: [&[T]; C] = std::array::from_fn(|c| &x[from + c * last.from + first..][..width]);
+        // SAFETY: jobs are distinct runs of pixels.
+        let y = unsafe { y.slice(to + first * C..to + (first + width) * C) };
+        for (i, pixel) in y.chunks_exact_mut(C).enumerate() {
+            for (value, plane) in pixel.iter_mut().zip(&planes) {
+                *value = plane[i];
+            }
+        }
+    });
+}
+
+/// Pixels of `C` values become `C` planes: the input is read from its begin to its end.
+fn separate<T: Copy + Send + Sync, const C: usize>(
+    outer: &[Axis],
+    side: Axis,
+    last: Axis,
+    x: &[T],
+    y: &SharedMut<'_, T>,
+    pool: &Pool,
+) {
+    let bands = last.len.div_ceil(BLOCK / C);
+    let images: usize = outer.iter().map(|axis| axis.len).product();
+    pool.run(images * bands, &|job| {
+        let (from, to) = place(outer, job / bands);
+        let first = job % bands * (BLOCK / C);
+        let width = (BLOCK / C).min(last.len - first);
+        let x = &x[from + first * C..][..width * C];
+        // SAFETY: the planes do not overlap, and jobs are distinct runs of pixels.
+        let mut planes: [&mut [T]; C] = std::array::from_fn(|c| unsafe {
+            let start = to + c * side.to + first;
+            y.slice(start..start + width)
+        });
+        for (i, pixel) in x.chunks_exact(C).enumerate() {
+            for (plane, value) in planes.iter_mut().zip(pixel) {
+                plane[i] = *value;
+            }
+        }
+    });
 }
 
 /// The axes of the output, those of length 1 left out and those that stay neighbours merged: how many.
@@ -165,7 +239,9 @@ mod tests {
 
     #[test]
     fn larger_ones_that_take_several_tasks() {
-        let cases: [(&[usize], &[usize]); 4] = [
+        let cases: [(&[usize], &[usize]); 6] = [
+            (&[2, 3, 100, 60], &[0, 2, 3, 1]),
+            (&[2, 100, 60, 3], &[0, 3, 1, 2]),
             (&[2, 35, 67, 9], &[0, 3, 1, 2]),
             (&[2, 9, 35, 67], &[0, 2, 3, 1]),
             (&[3, 40, 4, 65], &[0, 2, 3, 1]),
