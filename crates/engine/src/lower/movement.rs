@@ -418,8 +418,10 @@ impl Pad {
                 for (size, begin, end) in self.outer.iter().rev() {
                     let at = index % size;
                     index /= size;
-                    inside &= (*begin..*end).contains(&at);
-                    from += at.wrapping_sub(*begin).wrapping_mul(step);
+                    match at.checked_sub(*begin).filter(|_| at < *end) {
+                        Some(position) => from += position * step,
+                        None => inside = false,
+                    }
                     step *= end - begin;
                 }
                 if inside {
