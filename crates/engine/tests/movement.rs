@@ -139,9 +139,13 @@ impl Builder {
                     let size = shape[*axis] as i64;
                     let start = self.dice.range(0, shape[*axis] - 1) as i64;
                     if self.dice.chance(30) {
-                        (starts.push(start), ends.push(-size - 1), steps.push(-(self.dice.range(1, 2) as i64)));
+                        starts.push(start);
+                        ends.push(-size - 1);
+                        steps.push(-(self.dice.range(1, 2) as i64));
                     } else {
-                        (starts.push(start - size), ends.push(size + 3), steps.push(self.dice.range(1, 3) as i64));
+                        starts.push(start - size);
+                        ends.push(size + 3);
+                        steps.push(self.dice.range(1, 3) as i64);
                     }
                 }
                 let axes = axes.into_iter().map(|a| a as i64).collect();

@@ -11,7 +11,7 @@ use qing_kernels::{
     },
 };
 
-use super::{Lower, StepSpec, attr, fuse, movement, table};
+use super::{Lower, StepSpec, attr, fuse, strided, table};
 use crate::{
     EngineError,
     plan::layout::Layout,
@@ -166,7 +166,7 @@ pub(super) fn lower_binary(cx: &mut Lower<'_>, node: &Node) -> Result<bool, Engi
     let mut inputs = vec![];
     let mut spreads = [Spread::Full; 2];
     for (i, id) in [a, b].into_iter().enumerate() {
-        let (place, spread) = movement::spread(cx, node, id, y, layout)?;
+        let (place, spread) = strided::spread(cx, node, id, y, layout)?;
         inputs.push(place);
         spreads[i] = spread;
     }
@@ -180,7 +180,7 @@ pub(super) fn lower_binary(cx: &mut Lower<'_>, node: &Node) -> Result<bool, Engi
         && first != second
     {
         for (i, id) in [a, b].into_iter().enumerate() {
-            inputs[i] = movement::expand(cx, node, id, y, layout)?;
+            inputs[i] = strided::expand(cx, node, id, y, layout)?;
             spreads[i] = Spread::Full;
         }
     }
@@ -225,10 +225,10 @@ pub(super) fn lower_where(cx: &mut Lower<'_>, node: &Node) -> Result<bool, Engin
     let mut inputs = vec![];
     let mut single = [false; 3];
     for (i, id) in [condition, a, b].into_iter().enumerate() {
-        let (place, spread) = movement::spread(cx, node, id, y, layout)?;
+        let (place, spread) = strided::spread(cx, node, id, y, layout)?;
         single[i] = spread == Spread::Scalar;
         let direct = matches!(spread, Spread::Full | Spread::Scalar);
-        inputs.push(if direct { place } else { movement::expand(cx, node, id, y, layout)? });
+        inputs.push(if direct { place } else { strided::expand(cx, node, id, y, layout)? });
     }
     let outputs = vec![cx.write(y, layout)];
     cx.push(StepSpec::new(node, "select f32", inputs, outputs, Select { single }));

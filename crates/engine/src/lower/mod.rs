@@ -8,10 +8,12 @@ mod fuse;
 mod matmul;
 mod movement;
 mod normalize;
+mod pad;
 mod pool;
 mod qconv;
 mod quantize;
 mod resize;
+mod strided;
 mod table;
 mod window;
 
@@ -66,7 +68,7 @@ static TABLE: &[(&str, &str, LowerFn)] = &[
     ("", "Mul", elementwise::lower_binary),
     ("", "Neg", elementwise::lower_unary),
     ("", "PRelu", elementwise::lower_binary),
-    ("", "Pad", movement::pad),
+    ("", "Pad", pad::lower),
     ("", "Reciprocal", elementwise::lower_unary),
     ("", "ReduceMax", pool::global),
     ("", "ReduceMean", pool::global),

@@ -12,7 +12,7 @@ use qing_kernels::{
 use super::{
     Lower, StepSpec,
     elementwise::{Spread, is_f32, layout_of},
-    fuse, movement, table,
+    fuse, strided, table,
 };
 use crate::{
     EngineError,
@@ -136,8 +136,8 @@ pub(super) fn lower_add(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineE
     let layout = layout_of(cx, &[a, b], y);
     let mut inputs = vec![];
     for id in [a, b] {
-        let (place, spread) = movement::spread(cx, node, id, y, layout)?;
-        inputs.push(if spread == Spread::Full { place } else { movement::expand(cx, node, id, y, layout)? });
+        let (place, spread) = strided::spread(cx, node, id, y, layout)?;
+        inputs.push(if spread == Spread::Full { place } else { strided::expand(cx, node, id, y, layout)? });
     }
     let outputs = vec![cx.write(output, layout)];
     let add = QAdd { a_zero, b_zero, m_a: scales.a, m_b: scales.b, scale: scales.scale, clip };
