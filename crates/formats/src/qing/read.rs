@@ -62,6 +62,7 @@ pub fn read_bytes(bytes: &Bytes) -> Result<Graph, FormatError> {
     Ok(graph)
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "errors are handed over as `map_err` gives them")]
 fn malformed(place: impl Into<String>, what: impl ToString) -> FormatError {
     FormatError::malformed(place, what.to_string())
 }

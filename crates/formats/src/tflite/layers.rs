@@ -128,7 +128,7 @@ fn conv(r: &mut Reader, o: &Operator<'_>) -> Result<(), FormatError> {
     // Weights are [out, height, width, in].
     let (x, groups) = (nchw_type(r, input(o, 0)?)?, weight_shape(r, o)?);
     let channels = x.shape.as_ref().and_then(|s| s[1].known()).unwrap_or(groups[3]);
-    let group = if groups[3] == 0 { 1 } else { channels / groups[3] };
+    let group = channels.checked_div(groups[3]).unwrap_or(1);
     convolution(r, o, attrs, &super::TO_NCHW, group, o.option_i8(3)?)
 }
 
