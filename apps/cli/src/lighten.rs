@@ -67,10 +67,7 @@ pub(crate) struct Args {
     /// How activation ranges are chosen: minmax, percentile (or percentile:99.99), mse (least squared error)
     #[arg(long, value_name = "METHOD", default_value = "mse", value_parser = parse_range)]
     range: RangeMethod,
-    /// Even out the channels of consecutive layers first (cross-layer equalization)
-    #[arg(long, overrides_with = "no_equalize")]
-    equalize: bool,
-    /// Leave channels as they are (the default)
+    /// Do not even out the channels of consecutive layers first (cross-layer equalization)
     #[arg(long)]
     no_equalize: bool,
     /// Do not shift biases by the mean error of the weights
@@ -126,6 +123,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(args.edge_bits <= 8, "--edge-bits is 0 to 8");
     let model = model::load(&args.model)?;
     let feeds = Feeds::new(&model.graph, &args.preprocess)?;
+    check_layers(args, &model)?;
     let outputs = output_paths(args, &model)?;
     let test = test_data(args, &model)?;
     let batches = calibration(args, &model, &feeds)?;
@@ -198,11 +196,27 @@ fn options(args: &Args) -> Options {
         range: args.range,
         per_channel: !args.per_tensor,
         bias_correction: !args.no_bias_correction,
-        equalize: (base.equalize || args.equalize) && !args.no_equalize,
+        equalize: base.equalize && !args.no_equalize,
         error_feedback: !args.no_error_feedback,
         ..base
     };
     Options { quantize, ..Options::default() }
+}
+
+/// Refuses what would change nothing: a network that is quantized already, and names that no layer has.
+fn check_layers(args: &Args, model: &Model) -> Result<()> {
+    let layers = lighten::layers(&model.graph, None);
+    ensure!(
+        layers.is_empty() || layers.iter().any(|l| l.weight_bits > 8),
+        "{}: its layers are quantized already; give the float network it was made from",
+        args.model
+    );
+    let patterns = args.layer.iter().map(|o| &o.pattern).map(|p| ("--layer", p));
+    for (flag, pattern) in patterns.chain(args.keep_float.iter().map(|p| ("--keep-float", p))) {
+        let known = model.graph.nodes.iter().any(|n| lighten::matches(pattern, &n.name));
+        ensure!(known, "{flag} {pattern}: no layer has such a name; `qing inspect {}` lists them", args.model);
+    }
+    Ok(())
 }
 
 fn output_paths(args: &Args, model: &Model) -> Result<Vec<PathBuf>> {

@@ -119,6 +119,7 @@ fn errors_say_what_and_where() {
         ("empty_slice", &["evaluate", "fashion.onnx", "--data", "zoo:fashion@5000:"]),
         ("bad_bits", &["lighten", "fashion.onnx", "--bits", "w9a8"]),
         ("bad_layer", &["lighten", "fashion.onnx", "--layer", "conv"]),
+        ("no_such_layer", &["lighten", "fashion.onnx", "--layer", "head*=w8a8"]),
         ("bad_range", &["lighten", "fashion.onnx", "--range", "median"]),
         ("bad_output", &["lighten", "fashion.onnx", "-o", "light.tflite"]),
         ("bad_mean", &["run", "fashion.onnx", "text.jpg", "--mean", "dark"]),

@@ -54,7 +54,7 @@ pub mod formats {
 pub mod lighten {
     pub use qing_lighten::{
         Bits, Calibration, Island, Layer, LightenError, Lightened, Options, Override, Progress, QuantizeOptions,
-        RangeMethod, Report, Totals, layers, lighten, totals,
+        RangeMethod, Report, Totals, layers, lighten, matches, totals,
     };
 }
 

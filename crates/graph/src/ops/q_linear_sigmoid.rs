@@ -32,7 +32,6 @@ fn cases() -> Vec<Case> {
             .f32(&[], &[1.0])
             .input(Tensor::scalar(100u8))
             .f32(&[], &[0.003_906_25])
-            .no_input()
             .output(Tensor::vector(vec![128u8, 255, 0])),
     ]
 }
