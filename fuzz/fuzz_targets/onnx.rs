@@ -9,6 +9,8 @@ fuzz_target!(|data: &[u8]| {
     match onnx::read_bytes(&bytes, None) {
         // What was read can be written and read again.
         Ok(graph) => {
+            // Files are read through this pass too; it may object, but never panic.
+            let _ = qing_graph::passes::from_qdq(&graph);
             if let Ok(again) = onnx::to_bytes(&graph, &WriteOptions::default()) {
                 onnx::read_bytes(&again.into(), None).expect("a written graph is read");
             }
