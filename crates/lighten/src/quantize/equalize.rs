@@ -25,7 +25,7 @@ const HEADROOM: f64 = 1.1;
 ///
 /// # Errors
 /// If the network cannot be run on the batches.
-pub fn equalize(graph: &Graph, batches: &[Vec<Tensor>], threads: usize) -> Result<Graph, LightenError> {
+pub(crate) fn equalize(graph: &Graph, batches: &[Vec<Tensor>], threads: usize) -> Result<Graph, LightenError> {
     let groups = groups(graph);
     let values: Vec<ValueId> = groups.iter().flat_map(|g| g.values.iter().copied()).collect();
     let peaks = channel_peaks(graph, &values, batches, threads)?;
