@@ -1,4 +1,4 @@
-//! Bytes to [`Graph`](qing_graph::Graph) and back: ONNX, TFLite and qing's own device file.
+//! Bytes to [`Graph`] and back: ONNX, TFLite and qing's own device file.
 //!
 //! A reader refuses malformed bytes with a [`FormatError`] that says where, never panics, and allocates no more than a
 //! stated multiple of what it is given. Tensors share the memory-mapped file; nothing is copied unless the format stores

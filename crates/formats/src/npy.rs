@@ -100,7 +100,7 @@ pub fn write(path: &Path, tensor: &Tensor) -> Result<(), FormatError> {
     atomic::write(path, &to_bytes(tensor))
 }
 
-/// The content of a `.npy` file; see [`write`].
+/// The content of a `.npy` file; see [`write()`].
 pub fn to_bytes(tensor: &Tensor) -> Vec<u8> {
     let tensor = match tensor.element() {
         Element::Bits { signed: false, .. } => tensor.cast(Element::U8),
