@@ -29,6 +29,16 @@ pub enum EngineError {
         /// Its declared type.
         ty: String,
     },
+    /// The plan needs more memory than it may.
+    #[error("{what} takes {bytes} bytes of memory, more than the limit of {limit}")]
+    Memory {
+        /// The value that is too large alone, or all of them.
+        what: String,
+        /// What it takes; the largest number if that cannot be counted.
+        bytes: usize,
+        /// What is allowed.
+        limit: usize,
+    },
     /// There is no input or output of that number.
     #[error("there is no {what} {index}: the model has {count}")]
     NoSuchPort {

@@ -17,11 +17,14 @@ pub struct Options {
     pub input_shapes: Option<Vec<Vec<usize>>>,
     /// Runs every node by its op's reference semantics: slow, for finding out whether a kernel is to blame.
     pub reference: bool,
+    /// The most bytes a session may need for activations and scratch; a model that needs more is refused. A shape costs a
+    /// file nothing, so a limit there must be.
+    pub memory_limit: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { threads: 1, isa: None, input_shapes: None, reference: false }
+        Options { threads: 1, isa: None, input_shapes: None, reference: false, memory_limit: 1 << 34 }
     }
 }
 

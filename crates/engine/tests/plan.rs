@@ -125,6 +125,23 @@ fn a_layer_that_could_overflow_is_refused_by_name() {
 }
 
 #[test]
+fn a_model_that_needs_too_much_memory_is_refused() {
+    let mut graph = Graph::new("large");
+    let x = graph.add_input("x", Type::new(Element::F32, [1usize]));
+    let shape = graph.add_constant("shape", Tensor::vector(vec![1i64 << 20, 1 << 10]));
+    let y = node(&mut graph, ops::Expand {}, "y", &[x, shape]);
+    let z = node(&mut graph, ops::Relu {}, "z", &[y]);
+    graph.mark_output(z);
+    let refused = |memory_limit: usize| {
+        let options = Options { memory_limit, ..Options::default() };
+        Plan::new(&graph, &options).map(|_| ()).map_err(|e| e.to_string())
+    };
+    let error = refused((1 << 32) - 1).expect_err("four gigabytes");
+    assert!(error.contains("`y`") && error.contains("4294967296"), "{error}");
+    assert_eq!(refused(1 << 34), Ok(()));
+}
+
+#[test]
 fn the_reference_can_be_asked_for() {
     let graph = residual();
     let plan = Plan::new(&graph, &Options { reference: true, ..Options::default() }).expect("a legal graph");

@@ -9,6 +9,7 @@ use std::fmt;
 
 use qing_graph::{Element, Graph, Tensor};
 use qing_kernels::Isa;
+use qing_tensor::element_count;
 
 use crate::{
     EngineError, Options, lower,
@@ -63,8 +64,14 @@ impl Plan {
     /// 32-bit accumulators. The error names the node.
     pub fn new(graph: &Graph, options: &Options) -> Result<Plan, EngineError> {
         let graph = prepare::prepare(graph, &options.shapes(graph)?)?;
+        check_sizes(&graph, options.memory_limit)?;
         let lowered = lower::lower(&graph, options)?;
-        Ok(place(graph, lowered, options))
+        let plan = place(graph, lowered, options);
+        let (bytes, limit) = (plan.arena, options.memory_limit);
+        if bytes > limit {
+            return Err(EngineError::Memory { what: "the plan".into(), bytes, limit });
+        }
+        Ok(plan)
     }
 
     /// The graph that is run: concrete shapes, constants folded.
@@ -97,6 +104,22 @@ impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.dump())
     }
+}
+
+/// Refuses a graph with a value that is too large by itself, before anything is computed from its size.
+fn check_sizes(graph: &Graph, limit: usize) -> Result<(), EngineError> {
+    for node in &graph.nodes {
+        for id in node.inputs.iter().flatten().chain(&node.outputs) {
+            let Some(shape) = graph.ty(*id).known_shape() else { continue };
+            let bytes =
+                element_count(&shape).map_or(usize::MAX, |n| n.saturating_mul(graph.ty(*id).element.bits()) / 8);
+            if bytes > limit {
+                let what = format!("value `{}` of type {}", graph.value(*id).name, graph.ty(*id));
+                return Err(EngineError::Memory { what, bytes, limit });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Assigns memory to the buffers of a lowered graph.
