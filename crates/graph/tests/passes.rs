@@ -247,3 +247,138 @@ fn what_has_no_integer_rule_stays_an_island() {
     let input = [noise(&[1, 4], 3, 2.0)];
     assert_eq!(interpret(&g, &input).unwrap(), interpret(&typed, &input).unwrap());
 }
+
+#[test]
+fn spelled_out_functions_become_one_op() {
+    type Spell = fn(&mut Graph, ValueId) -> ValueId;
+    fn c(g: &mut Graph, v: f32) -> ValueId {
+        g.add_constant("c", Tensor::scalar(v))
+    }
+    let spells: [(&str, Spell); 7] = [
+        ("Swish", |g, x| {
+            let s = add(g, ops::Sigmoid {}, "s", &[x]);
+            add(g, ops::Mul {}, "y", &[x, s])
+        }),
+        ("HardSwish", |g, x| {
+            let s = add(g, ops::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }, "s", &[x]);
+            add(g, ops::Mul {}, "y", &[s, x])
+        }),
+        ("HardSwish", |g, x| {
+            let (three, zero, six) = (c(g, 3.0), c(g, 0.0), c(g, 6.0));
+            let s = add(g, ops::Add {}, "s", &[x, three]);
+            let s = add(g, ops::Clip {}, "clip", &[s, zero, six]);
+            let s = add(g, ops::Mul {}, "m", &[x, s]);
+            add(g, ops::Div {}, "y", &[s, six])
+        }),
+        ("Gelu", |g, x| {
+            let (root, one, half) = (c(g, std::f32::consts::SQRT_2), c(g, 1.0), c(g, 0.5));
+            let e = add(g, ops::Div {}, "d", &[x, root]);
+            let e = add(g, ops::Erf {}, "e", &[e]);
+            let e = add(g, ops::Add {}, "p", &[e, one]);
+            let e = add(g, ops::Mul {}, "m", &[x, e]);
+            add(g, ops::Mul {}, "y", &[e, half])
+        }),
+        ("Gelu", |g, x| {
+            let (three, a, b, one, half) = (c(g, 3.0), c(g, 0.044_715), c(g, 0.797_884_6), c(g, 1.0), c(g, 0.5));
+            let t = add(g, ops::Pow {}, "pow", &[x, three]);
+            let t = add(g, ops::Mul {}, "m1", &[t, a]);
+            let t = add(g, ops::Add {}, "a1", &[x, t]);
+            let t = add(g, ops::Mul {}, "m2", &[t, b]);
+            let t = add(g, ops::Tanh {}, "t", &[t]);
+            let t = add(g, ops::Add {}, "a2", &[t, one]);
+            let h = add(g, ops::Mul {}, "m3", &[x, half]);
+            add(g, ops::Mul {}, "y", &[h, t])
+        }),
+        ("LayerNormalization", |g, x| {
+            let axes = g.add_constant("axes", Tensor::vector(vec![-1i64]));
+            let (two, epsilon) = (c(g, 2.0), c(g, 1e-5));
+            let (scale, shift) =
+                (g.add_constant("scale", noise(&[4], 5, 1.0)), g.add_constant("shift", noise(&[4], 6, 1.0)));
+            let m = add(g, ops::ReduceMean::default(), "mean", &[x, axes]);
+            let d = add(g, ops::Sub {}, "d", &[x, m]);
+            let s = add(g, ops::Pow {}, "pow", &[d, two]);
+            let s = add(g, ops::ReduceMean::default(), "var", &[s, axes]);
+            let s = add(g, ops::Add {}, "plus", &[s, epsilon]);
+            let s = add(g, ops::Sqrt {}, "sqrt", &[s]);
+            let n = add(g, ops::Div {}, "n", &[d, s]);
+            let n = add(g, ops::Mul {}, "scaled", &[n, scale]);
+            add(g, ops::Add {}, "y", &[n, shift])
+        }),
+        // Not one of them: the gate is of another value.
+        ("Mul", |g, x| {
+            let t = add(g, ops::Tanh {}, "t", &[x]);
+            let s = add(g, ops::Sigmoid {}, "s", &[t]);
+            add(g, ops::Mul {}, "y", &[x, s])
+        }),
+    ];
+    for (expected, spell) in spells {
+        let mut g = Graph::new("t");
+        let x = g.add_input("x", Type::new(Element::F32, [2usize, 3, 4]));
+        let y = spell(&mut g, x);
+        g.mark_output(y);
+        let mut folded = g.clone();
+        passes::normalize(&mut folded).unwrap();
+        assert_eq!(folded.nodes.last().unwrap().op.name(), expected);
+        assert!(expected == "Mul" || folded.nodes.len() == 1, "{expected}");
+        let input = [noise(&[2, 3, 4], 9, 3.0)];
+        close(&interpret(&folded, &input).unwrap()[0], &interpret(&g, &input).unwrap()[0], 1e-5);
+    }
+}
+
+/// QONNX: weights through `Quant` with one scale a channel, or through `BipolarQuant`; activations through `Quant`.
+#[test]
+fn qonnx_becomes_typed_layers() {
+    for bipolar in [false, true] {
+        let mut g = Graph::new("t");
+        let x = g.add_input("x", Type::new(Element::F32, [1usize, 2, 4, 4]));
+        let scalar = |g: &mut Graph, name: &str, v: f32| g.add_constant(name, Tensor::scalar(v));
+        let (zero, bits) = (scalar(&mut g, "zero", 0.0), scalar(&mut g, "bits", 4.0));
+        let s = scalar(&mut g, "xs", 0.25);
+        let q = add(&mut g, ops::Quant::default(), "xq", &[x, s, zero, bits]);
+        let w = g.add_constant("w", noise(&[3, 2, 1, 1], 1, 1.0));
+        let w = if bipolar {
+            let s = scalar(&mut g, "ws", 0.5);
+            add(&mut g, ops::BipolarQuant {}, "wq", &[w, s])
+        } else {
+            let s = g.add_constant("ws", Tensor::new(&[3, 1, 1, 1], vec![0.125f32, 0.25, 0.5]).unwrap());
+            add(&mut g, ops::Quant { narrow: true, ..ops::Quant::default() }, "wq", &[w, s, zero, bits])
+        };
+        let y = add(&mut g, ops::Conv::default(), "conv", &[q, w]);
+        let y = add(&mut g, ops::Relu {}, "relu", &[y]);
+        let s = scalar(&mut g, "ys", 0.5);
+        let y = add(&mut g, ops::Quant { signed: false, ..ops::Quant::default() }, "yq", &[y, s, zero, bits]);
+        g.mark_output(y);
+        let typed = passes::from_qdq(&g).unwrap();
+        let names: Vec<&str> = typed.nodes.iter().map(|n| n.op.name()).collect();
+        assert_eq!(names, ["Quantize", "Conv", "Relu", "Dequantize"]);
+        let conv = &typed.nodes[1];
+        let element = typed.ty(conv.inputs[1].unwrap()).element;
+        assert_eq!(element == Element::Bipolar, bipolar);
+        assert_eq!(typed.ty(conv.outputs[0]).element, Element::Bits { width: 4, signed: false });
+        let input = [noise(&[1, 2, 4, 4], 3, 3.0)];
+        // Powers of two: floating point is exact, so there are no ties to lose.
+        assert_eq!(interpret(&g, &input).unwrap()[0].to_f32s(), interpret(&typed, &input).unwrap()[0].to_f32s());
+    }
+}
+
+/// ONNX Runtime's operators with parameters as inputs become the same typed layers.
+#[test]
+fn the_operator_form_becomes_typed_layers() {
+    let mut g = Graph::new("t");
+    let x = g.add_input("x", Type::new(Element::U8, [1usize, 2, 4, 4]));
+    let scale = |g: &mut Graph, v: f32| g.add_constant("s", Tensor::scalar(v));
+    let (xs, ws, ys) = (scale(&mut g, 0.1), scale(&mut g, 0.02), scale(&mut g, 0.05));
+    let zero = g.add_constant("z", Tensor::scalar(120u8));
+    let wz = g.add_constant("wz", Tensor::scalar(0i8));
+    let w = g.add_constant("w", ints(Element::I8, &[2, 2, 1, 1], 1));
+    let c = add(&mut g, ops::QLinearConv::default(), "c", &[x, xs, zero, w, ws, wz, ys, zero]);
+    let a = add(&mut g, ops::QLinearAdd {}, "a", &[c, ys, zero, x, xs, zero, ys, zero]);
+    let p = add(&mut g, ops::QLinearGlobalAveragePool::default(), "p", &[a, ys, zero, ys, zero]);
+    let y = add(&mut g, ops::DequantizeLinear::default(), "y", &[p, ys, zero]);
+    g.mark_output(y);
+    let typed = passes::from_qdq(&g).unwrap();
+    let names: Vec<&str> = typed.nodes.iter().map(|n| n.op.name()).collect();
+    assert_eq!(names, ["Conv", "Add", "GlobalAveragePool", "Dequantize"]);
+    let input = [ints(Element::U8, &[1, 2, 4, 4], 5)];
+    assert_eq!(interpret(&g, &input).unwrap(), interpret(&typed, &input).unwrap());
+}

@@ -202,7 +202,8 @@ fn zero_pads(graph: &Graph, pad: &Node) -> Option<(Vec<i64>, usize)> {
     Some((pads, rank))
 }
 
-/// A mean over all spatial axes is global average pooling, which has an integer rule.
+/// A mean over all spatial axes is global average pooling, which has an integer rule. Of rank 3 it is more likely part of a
+/// normalization.
 struct GlobalMean;
 
 impl Rule for GlobalMean {
@@ -213,7 +214,7 @@ impl Rule for GlobalMean {
     fn apply(&self, view: &View<'_>, node: &Node) -> Result<Option<Patch>, OpError> {
         let graph = view.graph;
         let Some(x) = node.input(0).filter(|_| is(node, "ReduceMean")) else { return Ok(None) };
-        let (Some(rank), Some(axes)) = (graph.ty(x).rank().filter(|r| *r >= 3), axes_of(graph, node)) else {
+        let (Some(rank), Some(axes)) = (graph.ty(x).rank().filter(|r| *r >= 4), axes_of(graph, node)) else {
             return Ok(None);
         };
         let mut axes: Vec<i64> = axes.iter().map(|a| if *a < 0 { a + rank as i64 } else { *a }).collect();

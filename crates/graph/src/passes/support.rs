@@ -45,7 +45,6 @@ pub(super) fn floats(graph: &Graph, node: &Node, i: usize) -> Option<Vec<f64>> {
 }
 
 /// The constant number that input `i` holds in all its places.
-#[allow(dead_code)] // used by the activation patterns
 pub(super) fn uniform(graph: &Graph, node: &Node, i: usize) -> Option<f64> {
     let values = floats(graph, node, i)?;
     let first = *values.first()?;

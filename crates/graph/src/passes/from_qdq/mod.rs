@@ -123,7 +123,7 @@ impl Builder<'_> {
                 Role::Dequantize => self.dequantize(node, &params),
             };
         }
-        if node.op.name().starts_with("QLinear") && self.qlinear(node)? {
+        if node.op.name().starts_with("QLinear") && (self.qlinear(node)? || self.qoperator(node)?) {
             return Ok(());
         }
         if let Some(x) = node.input(0)
@@ -506,6 +506,25 @@ impl Builder<'_> {
         Some(values.first()?.to_f64s())
     }
 
+    /// Quantized ops of ONNX Runtime whose parameters are inputs: the same ops on quantized types.
+    fn qoperator(&mut self, node: &Node) -> Result<bool, GraphError> {
+        let Some(form) = qoperator(self.from, node) else { return Ok(false) };
+        let mut inputs = vec![];
+        for (at, params) in &form.operands {
+            let Some(typed) = node.input(*at).and_then(|x| self.typed.get(&x)).copied() else { return Ok(false) };
+            if self.made.ty(typed).quant.as_ref() != Some(&params.quant) {
+                return Ok(false);
+            }
+            inputs.push(Some(typed));
+        }
+        let y = node.outputs[0];
+        let ty = self.type_of(y, &form.y);
+        let new = self.made.add_typed_node(form.op, &node.name, &inputs, vec![ty])?[0];
+        self.made.rename(new, &self.from.value(y).name);
+        self.typed.insert(y, new);
+        Ok(true)
+    }
+
     /// QLinearConv and QLinearMatMul: the same layers with their parameters as inputs.
     fn qlinear(&mut self, node: &Node) -> Result<bool, GraphError> {
         let Some(layer) = qlinear_layer(self.from, node) else { return Ok(false) };
@@ -591,8 +610,55 @@ fn qlinear_layer(graph: &Graph, node: &Node) -> Option<QLinear> {
 
 /// What a QLinear node says of its input `id`.
 fn qlinear_input(graph: &Graph, node: &Node, id: ValueId) -> Option<Params> {
-    let layer = qlinear_layer(graph, node)?;
-    (node.input(0) == Some(id)).then_some(layer.x)
+    if let Some(layer) = qlinear_layer(graph, node) {
+        return (node.input(0) == Some(id)).then_some(layer.x);
+    }
+    let form = qoperator(graph, node)?;
+    let mut meanings =
+        form.operands.into_iter().filter(|(at, _)| node.input(*at) == Some(id)).map(|(_, params)| params);
+    let first = meanings.next()?;
+    meanings.all(|m| m == first).then_some(first)
+}
+
+/// An op with quantized operands whose parameters were inputs.
+struct QOperator {
+    op: Arc<dyn crate::Op>,
+    /// Position and quantization of each operand.
+    operands: Vec<(usize, Params)>,
+    y: Params,
+}
+
+fn qoperator(graph: &Graph, node: &Node) -> Option<QOperator> {
+    let channels_first = |last: bool| (!last).then_some(());
+    let op = &node.op;
+    let (op, tensors, y): (Arc<dyn crate::Op>, Vec<usize>, usize) = if op.is::<ops::QLinearAdd>() {
+        (Arc::new(ops::Add {}), vec![0, 3], 6)
+    } else if let Some(pool) = op.downcast::<ops::QLinearGlobalAveragePool>() {
+        channels_first(pool.channels_last)?;
+        (Arc::new(ops::GlobalAveragePool {}), vec![0], 3)
+    } else if let Some(pool) = op.downcast::<ops::QLinearAveragePool>() {
+        channels_first(pool.channels_last)?;
+        (Arc::new(pool.pool()), vec![0], 3)
+    } else if op.is::<ops::QLinearSigmoid>() {
+        (Arc::new(ops::Sigmoid {}), vec![0], 3)
+    } else if let Some(concat) = op.downcast::<ops::QLinearConcat>() {
+        (Arc::new(ops::Concat { axis: concat.axis }), (2..node.inputs.len()).step_by(3).collect(), 0)
+    } else {
+        return None;
+    };
+    let params = |element: Element, scale: usize| {
+        let scales = graph.constant(node.input(scale)?)?.to_f32s();
+        let zeros = match node.input(scale + 1) {
+            Some(zero) => graph.constant(zero)?.to_ints(),
+            None => vec![0],
+        };
+        let ([scale], [zero]) = (&scales[..], &zeros[..]) else { return None };
+        let quant = Arc::new(Quant::per_tensor(*scale, *zero).ok()?);
+        element.is_quantizable().then_some(Params { element, quant })
+    };
+    let operands: Option<Vec<(usize, Params)>> =
+        tensors.iter().map(|at| Some((*at, params(graph.ty(node.input(*at)?).element, at + 1)?))).collect();
+    Some(QOperator { op, operands: operands?, y: params(graph.ty(node.outputs[0]).element, y)? })
 }
 
 fn same_quantization(a: &Type, b: &Type) -> bool {

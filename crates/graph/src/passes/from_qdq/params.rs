@@ -34,7 +34,8 @@ pub(super) fn read(graph: &Graph, node: &Node) -> Option<(Role, Params)> {
         ("Quant" | "IntQuant", _) => (Role::Both, qonnx(graph, node)?),
         ("BipolarQuant", _) => {
             let scale = graph.constant(node.input(1)?)?;
-            (Role::Both, Params { element: Element::Bipolar, quant: Arc::new(quant(scale, &[0], scale.shape())?) })
+            let rank = graph.ty(node.input(0)?).rank()?;
+            (Role::Both, Params { element: Element::Bipolar, quant: Arc::new(quant(scale, &[0], rank)?) })
         }
         _ => return None,
     };
@@ -87,26 +88,25 @@ fn qonnx(graph: &Graph, node: &Node) -> Option<Params> {
     }
     let (scale, zero) = (graph.constant(node.input(1)?)?, graph.constant(node.input(2)?)?);
     let bits = graph.constant(node.input(3)?)?.to_f64s();
-    let zeros: Vec<i32> = zero.to_f64s().iter().map(|z| *z as i32).collect();
-    let element = Element::integer(
-        bits.first().filter(|b| b.fract() == 0.0 && (1.0..=8.0).contains(*b)).map(|b| *b as u8)?,
-        signed,
-    )?;
+    let zeros: Option<Vec<i32>> = zero.to_f64s().iter().map(|z| (z.fract() == 0.0).then_some(*z as i32)).collect();
+    let width = *bits.first().filter(|b| b.fract() == 0.0 && (1.0..=8.0).contains(*b))? as u8;
+    // Signed integers of one bit are −1 and +1.
+    let element = if signed && width == 1 { Element::Bipolar } else { Element::integer(width, signed)? };
     // A narrow range of activations has one code fewer than the type; only weights, which are folded, may use it.
-    if narrow && graph.constant(node.input(0)?).is_none() {
+    if narrow && (!signed || graph.constant(node.input(0)?).is_none()) {
         return None;
     }
-    Some(Params { element, quant: Arc::new(quant(scale, &zeros, scale.shape())?) })
+    Some(Params { element, quant: Arc::new(quant(scale, &zeros?, graph.ty(node.input(0)?).rank()?)?) })
 }
 
-/// Scales that broadcast along one axis or none, as QONNX stores them.
-fn quant(scale: &Tensor, zeros: &[i32], shape: &[usize]) -> Option<Quant> {
+/// Scales that broadcast along one axis of a value of `rank`, or none, as QONNX stores them.
+fn quant(scale: &Tensor, zeros: &[i32], rank: usize) -> Option<Quant> {
     let scales = scale.to_f32s();
     if scales.len() == 1 {
         return Quant::per_tensor(scales[0], *zeros.first()?).ok();
     }
-    let mut axes = shape.iter().enumerate().filter(|(_, d)| **d != 1).map(|(i, _)| i);
-    let axis = axes.next()?;
+    let mut axes = scale.shape().iter().enumerate().filter(|(_, d)| **d != 1).map(|(i, _)| i);
+    let axis = axes.next()? + rank.checked_sub(scale.rank())?;
     if axes.next().is_some() {
         return None;
     }
