@@ -109,7 +109,8 @@ impl Kernel {
         }
     }
 
-    fn weight(self, distance: f64) -> f64 {
+    /// The weight of a value at this distance from the position.
+    pub fn weight(self, distance: f64) -> f64 {
         let d = distance.abs();
         match self {
             Kernel::Linear => (1.0 - d).max(0.0),
