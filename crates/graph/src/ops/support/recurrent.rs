@@ -277,7 +277,8 @@ impl Recurrent<'_> {
         } else {
             ([sequence, directions, batch, hidden], [directions, batch, hidden])
         };
-        let tensor = |shape: &[usize], values| Ok::<Tensor, OpError>(Tensor::new::<f64>(shape, values)?.cast(x.element()));
+        let tensor =
+            |shape: &[usize], values| Ok::<Tensor, OpError>(Tensor::new::<f64>(shape, values)?.cast(x.element()));
         let mut outputs = vec![tensor(&all_shape, all)?];
         for state in last {
             outputs.push(tensor(&last_shape, state)?);
