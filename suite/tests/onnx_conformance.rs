@@ -8,8 +8,7 @@ use std::{
 };
 
 use qing_formats::onnx;
-use qing_graph::interpret;
-use qing_suite::{CaseList, Outcome, difference, python, read_model, run_all};
+use qing_suite::{CaseList, Executor, Outcome, difference, python, read_model, run_all};
 use qing_tensor::Tensor;
 
 /// The cases of the installed `onnx` package, or of `QING_ONNX_NODE_CASES`.
@@ -36,7 +35,7 @@ fn tensors(folder: &Path, prefix: &str) -> Result<Vec<Tensor>, String> {
 }
 
 fn run_case(folder: &Path) -> Result<(), String> {
-    let graph = read_model(&folder.join("model.onnx"))?;
+    let graph = read_model(&folder.join("model.onnx"), false)?;
     for set in 0.. {
         let data = folder.join(format!("test_data_set_{set}"));
         if !data.is_dir() {
@@ -44,13 +43,15 @@ fn run_case(folder: &Path) -> Result<(), String> {
         }
         let inputs = tensors(&data, "input")?;
         let expected = tensors(&data, "output")?;
-        let actual = interpret::interpret(&graph, &inputs).map_err(|e| e.to_string())?;
-        if actual.len() != expected.len() {
-            return Err(format!("{} outputs, expected {}", actual.len(), expected.len()));
-        }
-        for (i, (a, e)) in actual.iter().zip(&expected).enumerate() {
-            if let Some(why) = difference(a, e) {
-                return Err(format!("output {i}, {why}"));
+        for executor in Executor::all() {
+            let actual = executor.run(&graph, &inputs)?;
+            if actual.len() != expected.len() {
+                return Err(format!("{executor}: {} outputs, expected {}", actual.len(), expected.len()));
+            }
+            for (i, (a, e)) in actual.iter().zip(&expected).enumerate() {
+                if let Some(why) = difference(a, e) {
+                    return Err(format!("{executor}, output {i}, {why}"));
+                }
             }
         }
     }

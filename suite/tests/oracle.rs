@@ -8,9 +8,9 @@ use std::{
 };
 
 use qing_formats::npy;
-use qing_graph::{Graph, interpret};
-use qing_suite::{CaseList, Outcome, exactly, read_model, run_all, within};
-use qing_tensor::Tensor;
+use qing_graph::Graph;
+use qing_suite::{CaseList, Executor, Outcome, exactly, read_model, run_all, within};
+use qing_tensor::{Element, Tensor};
 
 /// A line of `cases.tsv`.
 struct Case {
@@ -55,24 +55,27 @@ fn step(graph: &Graph, output: usize) -> f64 {
 }
 
 fn run_case(case: &Case) -> Result<(), String> {
-    let graph = read_model(&case.folder.join("model.onnx"))?;
+    let path = case.folder.join("model.onnx");
+    let (written, typed) = (read_model(&path, false)?, read_model(&path, true)?);
     let inputs = arrays(&case.folder, "input")?;
     let expected = arrays(&case.folder, "output")?;
-    let actual = interpret::interpret(&graph, &inputs).map_err(|e| e.to_string())?;
-    if actual.is_empty() || actual.len() != expected.len() {
-        return Err(format!("{} outputs, expected {}", actual.len(), expected.len()));
-    }
-    for (i, (a, e)) in actual.iter().zip(&expected).enumerate() {
-        let why = if case.exact {
-            exactly(a, e)
-        } else if e.element().is_float() {
-            within(a, e, 0.0, step(&graph, i) * 1.001)
-        } else {
-            let (a, e) = (a.cast(qing_tensor::Element::F32), e.cast(qing_tensor::Element::F32));
-            within(&a, &e, 0.0, 1.0)
-        };
-        if let Some(why) = why {
-            return Err(format!("output {i}, {why}"));
+    let steps: Vec<f64> = (0..expected.len()).map(|i| step(&written, i)).collect();
+    for executor in Executor::all() {
+        let actual = executor.run(&typed, &inputs)?;
+        if actual.is_empty() || actual.len() != expected.len() {
+            return Err(format!("{executor}: {} outputs, expected {}", actual.len(), expected.len()));
+        }
+        for (i, (a, e)) in actual.iter().zip(&expected).enumerate() {
+            let why = if case.exact {
+                exactly(a, e)
+            } else if e.element().is_float() {
+                within(a, e, 0.0, steps[i] * 1.001)
+            } else {
+                within(&a.cast(Element::F32), &e.cast(Element::F32), 0.0, 1.0)
+            };
+            if let Some(why) = why {
+                return Err(format!("{executor}, output {i}, {why}"));
+            }
         }
     }
     Ok(())

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, rc::Rc};
 
+use prost::Message;
+
 use super::proto::{AttributeProto, FunctionProto, NodeProto, OperatorSetIdProto};
 use crate::FormatError;
 
@@ -20,8 +22,10 @@ pub(super) struct Instance {
 /// Functions may call functions, but not themselves; deeper nesting is refused.
 const DEEPEST: usize = 16;
 
-/// Expanding functions may multiply the nodes of a file at most so far.
-const MOST_NODES: usize = 1 << 20;
+/// Expanding functions may multiply their bytes in the file by so much, and 64 MiB are free; calls of functions that do
+/// nothing count as well.
+const MOST_COPIES: usize = 16;
+const FREE_BYTES: usize = 64 << 20;
 
 /// The standard domain has two names.
 pub(super) fn domain(name: &str) -> &str {
@@ -36,7 +40,7 @@ pub(super) fn opsets(imports: &[OperatorSetIdProto]) -> Opsets {
 /// `nodes` with every call of a function replaced by its body.
 ///
 /// # Errors
-/// If functions nest too deeply or give too many nodes.
+/// If functions nest too deeply or expand to too much.
 pub(super) fn inline(
     nodes: Vec<NodeProto>,
     functions: &[FunctionProto],
@@ -48,8 +52,10 @@ pub(super) fn inline(
     let table: HashMap<(&str, &str, &str), &FunctionProto> =
         functions.iter().map(|f| ((domain(&f.domain), f.name.as_str(), f.overload.as_str()), f)).collect();
     let mut out = vec![];
+    let size: usize = functions.iter().map(Message::encoded_len).sum();
+    let mut budget = size.saturating_mul(MOST_COPIES).saturating_add(FREE_BYTES);
     for node in nodes {
-        expand(node, &table, opsets, 0, &mut out)?;
+        expand(node, &table, opsets, 0, &mut budget, &mut out)?;
     }
     Ok(out)
 }
@@ -59,16 +65,14 @@ fn expand(
     table: &HashMap<(&str, &str, &str), &FunctionProto>,
     opsets: &Rc<Opsets>,
     depth: usize,
+    budget: &mut usize,
     out: &mut Vec<Instance>,
 ) -> Result<(), FormatError> {
     let Some(function) = table.get(&(domain(&node.domain), node.op_type.as_str(), node.overload.as_str())) else {
-        if out.len() >= MOST_NODES {
-            let message = format!("functions expand to more than {MOST_NODES} nodes");
-            return Err(FormatError::malformed("functions", message));
-        }
         out.push(Instance { node, opsets: opsets.clone() });
         return Ok(());
     };
+    charge(budget, function.encoded_len() + 64)?;
     if depth >= DEEPEST {
         let message = format!("calls nested deeper than {DEEPEST}");
         return Err(FormatError::malformed(format!("function `{}`", function.name), message));
@@ -120,8 +124,16 @@ fn expand(
             attribute: body.attribute.iter().filter_map(|a| bind(a, &node, function)).collect(),
             ..body.clone()
         };
-        expand(copy, table, &inner, depth + 1, out)?;
+        charge(budget, copy.encoded_len() + 64)?;
+        expand(copy, table, &inner, depth + 1, budget, out)?;
     }
+    Ok(())
+}
+
+fn charge(budget: &mut usize, bytes: usize) -> Result<(), FormatError> {
+    *budget = budget.checked_sub(bytes).ok_or_else(|| {
+        FormatError::malformed("functions", format!("they expand to more than {MOST_COPIES} times their size"))
+    })?;
     Ok(())
 }
 

@@ -198,6 +198,18 @@ fn functions_are_inlined() {
     // A function that calls itself.
     proto.functions[0].node = vec![NodeProto { domain: "local".into(), ..node("F", &["a", "b"], &["r"]) }];
     assert!(read(&proto).unwrap_err().contains("nested deeper"));
+    // Functions that call the next one a hundred times each, the last of which does nothing.
+    let call = |i: usize| NodeProto { domain: "local".into(), ..node(&format!("F{i}"), &[], &["r"]) };
+    proto.functions = (0..8)
+        .map(|i| FunctionProto {
+            name: format!("F{i}"),
+            domain: "local".into(),
+            node: if i < 7 { vec![call(i + 1); 100] } else { vec![] },
+            ..FunctionProto::default()
+        })
+        .collect();
+    proto.graph.as_mut().unwrap().node = vec![call(0)];
+    assert!(read(&proto).unwrap_err().contains("more than"));
 }
 
 #[test]
