@@ -128,7 +128,7 @@ pub fn eval_node(graph: &Graph, node: &Node) -> Result<Vec<Tensor>, GraphError> 
     let types: Vec<Option<&Type>> = node.inputs.iter().map(|i| i.map(|id| graph.ty(id))).collect();
     let outputs: Vec<Type> = node.outputs.iter().map(|id| graph.ty(*id).clone()).collect();
     node.op
-        .eval(&Eval { inputs: &inputs, types: &types, outputs: &outputs })
+        .evaluate(&Eval { inputs: &inputs, types: &types, outputs: &outputs })
         .map_err(|source| graph.node_error(node, source))
 }
 

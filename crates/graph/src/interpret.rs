@@ -47,7 +47,7 @@ pub fn interpret_with(
         let outputs: Vec<Type> = node.outputs.iter().map(|id| graph.ty(*id).clone()).collect();
         let results = node
             .op
-            .eval(&Eval { inputs: &tensors, types: &types, outputs: &outputs })
+            .evaluate(&Eval { inputs: &tensors, types: &types, outputs: &outputs })
             .map_err(|source| graph.node_error(node, source))?;
         if results.len() < node.outputs.len() {
             let source = OpError::unsupported(format!("{} outputs; it gave {}", node.outputs.len(), results.len()));

@@ -166,6 +166,24 @@ impl dyn Op {
         self.as_any().downcast_ref()
     }
 
+    /// [`Op::eval`] as executors call it: an op without a rule for quantized values is not given any, since it would take
+    /// their integers for numbers.
+    ///
+    /// # Errors
+    /// As [`Op::eval`]; [`OpError::Unsupported`] for quantized inputs or outputs of an op whose rule is
+    /// [`QuantRule::Float`].
+    pub fn evaluate(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
+        if self.quantization() == QuantRule::Float
+            && let Some(ty) = cx.types.iter().flatten().copied().chain(cx.outputs).find(|ty| ty.quant.is_some())
+        {
+            return Err(OpError::unsupported(format!(
+                "{} on {ty}; dequantize before and quantize after it",
+                self.name()
+            )));
+        }
+        self.eval(cx)
+    }
+
     /// True if the op is a `T`.
     pub fn is<T: Op>(&self) -> bool {
         self.as_any().is::<T>()

@@ -35,7 +35,7 @@ impl Step for Reference {
             .collect::<Result<_, _>>()?;
         let views: Vec<Option<&Tensor>> = tensors.iter().map(Option::as_ref).collect();
         let types: Vec<Option<&Type>> = self.inputs.iter().map(|i| i.as_ref().map(|(_, ty, _)| ty)).collect();
-        let results = self.op.eval(&Eval { inputs: &views, types: &types, outputs: &self.outputs })?;
+        let results = self.op.evaluate(&Eval { inputs: &views, types: &types, outputs: &self.outputs })?;
         if results.len() < self.outputs.len() {
             let (want, got) = (self.outputs.len(), results.len());
             return Err(OpError::unsupported(format!("{want} outputs; it gave {got}")).into());

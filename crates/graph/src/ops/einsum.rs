@@ -16,6 +16,9 @@ op! {
     cases: cases
 }
 
+/// Most products a sum may have in the reference.
+const MOST_PRODUCTS: usize = 1 << 34;
+
 /// A label: a letter, or an axis of the ellipsis counted from its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Label {
@@ -135,6 +138,11 @@ impl Op for Einsum {
         let size = |l: &Label| sizes.get(l).copied().unwrap_or(1);
         let shape: Vec<usize> = output.iter().map(size).collect();
         let summed: Vec<usize> = all[output.len()..].iter().map(size).collect();
+        // Constants are folded while a model is read: an equation must not keep the reader busy for hours.
+        let work = all.iter().map(size).try_fold(1usize, |n, d| n.checked_mul(d)).filter(|n| *n <= MOST_PRODUCTS);
+        if work.is_none() {
+            return Err(OpError::unsupported(format!("equation {:?} with more than {MOST_PRODUCTS} products", self.equation)));
+        }
         let values: Vec<Vec<f64>> = tensors.iter().map(|t| t.to_f64s()).collect();
         let mut result = Vec::with_capacity(element_count(&shape)?);
         let at = |index: &[usize], steps: &[usize]| index.iter().zip(steps).map(|(i, s)| i * s).sum::<usize>();

@@ -1,6 +1,9 @@
 use qing_tensor::{Element, Tensor, broadcast, broadcast_strides, element_count};
 
-use super::support::elementwise::{each_index, infer_broadcast};
+use super::support::{
+    elementwise::{each_index, infer_broadcast},
+    movement::concatenated,
+};
 use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
@@ -26,7 +29,7 @@ impl Op for Where {
         element_count(&shape)?;
         let strides = [condition, x, y].map(|t| broadcast_strides(t.shape(), &shape));
         // Both choices side by side, so that one gather moves every element, packed ones included.
-        let both = concatenated(x, y)?;
+        let both = concatenated(&[x.reshaped(&[x.len()])?, y.reshaped(&[y.len()])?], 0)?;
         let test = condition.to_bools();
         let mut picked = vec![];
         each_index(&shape, |at| {
@@ -35,16 +38,6 @@ impl Op for Where {
         });
         Ok(vec![both.take(&shape, picked)?])
     }
-}
-
-fn concatenated(x: &Tensor, y: &Tensor) -> Result<Tensor, OpError> {
-    let count = [x.len() + y.len()];
-    if x.element().is_packed() {
-        let values: Vec<i32> = x.to_ints().into_iter().chain(y.to_ints()).collect();
-        return Ok(Tensor::from_ints(x.element(), &count, &values)?);
-    }
-    let bytes: Vec<u8> = x.bytes().iter().chain(y.bytes().iter()).copied().collect();
-    Ok(Tensor::from_bytes(x.element(), &count, bytes.into())?)
 }
 
 fn cases() -> Vec<Case> {

@@ -34,7 +34,7 @@ pub fn normalize_all(axes: &[i64], rank: usize) -> Result<Vec<usize>, OpError> {
 /// Elements before, along and after an axis: element `(o, i, n)` is at `(o · length + i) · inner + n`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Along {
-    /// Product of the dimensions before the axis.
+    /// Product of the dimensions before the axis; 0 if there are no elements at all.
     pub outer: usize,
     /// Size of the axis.
     pub length: usize,

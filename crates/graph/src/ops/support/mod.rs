@@ -5,6 +5,7 @@ pub mod axes;
 pub mod data_type;
 pub mod dot;
 pub mod elementwise;
+pub mod fourier;
 pub mod heads;
 pub mod integers;
 pub mod loss;
@@ -22,6 +23,7 @@ pub mod scan;
 pub mod scatter;
 pub mod sizes;
 pub mod softmax;
+pub mod spectral;
 pub mod unary;
 pub mod window;
 

@@ -71,7 +71,7 @@ pub fn eval(cx: &Eval<'_>, keepdims: bool, noop: bool, f: Reduction) -> Result<V
     let Some(axes) = chosen(cx.optional(1).map(Tensor::to_i64s), x.rank(), noop)? else { return Ok(vec![x.clone()]) };
     let shape = reduced(x.shape(), &axes, keepdims, 1);
     let (order, size) = grouped(x.shape(), &axes);
-    let count = qing_tensor::element_count(&shape)?;
+    let count = super::sizes::limited(&shape)?;
     let y = match f.integer {
         Some(integer) if !x.element().is_float() => {
             let identity = match x.element().range() {
