@@ -72,14 +72,23 @@ impl Pool {
             panic: Mutex::new(None),
         });
         let mut workers = Vec::new();
+        let (here, started) = std::sync::mpsc::channel();
         for number in 1..threads.max(1) {
             let asleep = Arc::new(AtomicBool::new(false));
             let (theirs, flag) = (Arc::clone(&shared), Arc::clone(&asleep));
-            let spawned =
-                std::thread::Builder::new().name(format!("qing-{number}")).spawn(move || theirs.work(number, &flag));
+            let here = here.clone();
+            let spawned = std::thread::Builder::new().name(format!("qing-{number}")).spawn(move || {
+                // Nobody listens if the pool could not be made.
+                let _ = here.send(());
+                theirs.work(number, &flag);
+            });
             // A machine that refuses another thread still gets its answer, from fewer threads.
             let Ok(handle) = spawned else { break };
             workers.push(Worker { thread: handle.thread().clone(), handle: Some(handle), asleep });
+        }
+        // A thread allocates while it starts; waiting for it here keeps that out of the runs.
+        for _ in &workers {
+            let _ = started.recv();
         }
         Pool { shared, workers, busy: AtomicBool::new(false) }
     }
