@@ -13,8 +13,10 @@ and timing it for --seconds: this script with --child for ONNX Runtime, and
 whose JSON must hold latency_ms.median, latency_ms.min, cpu_ms.median, load_ms and peak_memory_bytes (base_memory_bytes,
 the resident memory before loading, is subtracted where given). The ratio is taken pair by pair and its median reported.
 Before any timing counts, both must compute the same from one random input (`qing run MODEL in.npy --output out.npz`): relative
-root-mean-square deviation at most 10⁻⁴ for float, 0.05 for int8 (ONNX Runtime adds residuals in float). A model that fails
-is listed with its deviation and not timed. --write replaces this run's section of bench/RESULTS.md.
+root-mean-square deviation at most 10⁻⁴ for float. Integer networks agree to the bit up to the first residual addition, which
+ONNX Runtime does in float: single steps apart there, and the layers after amplify them. So int8 may deviate by 0.05, or by
+1.5 times what ONNX Runtime deviates from itself without its graph optimizations. A model that fails is listed with its
+deviation and not timed. --write replaces this run's section of bench/RESULTS.md.
 """
 import argparse
 import datetime
@@ -48,10 +50,12 @@ def resident(key):
     return 0
 
 
-def open_session(model, threads):
+def open_session(model, threads, optimize=True):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
@@ -100,12 +104,16 @@ def run_json(command):
 
 
 def deviation(qing, model):
-    """Root mean square of the difference to ONNX Runtime over that of ONNX Runtime's output."""
+    """Root mean square of the difference to ONNX Runtime over that of ONNX Runtime's output, and the most allowed."""
     import numpy
 
     session = open_session(model, 2)
     feed = random_feed(session, numpy)
     want = session.run(None, feed)[0].astype(numpy.float64)
+
+    def apart(other):
+        return float(numpy.sqrt(numpy.mean((other - want) ** 2) / numpy.mean(want**2)))
+
     with tempfile.TemporaryDirectory() as folder:
         numpy.save(f"{folder}/in.npy", next(iter(feed.values())))
         command = [str(qing), "run", str(model), f"{folder}/in.npy", "--output", f"{folder}/out.npz"]
@@ -115,7 +123,11 @@ def deviation(qing, model):
         outputs = numpy.load(f"{folder}/out.npz")
         name = session.get_outputs()[0].name
         got = outputs[name if name in outputs else outputs.files[0]].astype(numpy.float64).reshape(want.shape)
-    return float(numpy.sqrt(numpy.mean((got - want) ** 2) / numpy.mean(want**2)))
+    allowed = TOLERANCE[kind(model)]
+    if kind(model) == "int8":
+        itself = open_session(model, 2, optimize=False).run(None, feed)[0].astype(numpy.float64)
+        allowed = max(allowed, 1.5 * apart(itself))
+    return apart(got), allowed
 
 
 def measure(qing, model, threads, rounds, seconds, shuffle):
@@ -133,7 +145,7 @@ def measure(qing, model, threads, rounds, seconds, shuffle):
     return pairs
 
 
-def row(model, threads, pairs, apart):
+def row(model, threads, pairs, apart, allowed):
     def middle(side, read):
         return statistics.median(read(pair[side]) for pair in pairs)
 
@@ -148,7 +160,7 @@ def row(model, threads, pairs, apart):
     memory = lambda r: (r["peak_memory_bytes"] - r.get("base_memory_bytes", 0)) / MEGABYTE
     digits = 2 if middle(0, latency) >= 1 else 3
     return (f"| {model.stem} | {threads} | {both(latency, digits)} | **{ratio(latency):.2f}** | {both(lambda r: r['latency_ms']['min'], digits)} "
-            f"| {both(cpu, digits)} | {ratio(cpu):.2f} | {both(lambda r: r['load_ms'], 1)} | {both(memory, 1)} | {apart:.1e} |")
+            f"| {both(cpu, digits)} | {ratio(cpu):.2f} | {both(lambda r: r['load_ms'], 1)} | {both(memory, 1)} | {apart:.0e} ({allowed:.0e}) |")
 
 
 def cpu_name():
@@ -193,17 +205,17 @@ def main():
         f"{datetime.date.today().isoformat()}, {cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start. "
         f"Batch 1; {args.rounds} interleaved pairs of {args.seconds} s; medians, ONNX Runtime / qing. A ratio below 1 means qing is faster. "
         "Memory: peak resident less what the process held before loading.", "",
-        "| model | threads | ms | ratio | best ms | CPU ms | ratio | load ms | memory MB | deviation |",
+        "| model | threads | ms | ratio | best ms | CPU ms | ratio | load ms | memory MB | deviation (allowed) |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     failures = 0
     for model in args.models:
         try:
-            apart = deviation(args.qing, model)
-            if not apart <= TOLERANCE[kind(model)]:
-                raise RuntimeError(f"deviates by {apart:.1e}")
+            apart, allowed = deviation(args.qing, model)
+            if not apart <= allowed:
+                raise RuntimeError(f"deviates by {apart:.1e}, more than {allowed:.1e}")
             for threads in args.threads:
-                lines.append(row(model, threads, measure(args.qing, model, threads, args.rounds, args.seconds, shuffle), apart))
+                lines.append(row(model, threads, measure(args.qing, model, threads, args.rounds, args.seconds, shuffle), apart, allowed))
                 print(lines[-1], flush=True)
         except (RuntimeError, OSError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
             failures += 1
