@@ -116,11 +116,15 @@ impl Feeds {
         self.feeds.iter().find_map(|f| f.preprocess.as_ref())
     }
 
-    /// Warns if images are normalized by guess.
+    /// Warns if images, or integers that stand for reals, are normalized by guess.
     pub(crate) fn warn_if_guessed(&self, item: &Item) {
-        if let (true, Item::Image(_), Some(p)) = (self.guessed, item, self.preprocess()) {
+        let normalized = match item {
+            Item::Image(_) => true,
+            Item::Array(x) => !x.element().is_float() && self.feeds.iter().any(|f| f.ty.element.is_float()),
+        };
+        if let (true, true, Some(p)) = (self.guessed, normalized, self.preprocess()) {
             note(&format!(
-                "note: the model does not say how images are prepared; assuming (x / {} − {:?}) / {:?}. If results look \
+                "note: the model does not say how its input is prepared; assuming (x / {} − {:?}) / {:?}. If results look \
                  wrong, give --preset or --scale, --mean and --std.",
                 p.scale, p.mean, p.std
             ));
