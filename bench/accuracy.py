@@ -83,7 +83,7 @@ def speed(qing, shared, out, rounds, seconds):
     models = [path for name, *_ in LIGHTEN for path in (shared / f"models/{name}.onnx", out / f"{name}_w8a8_int8.onnx", out / f"{name}_w4a8_int8.onnx")]
     shuffle = random.Random(0)
     lines = ["", f"ONNX Runtime / qing on {compare.cpu_name()}, batch 1, one thread, the same ONNX file, {rounds} interleaved pairs of "
-             f"fresh processes, medians; load {os.getloadavg()[0]:.1f}. A ratio below 1 means that qing is faster.", "",
+             f"fresh processes, medians; load {os.getloadavg()[0]:.1f}: where that is above the number of cores, CPU time says more than wall time. A ratio below 1 means that qing is faster.", "",
              "| network | threads | ms | ratio | best ms | CPU ms | ratio | load ms | memory MB | deviation |",
              "|---|---|---|---|---|---|---|---|---|---|"]
     for model in models:
