@@ -25,7 +25,7 @@ pub struct Progress {
 pub struct Options {
     /// How to quantize.
     pub quantize: QuantizeOptions,
-    /// Batches of the calibration data the noise of each layer is measured on; 0 leaves it out.
+    /// Batches of the calibration data the noise of each layer is measured on; 0 leaves it out, and equalization with it.
     pub noise_batches: usize,
     /// Batches of synthetic data made up when there is no calibration data.
     pub synthetic_batches: usize,
@@ -35,7 +35,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { quantize: QuantizeOptions::default(), noise_batches: 2, synthetic_batches: 32, threads: 1 }
+        Options { quantize: QuantizeOptions::default(), noise_batches: 4, synthetic_batches: 32, threads: 1 }
     }
 }
 
@@ -67,17 +67,21 @@ pub fn lighten(
     let float = float.compacted();
     let made_up = if calibration.is_empty() { synthetic(&float, options.synthetic_batches)? } else { vec![] };
     let batches = if calibration.is_empty() { &made_up } else { calibration };
-    let float = if options.quantize.equalize {
-        progress(Progress { stage: "equalize", done: 0, total: 1 });
-        equalize(&float, batches, options.threads)?.compacted()
-    } else {
-        float
-    };
-    let quantized = quantize(&float, batches, &options.quantize, options.threads, progress)?;
+    let noise = &batches[..options.noise_batches.min(batches.len())];
+    let mut float = float;
+    let mut quantized = quantize(&float, batches, &options.quantize, options.threads, progress)?;
+    if options.quantize.equalize && !noise.is_empty() {
+        // Evener channels help most networks and hurt some: keep what leaves the clearer output.
+        let even = equalize(&float, batches, options.threads)?.compacted();
+        let other = quantize(&even, batches, &options.quantize, options.threads, progress)?;
+        let clarity = |f, q| report::output_sqnr(f, q, noise, options.threads);
+        if clarity(&even, &other)? > clarity(&float, &quantized)? {
+            (float, quantized) = (even, other);
+        }
+    }
     verify::verify(&quantized.assigned.graph)?;
     let samples = batches.iter().map(|b| b.first().and_then(|t| t.shape().first().copied()).unwrap_or(1)).sum();
     let calibration = Calibration { samples, synthetic: calibration.is_empty() };
-    let noise = &batches[..options.noise_batches.min(batches.len())];
     let report = report::report(&float, &quantized, batches.first(), noise, options.threads, calibration, progress)?;
     Ok(Lightened { graph: quantized.assigned.graph.compacted(), report })
 }

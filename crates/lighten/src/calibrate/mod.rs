@@ -64,6 +64,7 @@ pub(crate) fn calibrate(
         }
         statistics.samples += batch.first().and_then(|t| t.shape().first().copied()).unwrap_or(1);
     }
+    statistics.moments.values_mut().for_each(Moments::finish);
     progress(Progress { stage: "calibrate", done: batches.len(), total: batches.len() });
     Ok(statistics)
 }

@@ -26,7 +26,12 @@ pub(crate) struct Moments {
     rows: u64,
     seen: usize,
     per_sample: usize,
+    /// Per group, rows not yet in `products`.
+    pending: Vec<Vec<f32>>,
 }
+
+/// Rows that are added to the products at once, so that a row of the products is used while it is near.
+const BLOCK: usize = 16;
 
 /// How a layer gathers its inputs.
 #[derive(Debug, Clone)]
@@ -63,6 +68,7 @@ impl Moments {
             products: vec![0.0; products],
             rows: 0,
             seen: 0,
+            pending: vec![vec![]; if full { groups } else { 0 }],
             per_sample: (ROWS / samples.max(1)).clamp(1, ROWS_PER_SAMPLE),
         })
     }
@@ -135,13 +141,31 @@ impl Moments {
             }
             return;
         }
+        self.pending[group].extend_from_slice(row);
+        if self.pending[group].len() >= BLOCK * width {
+            self.flush(group);
+        }
+    }
+
+    /// Adds the pending rows of a group to its products.
+    fn flush(&mut self, group: usize) {
+        let width = self.width;
         let products = &mut self.products[group * width * width..(group + 1) * width * width];
-        for (i, v) in row.iter().enumerate().filter(|(_, v)| **v != 0.0) {
-            let v = f64::from(*v);
-            for (s, u) in products[i * width..=i * width + i].iter_mut().zip(row) {
-                *s += v * f64::from(*u);
+        for i in 0..width {
+            let sums = &mut products[i * width..=i * width + i];
+            for row in self.pending[group].chunks_exact(width) {
+                let v = f64::from(row[i]);
+                if v != 0.0 {
+                    sums.iter_mut().zip(row).for_each(|(s, u)| *s += v * f64::from(*u));
+                }
             }
         }
+        self.pending[group].clear();
+    }
+
+    /// Counts what is still pending; to be called after the last input.
+    pub(crate) fn finish(&mut self) {
+        (0..self.pending.len()).for_each(|group| self.flush(group));
     }
 
     /// Number of groups; the weights' rows belong to them in order.
@@ -208,6 +232,7 @@ mod tests {
         graph.add_node(Arc::new(op), "c", &[Some(x), Some(w)], 1).unwrap();
         let mut m = Moments::of(&graph, &graph.nodes[0], true, 1).unwrap();
         m.add(&Tensor::new(&[1, 2, 1, 3], vec![1.0f32, 2.0, 3.0, -1.0, 0.0, 1.0]).unwrap()).unwrap();
+        m.finish();
         // Windows (1, 2), (2, 3) and (−1, 0), (0, 1).
         assert_eq!((m.mean(0), m.mean(1)), (vec![1.5, 2.5], vec![-0.5, 0.5]));
         assert_eq!(m.covariance(0).unwrap(), [2.5, 4.0, 4.0, 6.5]);

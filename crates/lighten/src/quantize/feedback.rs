@@ -54,50 +54,40 @@ pub(super) fn round_group(
 ///
 /// With `H = R·Rᵀ`, `R` upper triangular, it is `R⁻¹`.
 fn inverse_factor(mut h: Vec<f64>, n: usize) -> Option<Vec<f64>> {
-    // Cholesky from the last row up: R overwrites the upper triangle.
+    // Cholesky from the last row up. Only the lower triangle is read; row j of it is replaced by column j of R.
     for j in (0..n).rev() {
         let d = h[j * n + j];
         if !(d > 0.0 && d.is_finite()) {
             return None;
         }
         let d = d.sqrt();
-        // Column j of R, of which h[·][j] holds the remainder.
-        let mut column: Vec<f64> = (0..j).map(|i| h[i * n + j] / d).collect();
-        column.push(d);
+        let (above, row) = h.split_at_mut(j * n);
+        let column = &mut row[..=j];
+        column[..j].iter_mut().for_each(|v| *v /= d);
+        column[j] = d;
         for i in 0..j {
             let c = column[i];
-            for (k, v) in column[..=i].iter().enumerate() {
-                // Keep the remainder symmetric in its lower triangle: h[i][k], k ≤ i.
-                h[i * n + k] -= c * v;
+            for (h, v) in above[i * n..=i * n + i].iter_mut().zip(&*column) {
+                *h -= c * v;
             }
-            for k in 0..i {
-                h[k * n + i] = h[i * n + k];
-            }
-        }
-        for (i, v) in column.into_iter().enumerate() {
-            h[i * n + j] = v;
         }
     }
-    // Invert R in place, column by column.
+    // Invert R, row by row from the last.
     let mut u = vec![0.0; n * n];
-    for j in 0..n {
-        u[j * n + j] = 1.0 / h[j * n + j];
-    }
     for i in (0..n).rev() {
-        // Row i of U from the rows below it: U[i][j] = −(Σ_{i<k≤j} R[i][k]·U[k][j]) / R[i][i].
+        // U[i][j] = −(Σ_{i<k≤j} R[i][k]·U[k][j]) / R[i][i].
         let (above, below) = u.split_at_mut((i + 1) * n);
         let row = &mut above[i * n..];
         for k in i + 1..n {
-            let r = h[i * n + k];
+            let r = h[k * n + i];
             let from = &below[(k - i - 1) * n..(k - i) * n];
-            for j in k..n {
-                row[j] -= r * from[j];
+            for (v, f) in row[k..].iter_mut().zip(&from[k..]) {
+                *v -= r * f;
             }
         }
         let d = h[i * n + i];
-        for v in &mut row[i + 1..n] {
-            *v /= d;
-        }
+        row[i + 1..].iter_mut().for_each(|v| *v /= d);
+        row[i] = 1.0 / d;
     }
     Some(u)
 }

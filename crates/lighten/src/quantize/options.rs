@@ -78,7 +78,8 @@ pub struct QuantizeOptions {
     pub per_channel: bool,
     /// Shift biases by what quantizing the weights changes on average.
     pub bias_correction: bool,
-    /// Even out the channels of consecutive layers first (cross-layer equalization, arXiv:1906.04721).
+    /// Try to even out the channels of consecutive layers first (cross-layer equalization, arXiv:1906.04721), and keep the
+    /// result if the network's output is clearer for it.
     pub equalize: bool,
     /// Let each rounding of a weight make up for the errors of those before it, as the layer's inputs weigh them
     /// (arXiv:2210.17323).

@@ -9,6 +9,7 @@ use qing_graph::{Graph, Tensor};
 use serde::Serialize;
 
 pub use cost::{layers, totals};
+pub(crate) use noise::output_sqnr;
 
 use crate::{
     LightenError, Progress,

@@ -77,6 +77,24 @@ pub(super) fn measure(
     Ok(noise)
 }
 
+/// Signal-to-quantization-noise ratio of the first output alone, in decibels; 0 if it is silent.
+pub(crate) fn output_sqnr(
+    float: &Graph,
+    quantized: &Quantized,
+    batches: &[Vec<Tensor>],
+    threads: usize,
+) -> Result<f64, LightenError> {
+    let typed = &quantized.assigned.graph;
+    let (Some(a), Some(b)) = (float.outputs.first(), typed.outputs.first()) else { return Ok(0.0) };
+    let (mut of_float, mut of_typed) = (Observer::new(float, &[*a], threads), Observer::new(typed, &[*b], threads));
+    let mut power = Power::default();
+    for batch in batches {
+        let (a, b) = (of_float.run(batch)?, of_typed.run(batch)?);
+        power.add(&a[0].to_f32s(), &b[0].to_f32s());
+    }
+    Ok(power.decibels().unwrap_or(0.0))
+}
+
 fn pairs(float: &Graph, quantized: &Quantized) -> Vec<Pair> {
     let made = &quantized.assigned;
     let mut pairs = vec![];
