@@ -234,6 +234,8 @@ fn output_paths(args: &Args, model: &Model) -> Result<Vec<PathBuf>> {
         if Path::new(&args.model).canonicalize().is_ok_and(|m| path.canonicalize().is_ok_and(|p| p == m)) {
             bail!("{}: would overwrite the model it is made from", path.display());
         }
+        let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        ensure!(folder.is_dir(), "{}: the folder {} does not exist", path.display(), folder.display());
     }
     Ok(paths)
 }

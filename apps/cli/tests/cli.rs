@@ -122,6 +122,7 @@ fn errors_say_what_and_where() {
         ("no_such_layer", &["lighten", "fashion.onnx", "--layer", "head*=w8a8"]),
         ("bad_range", &["lighten", "fashion.onnx", "--range", "median"]),
         ("bad_output", &["lighten", "fashion.onnx", "-o", "light.tflite"]),
+        ("no_folder", &["lighten", "fashion.onnx", "-o", "nowhere/light.qing"]),
         ("bad_mean", &["run", "fashion.onnx", "text.jpg", "--mean", "dark"]),
         ("bad_command", &["enlighten"]),
     ] {
