@@ -90,7 +90,9 @@ pub struct PerTensor {
 /// If it is not.
 pub fn per_tensor(ty: &Type) -> Result<PerTensor, OpError> {
     let quant: Option<(f32, i32)> = ty.quant.as_deref().and_then(Quant::as_per_tensor);
-    let (Some((scale, zero)), Some((lo, hi))) = (quant, ty.range()) else {
+    // Wider elements never hold quantized values, and a table over one would have no end.
+    let range = ty.range().filter(|_| ty.element.bits() <= 16);
+    let (Some((scale, zero)), Some((lo, hi))) = (quant, range) else {
         return Err(OpError::unsupported(format!("{ty} where a value quantized per tensor is needed")));
     };
     Ok(PerTensor { scale, zero, lo, hi })

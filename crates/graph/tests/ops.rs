@@ -106,3 +106,67 @@ fn ops_refuse_missing_inputs_without_a_panic() {
         }
     }
 }
+
+/// Models are untrusted, and small constants are computed while a model is read: an op may refuse any operand, and must
+/// not panic on one.
+#[test]
+fn ops_refuse_operands_of_other_shapes_without_a_panic() {
+    use qing_graph::{Element, Eval, Infer, Type};
+    let odd = [
+        Tensor::new::<f32>(&[0], vec![]).expect("no values"),
+        Tensor::new::<f32>(&[2, 0, 3], vec![]).expect("no values"),
+        Tensor::new::<f32>(&[1, 1, 1], vec![-3.0]).expect("one value"),
+        Tensor::new::<f32>(&[2, 3], vec![f32::NAN, -1.0, 2.5, 1e30, f32::INFINITY, 0.0]).expect("six values"),
+        Tensor::scalar(i64::MIN),
+        Tensor::vector(vec![i64::MAX]),
+        Tensor::vector(vec![-1i64, 1 << 40, 7]),
+        Tensor::new::<i64>(&[1, 2, 2, 1], vec![5, -9, 0, 1]).expect("four values"),
+        Tensor::vector(vec![200u8, 0, 255]),
+        Tensor::from_ints(Element::Bits { width: 3, signed: true }, &[5], &[1, -4, 3, 0, 2]).expect("fits"),
+        Tensor::from_bools(&[2], &[true, false]).expect("two values"),
+    ];
+    let mut panics = vec![];
+    for spec in OPS {
+        for case in (spec.cases)() {
+            for place in 0..case.inputs.len() {
+                for other in &odd {
+                    let tensors: Vec<Option<&Tensor>> = case
+                        .inputs
+                        .iter()
+                        .enumerate()
+                        .map(|(i, input)| if i == place { Some(other) } else { input.as_ref().map(|(t, _)| t) })
+                        .collect();
+                    let types: Vec<Option<Type>> = tensors
+                        .iter()
+                        .zip(&case.inputs)
+                        .map(|(t, input)| {
+                            let quant = input.as_ref().and_then(|(_, q)| q.clone());
+                            t.map(|t| Type {
+                                element: t.element(),
+                                shape: Some(t.shape().iter().map(|d| (*d).into()).collect()),
+                                quant: quant.filter(|q| q.slices(t.shape()) == Some(q.scales().len())).map(Into::into),
+                            })
+                        })
+                        .collect();
+                    let types: Vec<Option<&Type>> = types.iter().map(Option::as_ref).collect();
+                    let outputs: Vec<Type> = case
+                        .outputs
+                        .iter()
+                        .map(|(t, q)| Type { element: t.element(), shape: None, quant: q.clone().map(Into::into) })
+                        .collect();
+                    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                        let infer = Infer { types: &types, constants: &tensors, outputs: outputs.len() };
+                        let _ = case.op.infer(&infer);
+                        let _ = case.op.value_of_types(&infer);
+                        let _ = case.op.macs(&infer);
+                        let _ = case.op.eval(&Eval { inputs: &tensors, types: &types, outputs: &outputs });
+                    }));
+                    if result.is_err() {
+                        panics.push(format!("{} {} with {other:?} as input {place}", spec.name, case.name));
+                    }
+                }
+            }
+        }
+    }
+    assert!(panics.is_empty(), "{} panics:\n{}", panics.len(), panics.join("\n"));
+}

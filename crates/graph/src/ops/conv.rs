@@ -81,9 +81,9 @@ impl Op for Conv {
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         let (x, w, b) = (cx.input(0)?, cx.input(1)?, cx.optional(2));
         if let (Some(xq), Some(wq)) = (cx.quant(0), cx.quant(1)) {
-            let bias: Vec<i64> = b.map_or(vec![], Tensor::to_i64s);
-            let (shape, acc) = self.convolve(x.shape(), w.shape(), &centered(x, xq), &centered(w, wq), &bias)?;
             let output = Output::of_dot(cx.ty(0)?, cx.ty(1)?, cx.output(0))?;
+            let bias: Vec<i64> = b.map_or(vec![], |b| b.to_ints().into_iter().map(i64::from).collect());
+            let (shape, acc) = self.convolve(x.shape(), w.shape(), &centered(x, xq), &centered(w, wq), &bias)?;
             let (channels, area) = (shape[1], shape[2..].iter().product::<usize>());
             return Ok(vec![output.finish(cx.output(0), &shape, &acc, |i| i / area % channels)?]);
         }

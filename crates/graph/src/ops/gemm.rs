@@ -5,7 +5,7 @@ use qing_tensor::{Element, Tensor};
 
 use super::support::{
     elementwise::{arithmetic, broadcast_dims},
-    matmul::{Product, accumulate, per_column, transposed},
+    matmul::{Product, accumulate, accumulate_wrapping, per_column, transposed},
 };
 use crate::{Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, Quant, QuantRule, Type, op};
 
@@ -101,7 +101,7 @@ impl Op for Gemm {
         let mut y: Vec<f64> = if a.element().is_float() {
             accumulate(&product, &a.to_f64s(), &b.to_f64s(), &[])
         } else {
-            let exact: Vec<i64> = accumulate(&product, &a.to_i64s(), &b.to_i64s(), &[]);
+            let exact: Vec<i64> = accumulate_wrapping(&product, &a, &b);
             exact.into_iter().map(|v| v as f64).collect()
         };
         y.iter_mut().for_each(|v| *v *= alpha);

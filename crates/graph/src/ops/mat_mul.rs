@@ -1,6 +1,6 @@
 use qing_tensor::{Element, Tensor};
 
-use super::support::matmul::{Product, accumulate, batched_dims, per_block, per_column};
+use super::support::matmul::{Product, accumulate, accumulate_wrapping, batched_dims, per_block, per_column};
 use crate::{Case, Eval, Gradient, Granularity, Infer, Op, OpError, Quant, QuantRule, Type, op};
 
 op! {
@@ -36,7 +36,7 @@ impl Op for MatMul {
         let y = if a.element().is_float() {
             Tensor::new(&product.shape, accumulate(&product, &a.to_f64s(), &b.to_f64s(), &[]))?
         } else {
-            Tensor::new(&product.shape, accumulate(&product, &a.to_i64s(), &b.to_i64s(), &[]))?
+            Tensor::new(&product.shape, accumulate_wrapping(&product, a, b))?
         };
         Ok(vec![y.cast(a.element())])
     }

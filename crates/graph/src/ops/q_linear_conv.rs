@@ -56,7 +56,7 @@ impl Op for QLinearConv {
         let (lo, hi) = range(element)?;
         let xs = centered_by(x, Some(cx.input(2)?), 0)?;
         let ws = centered_by(w, Some(cx.input(5)?), 0)?;
-        let bias = cx.optional(8).map_or(vec![], Tensor::to_i64s);
+        let bias: Vec<i64> = cx.optional(8).map_or(vec![], |b| b.to_ints().into_iter().map(i64::from).collect());
         let (shape, acc) = self.conv().convolve(x.shape(), w.shape(), &xs, &ws, &bias)?;
         let (channels, area) = (shape[1], shape[2..].iter().product::<usize>());
         if w_scale.len() != 1 && w_scale.len() != channels {

@@ -28,7 +28,8 @@ impl Output {
     /// If the types are not quantized so.
     pub fn of_dot(x: &Type, w: &Type, y: &Type) -> Result<Output, OpError> {
         let xs = arithmetic::per_tensor(x)?.scale;
-        let w: &Quant = w.quant.as_deref().ok_or_else(|| OpError::unsupported(format!("weights of type {w}")))?;
+        let quant = w.quant.as_deref().filter(|_| w.element.bits() <= 16);
+        let w: &Quant = quant.ok_or_else(|| OpError::unsupported(format!("weights of type {w}")))?;
         if y.quant.is_none() {
             return Ok(Output::Real { scale: w.scales().iter().map(|ws| xs * ws).collect() });
         }

@@ -97,15 +97,23 @@ pub fn one_zero(tensor: Option<&Tensor>) -> Result<i32, OpError> {
     }
 }
 
+/// Integers of at most 16 bits, whose products and sums stay far within 64.
+fn narrow_integers(tensor: &Tensor) -> Result<Vec<i64>, OpError> {
+    let element = tensor.element();
+    if element.is_float() || element.bits() > 16 {
+        return Err(OpError::unsupported(format!("{element}; expected integers of at most 16 bits")));
+    }
+    Ok(tensor.to_i64s())
+}
+
 /// Integers minus their zero points: one, or one for each slice of `axis`.
 ///
 /// # Errors
 /// If the zero points are another number.
 pub fn centered_by(tensor: &Tensor, zero: Option<&Tensor>, axis: usize) -> Result<Vec<i64>, OpError> {
-    range(tensor.element())?;
-    let values = tensor.to_i64s();
+    let values = narrow_integers(tensor)?;
     let Some(zero) = zero else { return Ok(values) };
-    let (which, zeros) = (scale_indices(tensor.shape(), zero.shape(), axis as i64, 0)?, zero.to_i64s());
+    let (which, zeros) = (scale_indices(tensor.shape(), zero.shape(), axis as i64, 0)?, narrow_integers(zero)?);
     Ok(values.into_iter().zip(which).map(|(v, i)| v - zeros[i]).collect())
 }
 
@@ -136,10 +144,9 @@ pub fn slices_along(shape: &[usize], scale: &[usize], from_end: usize) -> Result
 /// # Errors
 /// If the zero points do not fit.
 pub fn centered_along(tensor: &Tensor, zero: Option<&Tensor>, from_end: usize) -> Result<Vec<i64>, OpError> {
-    range(tensor.element())?;
-    let values = tensor.to_i64s();
+    let values = narrow_integers(tensor)?;
     let Some(zero) = zero else { return Ok(values) };
-    let (which, zeros) = (slices_along(tensor.shape(), zero.shape(), from_end)?, zero.to_i64s());
+    let (which, zeros) = (slices_along(tensor.shape(), zero.shape(), from_end)?, narrow_integers(zero)?);
     Ok(values.into_iter().zip(which).map(|(v, i)| v - zeros[i]).collect())
 }
 

@@ -1,5 +1,7 @@
 //! Matrix products over exact integers or f64, with broadcast batches and quantized weights.
 
+use std::num::Wrapping;
+
 use qing_tensor::{Tensor, broadcast, broadcast_strides, element_count};
 
 use super::{
@@ -108,6 +110,12 @@ where
     out
 }
 
+/// The products of integers of any width; they wrap.
+pub fn accumulate_wrapping(product: &Product, a: &Tensor, b: &Tensor) -> Vec<i64> {
+    let integers = |t: &Tensor| t.to_i64s().into_iter().map(Wrapping).collect::<Vec<Wrapping<i64>>>();
+    accumulate(product, &integers(a), &integers(b), &[]).into_iter().map(|v| v.0).collect()
+}
+
 /// A quantized product with one weight scale, or one for each column.
 ///
 /// # Errors
@@ -131,8 +139,9 @@ pub fn per_column(
     if !bias.is_empty() && bias.len() != product.n && bias.len() != product.m * product.n {
         return Err(OpError::invalid(format!("a bias of {} for {} columns", bias.len(), product.n)));
     }
+    let output = Output::of_dot(x, w, y)?;
     let acc = accumulate(product, &centered(a, aq), &centered(b, bq), bias);
-    Output::of_dot(x, w, y)?.finish(y, &product.shape, &acc, |i| i % product.n)
+    output.finish(y, &product.shape, &acc, |i| i % product.n)
 }
 
 /// A quantized product whose weights have a scale for each block along `K`: `Σ f32(acc) ⊗ s`, blocks ascending.
