@@ -124,6 +124,12 @@ pub trait Op: OpInfo {
         QuantRule::Float
     }
 
+    /// Whether it reads integers as they are, with their scales, if any, in further inputs: then it does not matter how the
+    /// types of its inputs are quantized.
+    fn takes_integers(&self) -> bool {
+        false
+    }
+
     /// The real function, for elementwise unary ops.
     fn map(&self, x: f64) -> Option<f64> {
         let _ = x;
@@ -174,6 +180,7 @@ impl dyn Op {
     /// [`QuantRule::Float`].
     pub fn evaluate(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         if self.quantization() == QuantRule::Float
+            && !self.takes_integers()
             && let Some(ty) = cx.types.iter().flatten().copied().chain(cx.outputs).find(|ty| ty.quant.is_some())
         {
             return Err(OpError::unsupported(format!(

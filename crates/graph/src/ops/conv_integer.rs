@@ -48,6 +48,10 @@ impl Op for ConvInteger {
         Ok(vec![Type::maybe(Element::I32, self.conv().infer(&inner)?.swap_remove(0).shape)])
     }
 
+    fn takes_integers(&self) -> bool {
+        true
+    }
+
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         let (x, w) = (cx.input(0)?, cx.input(1)?);
         let (xs, ws) = (centered_by(x, cx.optional(2), 0)?, centered_by(w, cx.optional(3), 0)?);

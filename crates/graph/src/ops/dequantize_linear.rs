@@ -30,6 +30,10 @@ impl Op for DequantizeLinear {
         Ok(vec![Type::maybe(self.element(cx.element(1)?)?, cx.ty(0)?.shape.clone())])
     }
 
+    fn takes_integers(&self) -> bool {
+        true
+    }
+
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         let (x, scale, zero) = (cx.input(0)?, cx.input(1)?, cx.optional(2));
         integers::range(x.element())?;

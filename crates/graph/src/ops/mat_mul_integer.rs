@@ -21,6 +21,10 @@ impl Op for MatMulInteger {
         Ok(vec![Type::maybe(Element::I32, Some(batched_dims(a, b)?))])
     }
 
+    fn takes_integers(&self) -> bool {
+        true
+    }
+
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         let (a, b) = (cx.input(0)?, cx.input(1)?);
         let product = Product::new(a.shape(), b.shape())?;

@@ -17,6 +17,10 @@ impl Op for QLinearAdd {
         qoperator::infer(&Add {}, cx, &[0, 3])
     }
 
+    fn takes_integers(&self) -> bool {
+        true
+    }
+
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         let (a, b) = (qoperator::operand(cx, 0)?, qoperator::operand(cx, 3)?);
         let y = qoperator::quantized(cx, 6, a.0.element(), &[])?;

@@ -47,6 +47,10 @@ impl Op for QLinearAveragePool {
         qoperator::infer_pool(&self.pool(), cx, self.channels_last)
     }
 
+    fn takes_integers(&self) -> bool {
+        true
+    }
+
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         qoperator::eval_pool(&self.pool(), cx, self.channels_last)
     }

@@ -24,6 +24,10 @@ impl Op for QLinearConcat {
         qoperator::infer(&Concat { axis: self.axis }, cx, &tensors)
     }
 
+    fn takes_integers(&self) -> bool {
+        true
+    }
+
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         let operands = (2..cx.inputs.len())
             .step_by(3)

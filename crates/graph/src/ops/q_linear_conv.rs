@@ -49,6 +49,10 @@ impl Op for QLinearConv {
         Ok(vec![Type::maybe(cx.element(7)?, shape)])
     }
 
+    fn takes_integers(&self) -> bool {
+        true
+    }
+
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         let (x, w) = (cx.input(0)?, cx.input(3)?);
         let (x_scale, w_scale, y_scale) = (one_scale(cx.input(1)?)?, cx.input(4)?.to_f32s(), one_scale(cx.input(6)?)?);

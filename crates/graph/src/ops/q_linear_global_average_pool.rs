@@ -20,6 +20,10 @@ impl Op for QLinearGlobalAveragePool {
         qoperator::infer_pool(&GlobalAveragePool {}, cx, self.channels_last)
     }
 
+    fn takes_integers(&self) -> bool {
+        true
+    }
+
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         qoperator::eval_pool(&GlobalAveragePool {}, cx, self.channels_last)
     }

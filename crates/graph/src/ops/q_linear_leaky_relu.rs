@@ -20,6 +20,10 @@ impl Op for QLinearLeakyRelu {
         qoperator::infer(&LeakyRelu { alpha: self.alpha }, cx, &[0])
     }
 
+    fn takes_integers(&self) -> bool {
+        true
+    }
+
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         let (x, ty) = qoperator::operand(cx, 0)?;
         let y = qoperator::quantized(cx, 3, x.element(), x.shape())?;

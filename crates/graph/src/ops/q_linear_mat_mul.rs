@@ -22,6 +22,10 @@ impl Op for QLinearMatMul {
         Ok(vec![Type::maybe(element, Some(batched_dims(a, b)?))])
     }
 
+    fn takes_integers(&self) -> bool {
+        true
+    }
+
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         let (a, b) = (cx.input(0)?, cx.input(3)?);
         let (a_scale, b_scale, y_scale) = (cx.input(1)?, cx.input(4)?, one_scale(cx.input(6)?)?);

@@ -20,6 +20,10 @@ impl Op for QLinearMul {
         qoperator::infer(&Mul {}, cx, &[0, 3])
     }
 
+    fn takes_integers(&self) -> bool {
+        true
+    }
+
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         let ((a, a_type), (b, b_type)) = (qoperator::operand(cx, 0)?, qoperator::operand(cx, 3)?);
         let (from_a, from_b) = (arithmetic::per_tensor(&a_type)?, arithmetic::per_tensor(&b_type)?);

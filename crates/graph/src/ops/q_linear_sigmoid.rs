@@ -17,6 +17,10 @@ impl Op for QLinearSigmoid {
         qoperator::infer(&Sigmoid {}, cx, &[0])
     }
 
+    fn takes_integers(&self) -> bool {
+        true
+    }
+
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         let (x, ty) = qoperator::operand(cx, 0)?;
         let y = qoperator::quantized(cx, 3, x.element(), x.shape())?;

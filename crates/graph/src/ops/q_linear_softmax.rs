@@ -31,6 +31,10 @@ impl Op for QLinearSoftmax {
         qoperator::infer(&self.softmax(), cx, &[0])
     }
 
+    fn takes_integers(&self) -> bool {
+        true
+    }
+
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         let (x, from) = qoperator::operand(cx, 0)?;
         let from = arithmetic::per_tensor(&from)?;
