@@ -7,54 +7,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use qing_graph::{Element, Scalar, Tensor, TensorError};
+use qing_graph::{
+    Element, Scalar, Tensor, TensorError,
+    ops::support::data_type::{code_of, element_of},
+};
 use qing_tensor::{bf16, element_count, f16, map_file, packed_len};
 
 use super::proto::{EXTERNAL, TensorProto};
 use crate::FormatError;
 
-/// The numbers ONNX gives to elements.
-const ELEMENTS: &[(i32, Element)] = &[
-    (1, Element::F32),
-    (2, Element::U8),
-    (3, Element::I8),
-    (4, Element::U16),
-    (5, Element::I16),
-    (6, Element::I32),
-    (7, Element::I64),
-    (9, Element::Bool),
-    (10, Element::F16),
-    (11, Element::F64),
-    (12, Element::U32),
-    (13, Element::U64),
-    (16, Element::BF16),
-    (21, Element::Bits { width: 4, signed: false }),
-    (22, Element::Bits { width: 4, signed: true }),
-    (25, Element::Bits { width: 2, signed: false }),
-    (26, Element::Bits { width: 2, signed: true }),
-];
-
-/// The element ONNX calls `data_type`.
-///
-/// # Errors
-/// What it is, if qing has no such element.
-pub(super) fn element(data_type: i32) -> Result<Element, String> {
-    if let Some((_, element)) = ELEMENTS.iter().find(|(n, _)| *n == data_type) {
-        return Ok(*element);
-    }
-    Err(match data_type {
-        0 => "an undefined element type".into(),
-        8 => "elements of type string".into(),
-        14 | 15 => "complex elements".into(),
-        17..=20 | 24 => "elements of 8-bit floats".into(),
-        23 => "elements of 4-bit floats".into(),
-        n => format!("element type {n}"),
-    })
-}
-
 /// ONNX's number of an element, if it has one.
 pub(super) fn data_type(element: Element) -> Option<i32> {
-    ELEMENTS.iter().find(|(_, e)| *e == element).map(|(n, _)| *n)
+    code_of(element).and_then(|code| i32::try_from(code).ok())
 }
 
 /// Where the bytes of external tensors are found: files beside the model, each mapped once.
@@ -129,7 +93,7 @@ impl<'a> External<'a> {
 /// If the element is not supported or the values do not fill the shape. Nothing is allocated before that is known.
 pub(super) fn read_tensor(proto: &TensorProto, external: &External<'_>) -> Result<Tensor, FormatError> {
     let at = || format!("tensor `{}`", proto.name);
-    let element = element(proto.data_type).map_err(|what| FormatError::unsupported(at(), what))?;
+    let element = element_of(proto.data_type.into()).map_err(|e| FormatError::op(at(), e))?;
     let shape =
         proto.dims.iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<usize>, _>>().map_err(|_| {
             FormatError::malformed(at(), format!("dimensions {:?}; expected none negative", proto.dims))

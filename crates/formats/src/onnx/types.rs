@@ -1,12 +1,9 @@
 //! `ValueInfoProto` to [`Type`].
 
-use qing_graph::{Dim, Type};
+use qing_graph::{Dim, Type, ops::support::data_type::element_of};
 use qing_tensor::element_count;
 
-use super::{
-    proto::{Dimension, DimensionValue, TypeValue, ValueInfoProto},
-    tensor::element,
-};
+use super::proto::{Dimension, DimensionValue, TypeValue, ValueInfoProto};
 use crate::FormatError;
 
 /// The declared type of a value; `None` if nothing is declared.
@@ -24,7 +21,7 @@ pub(super) fn read_type(info: &ValueInfoProto) -> Result<Option<Type>, FormatErr
         Some(TypeValue::Sparse(_)) => return Err(FormatError::unsupported(at(), "a sparse tensor")),
         Some(TypeValue::Other(_)) => return Err(FormatError::unsupported(at(), "an opaque type")),
     };
-    let element = element(tensor.elem_type).map_err(|what| FormatError::unsupported(at(), what))?;
+    let element = element_of(tensor.elem_type.into()).map_err(|e| FormatError::op(at(), e))?;
     let shape: Option<Vec<Dim>> = tensor.shape.as_ref().map(|s| s.dim.iter().map(dimension).collect());
     let known: Vec<usize> = shape.iter().flatten().filter_map(Dim::known).collect();
     element_count(&known).map_err(|e| FormatError::malformed(at(), e.to_string()))?;

@@ -27,13 +27,19 @@ const CODES: &[(i64, Element)] = &[
 /// The element that ONNX numbers `code`.
 ///
 /// # Errors
-/// If qing has no such element: strings, complex numbers and floats below 16 bits.
+/// If qing has no such element: strings, complex numbers and floats below 16 bits; the text says which it is.
 pub fn element_of(code: i64) -> Result<Element, OpError> {
-    CODES.iter().find(|(c, _)| *c == code).map(|(_, e)| *e).ok_or_else(|| {
-        OpError::unsupported(format!(
-            "ONNX data type {code}; expected one of real numbers of 16 to 64 bits, integers of 2 to 64 bits, or bool"
-        ))
-    })
+    if let Some((_, element)) = CODES.iter().find(|(c, _)| *c == code) {
+        return Ok(*element);
+    }
+    Err(OpError::unsupported(match code {
+        0 => "an undefined element type".into(),
+        8 => "elements of type string".into(),
+        14 | 15 => "complex elements".to_string(),
+        17..=20 | 24 => "elements of 8-bit floats".into(),
+        23 => "elements of 4-bit floats".into(),
+        n => format!("element type {n}"),
+    }))
 }
 
 /// The number of an element in ONNX, if it has one.
