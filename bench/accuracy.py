@@ -84,11 +84,11 @@ def speed(qing, shared, out, rounds, seconds):
     shuffle = random.Random(0)
     lines = ["", f"ONNX Runtime / qing on {compare.cpu_name()}, batch 1, one thread, the same ONNX file, {rounds} interleaved pairs of "
              f"fresh processes, medians; load {os.getloadavg()[0]:.1f}: where that is above the number of cores, CPU time says more than wall time. A ratio below 1 means that qing is faster.", "",
-             "| network | threads | ms | ratio | best ms | CPU ms | ratio | load ms | memory MB | deviation |",
+             "| network | threads | ms | ratio | best ms | CPU ms | ratio | load ms | memory MB | deviation (allowed) |",
              "|---|---|---|---|---|---|---|---|---|---|"]
     for model in models:
-        apart = compare.deviation(qing, model)
-        line = compare.row(model, 1, compare.measure(qing, model, 1, rounds, seconds, shuffle), apart)
+        apart, allowed = compare.deviation(qing, model)
+        line = compare.row(model, 1, compare.measure(qing, model, 1, rounds, seconds, shuffle), apart, allowed)
         print(line, flush=True)
         lines.append(line.replace("_int8 |", " |"))
     lines += ["", "TFLite, qing alone:", "", "| network | ms | load ms | memory MB |", "|---|---|---|---|"]
