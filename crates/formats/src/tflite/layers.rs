@@ -78,6 +78,16 @@ fn ints(values: impl IntoIterator<Item = i64>) -> AttrValue {
     AttrValue::Ints(values.into_iter().collect())
 }
 
+/// The bias of a layer, if it has one.
+fn bias(r: &mut Reader, o: &Operator<'_>) -> Result<Option<ValueId>, FormatError> {
+    input(o, 2).ok().map(|b| r.native(b)).transpose()
+}
+
+/// All inputs, in one layout.
+fn operands(r: &mut Reader, o: &Operator<'_>, channels_first: bool) -> Result<Vec<Option<ValueId>>, FormatError> {
+    o.inputs.iter().map(|i| if channels_first { r.nchw(*i) } else { r.native(*i) }.map(Some)).collect()
+}
+
 /// Type of tensor `i` with its channels first.
 fn nchw_type(r: &Reader, i: i32) -> Result<Type, FormatError> {
     let ty = &r.tensor(i)?.ty;
@@ -161,10 +171,7 @@ fn convolution(
     let ty = nchw_type(r, y)?;
     let real = r.graph.ty(x).quant.is_none();
     let weights = transposed_weights(r, input(o, 1)?, perm, real)?;
-    let bias = match o.inputs.get(2) {
-        Some(&b) if b >= 0 => Some(r.native(b)?),
-        _ => None,
-    };
+    let bias = bias(r, o)?;
     attrs.push(("group", AttrValue::Int(group as i64)));
     let name = r.tensor(y)?.name.clone();
     let conv = if activation == 0 { name.clone() } else { format!("{name}.conv") };
@@ -234,10 +241,7 @@ fn fully_connected(r: &mut Reader, o: &Operator<'_>) -> Result<(), FormatError> 
         let flat = r.graph.ty(x).with_shape(Some(vec![Dim::Unknown, Dim::Known(inner)]));
         x = r.node("Reshape", vec![], &format!("{name}.flat"), &[Some(x), Some(shape)], flat)?;
     }
-    let bias = match o.inputs.get(2) {
-        Some(&b) if b >= 0 => Some(r.native(b)?),
-        _ => None,
-    };
+    let bias = bias(r, o)?;
     let activation = o.option_i8(0)?;
     let gemm = if activation == 0 { name.clone() } else { format!("{name}.gemm") };
     if let Some(dims) = &ty.shape
@@ -320,11 +324,7 @@ fn concat(r: &mut Reader, o: &Operator<'_>) -> Result<(), FormatError> {
         axis += rank;
     }
     let channels_first = rank == 4 && o.inputs.iter().any(|i| r.nchw.contains_key(i));
-    let inputs: Vec<Option<ValueId>> = o
-        .inputs
-        .iter()
-        .map(|i| if channels_first { r.nchw(*i) } else { r.native(*i) }.map(Some))
-        .collect::<Result<_, _>>()?;
+    let inputs = operands(r, o, channels_first)?;
     let axis =
         if channels_first { super::TO_NCHW.iter().position(|p| *p as i64 == axis).unwrap_or(0) as i64 } else { axis };
     let ty = if channels_first { nchw_type(r, y)? } else { r.tensor(y)?.ty.clone() };
@@ -410,11 +410,7 @@ fn elementwise(r: &mut Reader, o: &Operator<'_>) -> Result<(), FormatError> {
     let y = output(o)?;
     let same_rank = o.inputs.iter().all(|i| r.tensor(*i).is_ok_and(|t| t.ty.rank() == Some(4)));
     let channels_first = same_rank && o.inputs.iter().any(|i| r.nchw.contains_key(i));
-    let inputs: Vec<Option<ValueId>> = o
-        .inputs
-        .iter()
-        .map(|i| if channels_first { r.nchw(*i) } else { r.native(*i) }.map(Some))
-        .collect::<Result<_, _>>()?;
+    let inputs = operands(r, o, channels_first)?;
     let ty = if channels_first { nchw_type(r, y)? } else { r.tensor(y)?.ty.clone() };
     let name = r.tensor(y)?.name.clone();
     let activation = match o.code {
