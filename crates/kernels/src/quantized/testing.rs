@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::{Epilogue, Requantize};
-use crate::geometry::ConvGeometry;
+use super::{Epilogue, Output, Requantize};
+use crate::{Isa, Pool, geometry::ConvGeometry};
 
 /// A convolution with everything it needs, drawn at random.
 #[derive(Debug, Clone)]
@@ -112,4 +112,32 @@ pub(crate) fn cases(channels: impl Strategy<Value = (usize, usize, usize)>) -> i
             };
             fill(geometry, seed, threads)
         })
+}
+
+/// What `run` writes for a case, as bytes or as the bits of floats. Scratch is full of rubbish.
+pub(crate) fn result(case: &Case, scratch: usize, run: impl FnOnce(Output<'_>, &mut [u8], &Pool)) -> Vec<u32> {
+    let pool = Pool::new(case.threads);
+    let mut scratch = vec![0xa5; scratch];
+    let len = case.geometry.output_len();
+    match case.epilogue {
+        Epilogue::Requantize(_) => {
+            let mut y = vec![0; len];
+            run(Output::U8(&mut y), &mut scratch, &pool);
+            y.iter().map(|y| u32::from(*y)).collect()
+        }
+        Epilogue::Dequantize { .. } => {
+            let mut y = vec![0.0; len];
+            run(Output::F32(&mut y), &mut scratch, &pool);
+            y.iter().map(|y: &f32| y.to_bits()).collect()
+        }
+    }
+}
+
+/// Every instruction set gives what the scalar one gives, to the bit.
+pub(crate) fn agrees(case: &Case, run: impl Fn(&Case, Isa) -> Vec<u32>) -> Result<(), TestCaseError> {
+    let want = run(case, Isa::Scalar);
+    for isa in Isa::available() {
+        prop_assert_eq!(&run(case, isa), &want, "{:?}", isa);
+    }
+    Ok(())
 }

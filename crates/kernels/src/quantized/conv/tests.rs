@@ -1,36 +1,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::quantized::testing::{Case, cases, fill};
+use crate::quantized::testing::{Case, agrees, cases, fill, result};
 use crate::quantized::{Requantize, requantize};
 
 /// The result as bytes or as the bits of floats.
 fn run(case: &Case, isa: Isa) -> Vec<u32> {
     let conv = QConv::pack(isa, case.geometry, &case.weights, case.bias.as_deref(), case.x_zero, case.epilogue.clone())
         .unwrap();
-    let pool = Pool::new(case.threads);
-    let mut scratch = vec![0xa5; conv.scratch_bytes(case.threads)];
-    let len = case.geometry.output_len();
-    match case.epilogue {
-        Epilogue::Requantize(_) => {
-            let mut y = vec![0; len];
-            conv.run(&case.x, Output::U8(&mut y), &mut scratch, &pool).unwrap();
-            y.iter().map(|y| u32::from(*y)).collect()
-        }
-        Epilogue::Dequantize { .. } => {
-            let mut y = vec![0.0; len];
-            conv.run(&case.x, Output::F32(&mut y), &mut scratch, &pool).unwrap();
-            y.iter().map(|y: &f32| y.to_bits()).collect()
-        }
-    }
-}
-
-fn agrees(case: &Case) -> Result<(), TestCaseError> {
-    let want = run(case, Isa::Scalar);
-    for isa in Isa::available() {
-        prop_assert_eq!(&run(case, isa), &want, "{:?}", isa);
-    }
-    Ok(())
+    result(case, conv.scratch_bytes(case.threads), |y, scratch, pool| conv.run(&case.x, y, scratch, pool).unwrap())
 }
 
 fn channels() -> impl Strategy<Value = (usize, usize, usize)> {
@@ -47,14 +25,14 @@ proptest! {
 
     #[test]
     fn every_instruction_set_equals_the_definition(case in cases(channels())) {
-        agrees(&case)?;
+        agrees(&case, run)?;
     }
 
     #[test]
     fn matrix_products_of_any_height(
         rows in 1usize..40, k in 1usize..200, columns in 1usize..100, seed: u64, threads in 1usize..4,
     ) {
-        agrees(&fill(ConvGeometry::matmul(rows, k, columns), seed, threads))?;
+        agrees(&fill(ConvGeometry::matmul(rows, k, columns), seed, threads), run)?;
     }
 }
 
@@ -83,7 +61,7 @@ fn layers_large_enough_to_be_cut_both_ways() {
         ConvGeometry { groups: 4, ..layer(64, 12, 64, 3, 1) },
     ] {
         for threads in 1..4 {
-            agrees(&fill(geometry, 7, threads)).unwrap();
+            agrees(&fill(geometry, 7, threads), run).unwrap();
         }
     }
 }

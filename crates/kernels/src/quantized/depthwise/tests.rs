@@ -1,36 +1,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::quantized::testing::{Case, cases, fill};
+use crate::quantized::testing::{Case, agrees, cases, fill, result};
 
 /// The result as bytes or as the bits of floats.
 fn run(case: &Case, isa: Isa) -> Vec<u32> {
     let conv =
         QDepthwise::pack(isa, case.geometry, &case.weights, case.bias.as_deref(), case.x_zero, case.epilogue.clone())
             .unwrap();
-    let pool = Pool::new(case.threads);
-    let mut scratch = vec![0xa5; conv.scratch_bytes(case.threads)];
-    let len = case.geometry.output_len();
-    match case.epilogue {
-        Epilogue::Requantize(_) => {
-            let mut y = vec![0; len];
-            conv.run(&case.x, Output::U8(&mut y), &mut scratch, &pool).unwrap();
-            y.iter().map(|y| u32::from(*y)).collect()
-        }
-        Epilogue::Dequantize { .. } => {
-            let mut y = vec![0.0; len];
-            conv.run(&case.x, Output::F32(&mut y), &mut scratch, &pool).unwrap();
-            y.iter().map(|y: &f32| y.to_bits()).collect()
-        }
-    }
-}
-
-fn agrees(case: &Case) -> Result<(), TestCaseError> {
-    let want = run(case, Isa::Scalar);
-    for isa in Isa::available() {
-        prop_assert_eq!(&run(case, isa), &want, "{:?}", isa);
-    }
-    Ok(())
+    result(case, conv.scratch_bytes(case.threads), |y, scratch, pool| conv.run(&case.x, y, scratch, pool).unwrap())
 }
 
 proptest! {
@@ -43,7 +21,7 @@ proptest! {
                 .prop_map(|channels| (channels, 1, 1)),
         ),
     ) {
-        agrees(&case)?;
+        agrees(&case, run)?;
     }
 }
 
@@ -71,7 +49,7 @@ fn rows_longer_than_the_scratch_and_kernels_taller_than_four() {
             groups: channels,
         };
         for threads in 1..4 {
-            agrees(&fill(geometry, 11, threads)).unwrap();
+            agrees(&fill(geometry, 11, threads), run).unwrap();
         }
     }
 }
