@@ -12,6 +12,9 @@ pub fn dot(isa: Isa, rounds: usize) -> usize {
         Isa::Avx512 => unsafe { avx512(rounds) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
+        Isa::AvxVnni => unsafe { vnni(rounds) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
         Isa::Avx2 => unsafe { avx2(rounds) },
         _ => {
             let mut sum = 0i32;
@@ -41,6 +44,21 @@ fn avx512(rounds: usize) -> usize {
     }
     std::hint::black_box(sums);
     rounds * CHAINS * 64 * 2
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,avxvnni")]
+fn vnni(rounds: usize) -> usize {
+    use std::arch::x86_64::*;
+    let mut sums = [_mm256_setzero_si256(); CHAINS];
+    let (x, w) = (_mm256_set1_epi8(3), _mm256_set1_epi8(-5));
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm256_dpbusd_avx_epi32(*sum, x, w);
+        }
+    }
+    std::hint::black_box(sums);
+    rounds * CHAINS * 32 * 2
 }
 
 #[cfg(target_arch = "x86_64")]

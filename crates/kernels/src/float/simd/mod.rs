@@ -33,7 +33,7 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         Isa::Avx512 => unsafe { avx512::Avx512::assume() }.vectorize(kernel),
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { avx2::Avx2::assume() }.vectorize(kernel),
+        Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::Avx2::assume() }.vectorize(kernel),
         _ => scalar::Scalar.vectorize(kernel),
     }
 }

@@ -1,16 +1,15 @@
-//! The matrix kernel with AVX2: 6 rows by 16 columns of sums, products of 16-bit numbers.
+//! The matrix kernels with AVX2: 6 rows by 16 columns of sums.
 //!
-//! The instruction that multiplies bytes (`vpmaddubsw`) adds pairs of products with saturation and so is not exact;
-//! here bytes are widened first. Of four neighbouring input bytes, the even and the odd ones are taken apart by a
-//! mask and a shift, and the weights are stored in the same order.
+//! The instruction of AVX2 that multiplies bytes (`vpmaddubsw`) adds pairs of products with saturation and so is not
+//! exact; without AVX-VNNI bytes are widened first. Of four neighbouring input bytes, the even and the odd ones are
+//! taken apart by a mask and a shift, and the weights are stored in the same order.
 
 use std::arch::x86_64::*;
 
 use super::panels::{Block, Target};
+use super::walk::{self, Micro, Tile};
 use crate::quantized::epilogue::Requantize;
 use crate::quantized::epilogue::avx2::Clamp;
-
-const ROWS: usize = 6;
 
 /// Computes a block.
 ///
@@ -19,165 +18,177 @@ const ROWS: usize = 6;
 /// each of its rows, `y_stride` apart.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn block(b: &Block<'_>, y: Target<'_>, y_stride: usize) {
-    let tiles = b.rows.div_ceil(ROWS);
-    let mut column = b.from;
-    while column < b.to {
-        let wide = b.bias.len() - column >= 16;
-        let mut row = 0;
-        for tile in 0..tiles {
-            let rows = (b.rows - row).div_ceil(tiles - tile);
-            // SAFETY: `row` and `column` lie inside the block.
-            unsafe {
-                let call = Tile::at(b, row, column, y, y_stride);
-                match (wide, rows) {
-                    (true, 6) => call.run::<6, 2>(),
-                    (true, 5) => call.run::<5, 2>(),
-                    (true, 4) => call.run::<4, 2>(),
-                    (true, 3) => call.run::<3, 2>(),
-                    (true, 2) => call.run::<2, 2>(),
-                    (true, _) => call.run::<1, 2>(),
-                    (false, 6) => call.run::<6, 1>(),
-                    (false, 5) => call.run::<5, 1>(),
-                    (false, 4) => call.run::<4, 1>(),
-                    (false, 3) => call.run::<3, 1>(),
-                    (false, 2) => call.run::<2, 1>(),
-                    (false, _) => call.run::<1, 1>(),
-                }
-            }
-            row += rows;
-        }
-        column += if wide { 16 } else { 8 };
-    }
+    // SAFETY: by the caller's promise.
+    unsafe { walk::block::<Words>(b, y, y_stride) }
 }
 
-/// A tile of the block: addresses of its first row and column.
-struct Tile<'a> {
-    a: *const u8,
-    stride: usize,
-    steps: usize,
-    weights: *const i8,
-    bias: *const i32,
-    scale: *const f32,
-    /// Columns from here to the end of the block.
-    columns: usize,
-    y: Target<'a>,
-    y_stride: usize,
+/// Computes a block.
+///
+/// # Safety
+/// As [`block`], and the machine has AVX-VNNI.
+#[target_feature(enable = "avx2,avxvnni")]
+pub(super) unsafe fn block_vnni(b: &Block<'_>, y: Target<'_>, y_stride: usize) {
+    // SAFETY: by the caller's promise.
+    unsafe { walk::block::<Vnni>(b, y, y_stride) }
 }
 
-impl<'a> Tile<'a> {
-    /// # Safety
-    /// `row` and `column` lie inside the block.
+/// Products of 16-bit numbers.
+struct Words;
+
+impl Micro for Words {
+    const ROWS: usize = 6;
+    const LANES: usize = 8;
+    const WEIGHT: usize = 8;
+
     #[inline(always)]
-    unsafe fn at(b: &Block<'_>, row: usize, column: usize, y: Target<'a>, y_stride: usize) -> Self {
-        let offset = row * y_stride + (column - b.from);
-        // SAFETY: inside the block's slices by the caller's promise; a weight takes two bytes.
-        unsafe {
-            Tile {
-                a: b.a.as_ptr().add(row * b.stride),
-                stride: b.stride,
-                steps: b.steps,
-                weights: b.weights.as_ptr().add(column * 8 * b.steps),
-                bias: b.bias.as_ptr().add(column),
-                scale: b.scale.as_ptr().add(column),
-                columns: b.to - column,
-                y: match y {
-                    Target::U8(y, to) => Target::U8(y.add(offset), to),
-                    Target::F32(y) => Target::F32(y.add(offset)),
-                },
-                y_stride,
-            }
-        }
+    unsafe fn tile<const M: usize, const N: usize>(tile: &Tile<'_>) {
+        // SAFETY: by the caller's promise.
+        unsafe { words::<M, N>(tile) }
     }
+}
 
-    /// # Safety
-    /// `M` rows and `N` vectors of columns are inside the block, and the machine has the instructions.
-    #[target_feature(enable = "avx2")]
-    unsafe fn run<const M: usize, const N: usize>(&self) {
-        // SAFETY: all addresses are of `M` rows and `N` vectors of the block, by the caller's promise.
-        unsafe {
-            let sums = self.sums::<M, N>();
-            match self.y {
-                Target::U8(y, to) => self.store_u8(&sums, y, to),
-                Target::F32(y) => self.store_f32(&sums, y),
-            }
-        }
+/// Four products of bytes in one instruction.
+struct Vnni;
+
+impl Micro for Vnni {
+    const ROWS: usize = 6;
+    const LANES: usize = 8;
+    const WEIGHT: usize = 4;
+
+    #[inline(always)]
+    unsafe fn tile<const M: usize, const N: usize>(tile: &Tile<'_>) {
+        // SAFETY: by the caller's promise.
+        unsafe { vnni::<M, N>(tile) }
     }
+}
 
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn sums<const M: usize, const N: usize>(&self) -> [[__m256i; N]; M] {
-        // SAFETY: see `run`.
-        unsafe {
-            let even_bytes = _mm256_set1_epi16(0xff);
-            let mut sums = [[_mm256_setzero_si256(); N]; M];
-            for n in 0..N {
-                let bias = _mm256_loadu_si256(self.bias.add(8 * n).cast());
-                for m in 0..M {
-                    sums[m][n] = bias;
-                }
-            }
-            let (mut a, mut weights) = (self.a, self.weights);
-            for _ in 0..self.steps {
-                for m in 0..M {
-                    let x = a.add(m * self.stride).cast::<i32>().read_unaligned();
-                    let x = _mm256_set1_epi32(x);
-                    let (even, odd) = (_mm256_and_si256(x, even_bytes), _mm256_srli_epi16::<8>(x));
-                    for n in 0..N {
-                        let w = _mm256_loadu_si256(weights.add(32 * n).cast());
-                        sums[m][n] = _mm256_add_epi32(sums[m][n], _mm256_madd_epi16(even, w));
-                        let w = _mm256_loadu_si256(weights.add(32 * (N + n)).cast());
-                        sums[m][n] = _mm256_add_epi32(sums[m][n], _mm256_madd_epi16(odd, w));
-                    }
-                }
-                a = a.add(4);
-                weights = weights.add(64 * N);
-            }
-            sums
-        }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn store_u8<const M: usize, const N: usize>(&self, sums: &[[__m256i; N]; M], y: *mut u8, to: &Requantize) {
-        // SAFETY: see `run`; only columns of the block are written.
-        unsafe {
-            let clamp = Clamp::new(to);
-            let count = self.columns.min(8 * N);
+/// # Safety
+/// See [`Micro::tile`].
+#[target_feature(enable = "avx2")]
+unsafe fn words<const M: usize, const N: usize>(tile: &Tile<'_>) {
+    // SAFETY: all addresses are of `M` rows and `N` vectors of the block, by the caller's promise.
+    unsafe {
+        let even_bytes = _mm256_set1_epi16(0xff);
+        let mut sums = bias::<M, N>(tile);
+        let (mut a, mut weights) = (tile.a, tile.weights);
+        for _ in 0..tile.steps {
             for m in 0..M {
-                let mut values = [_mm256_setzero_si256(); 4];
+                let x = a.add(m * tile.stride).cast::<i32>().read_unaligned();
+                let x = _mm256_set1_epi32(x);
+                let (even, odd) = (_mm256_and_si256(x, even_bytes), _mm256_srli_epi16::<8>(x));
                 for n in 0..N {
-                    let scale = _mm256_loadu_ps(self.scale.add(8 * n));
-                    values[n] = clamp.round(sums[m][n], scale);
+                    let w = _mm256_loadu_si256(weights.add(32 * n).cast());
+                    sums[m][n] = _mm256_add_epi32(sums[m][n], _mm256_madd_epi16(even, w));
+                    let w = _mm256_loadu_si256(weights.add(32 * (N + n)).cast());
+                    sums[m][n] = _mm256_add_epi32(sums[m][n], _mm256_madd_epi16(odd, w));
                 }
-                let bytes = _mm256_castsi256_si128(clamp.narrow(values));
-                let row = y.add(m * self.y_stride);
-                if count == 16 {
-                    _mm_storeu_si128(row.cast(), bytes);
-                } else if N == 1 && count == 8 {
-                    _mm_storel_epi64(row.cast(), bytes);
-                } else {
-                    let mut whole = [0u8; 16];
-                    _mm_storeu_si128(whole.as_mut_ptr().cast(), bytes);
-                    std::ptr::copy_nonoverlapping(whole.as_ptr(), row, count);
+            }
+            a = a.add(4);
+            weights = weights.add(64 * N);
+        }
+        store(tile, &sums);
+    }
+}
+
+/// # Safety
+/// See [`Micro::tile`].
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn vnni<const M: usize, const N: usize>(tile: &Tile<'_>) {
+    // SAFETY: all addresses are of `M` rows and `N` vectors of the block, by the caller's promise.
+    unsafe {
+        let mut sums = bias::<M, N>(tile);
+        let (mut a, mut weights) = (tile.a, tile.weights);
+        for _ in 0..tile.steps {
+            let mut w = [_mm256_setzero_si256(); N];
+            for n in 0..N {
+                w[n] = _mm256_loadu_si256(weights.add(32 * n).cast());
+            }
+            for m in 0..M {
+                let x = _mm256_set1_epi32(a.add(m * tile.stride).cast::<i32>().read_unaligned());
+                for n in 0..N {
+                    sums[m][n] = _mm256_dpbusd_avx_epi32(sums[m][n], x, w[n]);
                 }
+            }
+            a = a.add(4);
+            weights = weights.add(32 * N);
+        }
+        store(tile, &sums);
+    }
+}
+
+/// The sums before the first product.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn bias<const M: usize, const N: usize>(tile: &Tile<'_>) -> [[__m256i; N]; M] {
+    let mut sums = [[_mm256_setzero_si256(); N]; M];
+    for n in 0..N {
+        // SAFETY: the tile has `N` vectors of columns.
+        let bias = unsafe { _mm256_loadu_si256(tile.bias.add(8 * n).cast()) };
+        for row in &mut sums {
+            row[n] = bias;
+        }
+    }
+    sums
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store<const M: usize, const N: usize>(tile: &Tile<'_>, sums: &[[__m256i; N]; M]) {
+    // SAFETY: see `Micro::tile`.
+    unsafe {
+        match tile.y {
+            Target::U8(y, to) => store_u8(tile, sums, y, to),
+            Target::F32(y) => store_f32(tile, sums, y),
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store_u8<const M: usize, const N: usize>(
+    tile: &Tile<'_>,
+    sums: &[[__m256i; N]; M],
+    y: *mut u8,
+    to: &Requantize,
+) {
+    // SAFETY: see `Micro::tile`; only columns of the block are written.
+    unsafe {
+        let clamp = Clamp::new(to);
+        let count = tile.columns.min(8 * N);
+        for m in 0..M {
+            let mut values = [_mm256_setzero_si256(); 4];
+            for n in 0..N {
+                let scale = _mm256_loadu_ps(tile.scale.add(8 * n));
+                values[n] = clamp.round(sums[m][n], scale);
+            }
+            let bytes = _mm256_castsi256_si128(clamp.narrow(values));
+            let row = y.add(m * tile.y_stride);
+            if count == 16 {
+                _mm_storeu_si128(row.cast(), bytes);
+            } else if N == 1 && count == 8 {
+                _mm_storel_epi64(row.cast(), bytes);
+            } else {
+                let mut whole = [0u8; 16];
+                _mm_storeu_si128(whole.as_mut_ptr().cast(), bytes);
+                std::ptr::copy_nonoverlapping(whole.as_ptr(), row, count);
             }
         }
     }
+}
 
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn store_f32<const M: usize, const N: usize>(&self, sums: &[[__m256i; N]; M], y: *mut f32) {
-        // SAFETY: see `run`; masked stores write only columns of the block.
-        unsafe {
-            for n in 0..N {
-                let scale = _mm256_loadu_ps(self.scale.add(8 * n));
-                let left = self.columns.saturating_sub(8 * n).min(8) as i32;
-                let numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-                let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(left), numbers);
-                for m in 0..M {
-                    let value = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[m][n]), scale);
-                    _mm256_maskstore_ps(y.wrapping_add(m * self.y_stride + 8 * n), mask, value);
-                }
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store_f32<const M: usize, const N: usize>(tile: &Tile<'_>, sums: &[[__m256i; N]; M], y: *mut f32) {
+    // SAFETY: see `Micro::tile`; masked stores write only columns of the block.
+    unsafe {
+        for n in 0..N {
+            let scale = _mm256_loadu_ps(tile.scale.add(8 * n));
+            let left = tile.columns.saturating_sub(8 * n).min(8) as i32;
+            let numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(left), numbers);
+            for m in 0..M {
+                let value = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[m][n]), scale);
+                _mm256_maskstore_ps(y.wrapping_add(m * tile.y_stride + 8 * n), mask, value);
             }
         }
     }

@@ -94,10 +94,7 @@ impl<'a> Tile<'a> {
                 bias: b.bias.as_ptr().add(column),
                 scale: b.scale.as_ptr().add(column),
                 columns: b.to - column,
-                y: match y {
-                    Target::U8(y, to) => Target::U8(y.add(offset), to),
-                    Target::F32(y) => Target::F32(y.add(offset)),
-                },
+                y: y.add(offset),
                 y_stride,
             }
         }

@@ -8,9 +8,11 @@
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+mod layout;
 mod panels;
 mod rows;
 pub(super) mod scalar;
+mod walk;
 
 use panels::Panels;
 

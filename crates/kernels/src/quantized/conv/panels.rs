@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::layout::Layout;
 use super::rows;
 use crate::cpu::Isa;
 use crate::geometry::ConvGeometry;
@@ -19,7 +20,8 @@ const MIN_ROWS: usize = 56;
 #[derive(Debug, Clone)]
 pub(super) struct Panels {
     isa: Isa,
-    /// Input bytes in a row of the left matrix, a multiple of 4.
+    layout: Layout,
+    /// Input bytes in a row of the left matrix, a multiple of the layout's step.
     depth: usize,
     /// Output channels of a group.
     columns: usize,
@@ -32,8 +34,6 @@ pub(super) struct Panels {
 /// What belongs to one group of channels. Lengths are multiples of half a panel.
 #[derive(Debug, Clone)]
 struct Group {
-    /// `[panel][depth / 4][column][4]` bytes for AVX-512, 16-bit numbers
-    /// `[panel][depth / 4][even or odd][column][2]` as bytes for AVX2.
     weights: Aligned,
     bias: Vec<i32>,
     scale: Vec<f32>,
@@ -42,7 +42,7 @@ struct Group {
 /// A block of output rows and columns as the kernel of an instruction set sees it.
 #[derive(Clone, Copy)]
 pub(super) struct Block<'a> {
-    /// Rows of the left matrix, `stride` bytes apart, `4 * steps` of which are used.
+    /// Rows of the left matrix, `stride` bytes apart, `steps` steps of which are used.
     pub a: &'a [u8],
     pub stride: usize,
     pub rows: usize,
@@ -63,6 +63,23 @@ pub(super) enum Target<'a> {
     F32(*mut f32),
 }
 
+impl Target<'_> {
+    /// The target `values` further on.
+    ///
+    /// # Safety
+    /// That place is still in the output.
+    #[inline(always)]
+    pub(super) unsafe fn add(self, values: usize) -> Self {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            match self {
+                Target::U8(y, to) => Target::U8(y.add(values), to),
+                Target::F32(y) => Target::F32(y.add(values)),
+            }
+        }
+    }
+}
+
 /// How the work is cut for a number of threads.
 #[derive(Debug, Clone, Copy)]
 struct Cut {
@@ -75,13 +92,10 @@ struct Cut {
 impl Panels {
     /// Packs `weights`, `[out_c, depth]`, or `None` where `isa` has no matrix kernel.
     pub(super) fn pack(isa: Isa, g: &ConvGeometry, weights: &[i8], bias: &[i32], scale: &[f32]) -> Option<Panels> {
-        let (lanes, order): (usize, fn(&mut Vec<i8>, [&dyn Fn(usize) -> i8; 4], usize)) = match isa {
-            Isa::Scalar => return None,
-            Isa::Avx2 => (8, even_odd),
-            Isa::Avx512 => (16, fours),
-        };
+        let layout = Layout::of(isa)?;
+        let lanes = layout.lanes;
         let columns = g.out_c / g.groups;
-        let steps = g.depth().div_ceil(4);
+        let steps = g.depth().div_ceil(layout.step);
         let padded = columns.next_multiple_of(lanes);
         let groups = (0..g.groups)
             .map(|group| {
@@ -93,18 +107,23 @@ impl Panels {
                 for panel in (0..padded).step_by(2 * lanes) {
                     let width = (2 * lanes).min(padded - panel);
                     for step in 0..steps {
-                        let of = |tap: usize| move |column: usize| at(panel + column, 4 * step + tap);
-                        order(&mut packed, [&of(0), &of(1), &of(2), &of(3)], width);
+                        layout.pack(&mut packed, width, |column, tap| at(panel + column, layout.step * step + tap));
                     }
                 }
                 let mut bias = bias[first..first + columns].to_vec();
+                if layout.signed {
+                    for (column, bias) in bias.iter_mut().enumerate() {
+                        let sum: i32 = (0..g.depth()).map(|k| i32::from(at(column, k))).sum();
+                        *bias = bias.wrapping_add(sum.wrapping_mul(128));
+                    }
+                }
                 let mut scale = scale[first..first + columns].to_vec();
                 bias.resize(padded, 0);
                 scale.resize(padded, 0.0);
                 Group { weights: Aligned::from(&packed[..]), bias, scale }
             })
             .collect();
-        Some(Panels { isa, depth: 4 * steps, columns, width: 2 * lanes, groups })
+        Some(Panels { isa, layout, depth: layout.step * steps, columns, width: 2 * lanes, groups })
     }
 
     /// Whether the rows of the left matrix lie in the input as they are.
@@ -206,14 +225,14 @@ impl Panels {
                 a,
                 stride,
                 rows: count,
-                steps: self.depth / 4,
+                steps: self.depth / self.layout.step,
                 weights: &part.weights,
                 bias: &part.bias,
                 scale: &part.scale,
                 from: columns.start,
                 to: columns.end,
             };
-            y.compute(self.isa, &block, offset, g.out_c, epilogue, &columns);
+            y.compute(self.isa, &self.layout, &block, offset, g.out_c, epilogue, &columns);
         });
     }
 }
@@ -236,6 +255,7 @@ impl<'a> Sink<'a> {
     fn compute(
         &self,
         isa: Isa,
+        layout: &Layout,
         block: &Block<'_>,
         offset: usize,
         y_stride: usize,
@@ -255,13 +275,15 @@ impl<'a> Sink<'a> {
             _ => unreachable!("the output was checked against the epilogue"),
         };
         assert!(last <= len, "a block leaves the output");
-        check(isa, block);
+        check(layout, block);
         // SAFETY: the block reads and writes within its slices (checked above and in `check`), writes only the
         // columns of its rows, which no other block has, and `isa` was limited to what the machine has.
         unsafe {
             match isa {
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 => super::avx512::block(block, target, y_stride),
+                #[cfg(target_arch = "x86_64")]
+                Isa::AvxVnni => super::avx2::block_vnni(block, target, y_stride),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => super::avx2::block(block, target, y_stride),
                 _ => unreachable!("no panels are packed for {isa:?}"),
@@ -279,33 +301,10 @@ impl<'a> Sink<'a> {
 }
 
 /// Checks that a kernel that trusts `block` stays inside its slices.
-fn check(isa: Isa, block: &Block<'_>) {
-    let (lanes, bytes) = match isa {
-        Isa::Avx2 => (8, 2),
-        _ => (16, 1),
-    };
-    let padded = block.to.next_multiple_of(lanes);
-    assert!(block.rows > 0 && block.from < block.to && block.from.is_multiple_of(2 * lanes));
-    assert!((block.rows - 1) * block.stride + 4 * block.steps <= block.a.len());
+fn check(layout: &Layout, block: &Block<'_>) {
+    let padded = block.to.next_multiple_of(layout.lanes);
+    assert!(block.rows > 0 && block.from < block.to && block.from.is_multiple_of(2 * layout.lanes));
+    assert!((block.rows - 1) * block.stride + layout.step * block.steps <= block.a.len());
     assert!(padded <= block.bias.len() && padded <= block.scale.len());
-    assert!(padded * 4 * block.steps * bytes <= block.weights.len());
-}
-
-/// Four products of a column side by side.
-fn fours(packed: &mut Vec<i8>, taps: [&dyn Fn(usize) -> i8; 4], width: usize) {
-    for column in 0..width {
-        packed.extend(taps.map(|tap| tap(column)));
-    }
-}
-
-/// Products 0 and 2 of every column as 16-bit numbers, then products 1 and 3.
-fn even_odd(packed: &mut Vec<i8>, taps: [&dyn Fn(usize) -> i8; 4], width: usize) {
-    for pair in [[taps[0], taps[2]], [taps[1], taps[3]]] {
-        for column in 0..width {
-            for tap in pair {
-                let [low, high] = i16::from(tap(column)).to_le_bytes();
-                packed.extend([low as i8, high as i8]);
-            }
-        }
-    }
+    assert!(padded * layout.weight * block.steps <= block.weights.len());
 }

@@ -250,7 +250,7 @@ impl QDepthwise {
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 => avx512::row(row, &self.weights, &self.epilogue, blocks, scratch),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => avx2::row(row, &self.weights, &self.epilogue, blocks),
+                Isa::Avx2 | Isa::AvxVnni => avx2::row(row, &self.weights, &self.epilogue, blocks),
                 _ => unreachable!("{:?} has no vector kernel", self.isa),
             }
         }
@@ -263,7 +263,7 @@ fn block_len(isa: Isa) -> usize {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => avx512::BLOCK,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::BLOCK,
+        Isa::Avx2 | Isa::AvxVnni => avx2::BLOCK,
         _ => 1,
     }
 }
@@ -285,7 +285,7 @@ impl Weights {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::place,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::place,
+            Isa::Avx2 | Isa::AvxVnni => avx2::place,
             _ => {
                 let (bias, scale) = (bias.to_vec(), scale.to_vec());
                 return Weights { packed: Aligned::from(weights), bias, scale };
