@@ -1,12 +1,17 @@
 //! Quantized dots: convolutions and products with constant weights of at most eight bits.
 
-use qing_graph::{Element, Granularity, Node, arithmetic};
+use qing_graph::{Element, Granularity, Node, NodeId, ValueId, arithmetic, ops};
 use qing_kernels::{
     ConvGeometry, KernelError, Pool,
-    quantized::{Epilogue, Output, QConv, QDepthwise},
+    quantized::{Epilogue, Output, QAdd, QConv, QDepthwise, Residual},
 };
 
-use super::{Lower, StepSpec, conv::name, fuse};
+use super::{
+    Lower, StepSpec,
+    conv::name,
+    fuse,
+    quantize::{self, QuantizedSum},
+};
 use crate::{
     EngineError,
     plan::layout::Layout,
@@ -23,6 +28,8 @@ struct Dot {
     packed: Packed,
     /// Whether the results are real numbers.
     real: bool,
+    /// How input 1 is added to the results, if there is one.
+    residual: Option<QAdd>,
 }
 
 impl Step for Dot {
@@ -31,11 +38,31 @@ impl Step for Dot {
         let x = inputs.values(0);
         let y = if self.real { Output::F32(bytemuck::cast_slice_mut(y)) } else { Output::U8(y) };
         match &self.packed {
-            Packed::Dense(conv) => conv.run(x, y, scratch, pool)?,
+            Packed::Dense(conv) => {
+                let residual = self.residual.as_ref().map(|add| Residual { values: inputs.values(1), add });
+                conv.run_adding(x, residual, y, scratch, pool)?;
+            }
             Packed::Depthwise(conv) => conv.run(x, y, scratch, pool)?,
         }
         Ok(())
     }
+}
+
+/// The addition that reads `value` and nothing else does, if its other operand has been computed: the node, that operand and
+/// the constants.
+fn residual_of(cx: &Lower<'_>, value: ValueId) -> Option<(NodeId, ValueId, QuantizedSum)> {
+    let (index, node) = cx.single_consumer(value)?;
+    let [Some(a), Some(b)] = node.inputs[..] else { return None };
+    let other = if a == value { b } else { a };
+    let fits = node.op.is::<ops::Add>()
+        && other != value
+        && cx.is_defined(other)
+        && cx.shape(other) == cx.shape(value)
+        && cx.graph.constant(other).is_none();
+    if !fits {
+        return None;
+    }
+    Some((index, other, quantize::sum_of(cx, node, value, other)?))
 }
 
 /// Lowers a node whose input 0 is quantized, input 1 are quantized constant weights and input 2 an i32 bias. `weights` are
@@ -79,6 +106,8 @@ pub(super) fn lower(
     let per_channel = |f: &dyn Fn(f32) -> f32| (0..geometry.out_c).map(|c| f(w_quant.scale(c))).collect::<Vec<f32>>();
     let mut absorbed = vec![];
     let mut output = y;
+    let depthwise = geometry.is_depthwise() && geometry.groups > 1;
+    let mut residual = None;
     let epilogue = match arithmetic::per_tensor(y_ty) {
         Ok(to) => {
             let tail = fuse::quantized_tail(cx, y);
@@ -86,6 +115,12 @@ pub(super) fn lower(
             let Some(requantize) = tail.requantize(cx, y_ty, scale) else { return Ok(false) };
             output = tail.output;
             absorbed = tail.nodes;
+            if !depthwise && let Some((add, other, sum)) = residual_of(cx, output) {
+                residual = Some((sum.add, other));
+                output = sum.output;
+                absorbed.push(add);
+                absorbed.extend(sum.absorbed);
+            }
             Epilogue::Requantize(requantize)
         }
         Err(_) if y_ty.quant.is_none() && y_ty.element == Element::F32 => {
@@ -95,7 +130,7 @@ pub(super) fn lower(
     };
     let real = matches!(epilogue, Epilogue::Dequantize { .. });
     let refuse = |cx: &Lower<'_>, e: KernelError| cx.refuse(node, e);
-    let (packed, kernel, scratch) = if geometry.is_depthwise() && geometry.groups > 1 {
+    let (packed, kernel, scratch) = if depthwise {
         let conv = QDepthwise::pack(cx.isa, geometry, &packed, bias.as_deref(), x_zero, epilogue);
         let conv = conv.map_err(|e| refuse(cx, e))?;
         let scratch = conv.scratch_bytes(cx.threads);
@@ -106,9 +141,13 @@ pub(super) fn lower(
         let scratch = conv.scratch_bytes(cx.threads);
         (Packed::Dense(conv), if layout == Layout::Plain { "product u8" } else { "conv u8" }, scratch)
     };
-    let inputs = vec![cx.read(x, layout)?];
+    let mut inputs = vec![cx.read(x, layout)?];
+    if let Some((_, other)) = residual {
+        inputs.push(cx.read(other, layout)?);
+    }
     let outputs = vec![cx.write(output, layout)];
-    let mut step = StepSpec::new(node, name(cx, kernel, &geometry), inputs, outputs, Dot { packed, real });
+    let dot = Dot { packed, real, residual: residual.map(|(add, _)| add) };
+    let mut step = StepSpec::new(node, name(cx, kernel, &geometry), inputs, outputs, dot);
     step.scratch = scratch;
     step.weights = weights.len() as u64;
     cx.push_fused(step, &absorbed);

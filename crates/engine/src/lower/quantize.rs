@@ -1,6 +1,6 @@
 //! The borders between real and quantized numbers, and sums of quantized ones.
 
-use qing_graph::{Element, Node, Type, ValueId, arithmetic};
+use qing_graph::{Element, Node, NodeId, Type, ValueId, arithmetic};
 use qing_kernels::{
     Isa, Pool,
     quantized::{
@@ -114,25 +114,39 @@ impl Step for Add {
     }
 }
 
+/// An addition of two quantized values and the nodes after it that only limit its range.
+pub(super) struct QuantizedSum {
+    pub(super) add: QAdd,
+    /// The value that is computed in the end.
+    pub(super) output: ValueId,
+    /// Absorbed nodes after the addition.
+    pub(super) absorbed: Vec<NodeId>,
+}
+
+/// The constants of a node that adds `a` and `b`, both quantized per tensor.
+pub(super) fn sum_of(cx: &Lower<'_>, node: &Node, a: ValueId, b: ValueId) -> Option<QuantizedSum> {
+    let y = node.outputs[0];
+    let from_a = arithmetic::per_tensor(cx.graph.ty(a)).ok()?;
+    let from_b = arithmetic::per_tensor(cx.graph.ty(b)).ok()?;
+    let (y_scale, clip) = clip_of(cx.graph.ty(y))?;
+    let zero = |id: ValueId, zero: i32| u8::try_from(zero + bias(cx.graph.ty(id).element)).ok();
+    let (a_zero, b_zero) = (zero(a, from_a.zero)?, zero(b, from_b.zero)?);
+    let scales = arithmetic::add_scales(from_a.scale, from_b.scale, y_scale);
+    // Functions that only limit the range cost nothing; others are left to a table.
+    let tail = fuse::quantized_tail(cx, y);
+    let (output, clip, absorbed) = match tail.requantize(cx, cx.graph.ty(y), vec![]) {
+        Some(r) if r.table.is_none() => (tail.output, Clip { zero: r.zero, lo: r.lo, hi: r.hi }, tail.nodes),
+        _ => (y, clip, vec![]),
+    };
+    let add = QAdd { a_zero, b_zero, m_a: scales.a, m_b: scales.b, scale: scales.scale, clip };
+    Some(QuantizedSum { add, output, absorbed })
+}
+
 /// `Add` of two values quantized per tensor, with what follows it.
 pub(super) fn lower_add(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
     let [Some(a), Some(b)] = node.inputs[..] else { return Ok(false) };
     let y = node.outputs[0];
-    let (Ok(from_a), Ok(from_b)) = (arithmetic::per_tensor(cx.graph.ty(a)), arithmetic::per_tensor(cx.graph.ty(b)))
-    else {
-        return Ok(false);
-    };
-    let Some((y_scale, clip)) = clip_of(cx.graph.ty(y)) else { return Ok(false) };
-    let zero = |id: ValueId, zero: i32| u8::try_from(zero + bias(cx.graph.ty(id).element)).ok();
-    let (Some(a_zero), Some(b_zero)) = (zero(a, from_a.zero), zero(b, from_b.zero)) else { return Ok(false) };
-    let scales = arithmetic::add_scales(from_a.scale, from_b.scale, y_scale);
-    // Functions that only limit the range cost nothing; others are left to a table.
-    let tail = fuse::quantized_tail(cx, y);
-    let own = cx.graph.ty(y).clone();
-    let (output, clip, absorbed) = match tail.requantize(cx, &own, vec![]) {
-        Some(r) if r.table.is_none() => (tail.output, Clip { zero: r.zero, lo: r.lo, hi: r.hi }, tail.nodes),
-        _ => (y, clip, vec![]),
-    };
+    let Some(QuantizedSum { add, output, absorbed }) = sum_of(cx, node, a, b) else { return Ok(false) };
     let layout = layout_of(cx, &[a, b], y);
     let mut inputs = vec![];
     for id in [a, b] {
@@ -140,7 +154,6 @@ pub(super) fn lower_add(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineE
         inputs.push(if spread == Spread::Full { place } else { strided::expand(cx, node, id, y, layout)? });
     }
     let outputs = vec![cx.write(output, layout)];
-    let add = QAdd { a_zero, b_zero, m_a: scales.a, m_b: scales.b, scale: scales.scale, clip };
     let step = Add { isa: cx.isa, add };
     let step = StepSpec::new(node, format!("add u8 {}", cx.isa.name()), inputs, outputs, step);
     cx.push_fused(step, &absorbed);

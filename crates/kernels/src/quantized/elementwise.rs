@@ -1,6 +1,6 @@
 //! Kernels that look at one value of each input: addition, and the borders between real and quantized numbers.
 
-use super::epilogue::Clip;
+use super::epilogue::{Clip, Limits};
 use super::versions::per_isa;
 use crate::cpu::Isa;
 use crate::error::{KernelError, expect_len};
@@ -37,6 +37,16 @@ impl QAdd {
     pub fn run(&self, isa: Isa, a: &[u8], b: &[u8], y: &mut [u8], pool: &Pool) -> Result<(), KernelError> {
         expect_len("second operand", b.len(), a.len())?;
         expect_len("output", y.len(), a.len())?;
+        self.check()?;
+        pool.for_each_chunk_mut(y, CHUNK, |chunk, y| {
+            let range = chunk * CHUNK..chunk * CHUNK + y.len();
+            add(isa, self, &a[range.clone()], &b[range], y);
+        });
+        Ok(())
+    }
+
+    /// Checks the multipliers, the scale and the clip.
+    pub(crate) fn check(&self) -> Result<(), KernelError> {
         let most = 1 << ADD_BITS;
         if !(0..=most).contains(&self.m_a) || !(0..=most).contains(&self.m_b) || !self.scale.is_finite() {
             return Err(KernelError::Unsupported(format!(
@@ -44,23 +54,32 @@ impl QAdd {
                 self.m_a, self.m_b, self.scale
             )));
         }
-        self.clip.check()?;
-        pool.for_each_chunk_mut(y, CHUNK, |chunk, y| {
-            let range = chunk * CHUNK..chunk * CHUNK + y.len();
-            add(isa, self, &a[range.clone()], &b[range], y);
-        });
-        Ok(())
+        self.clip.check()
+    }
+
+    /// The sum of two stored values; what the vector kernels are held to.
+    #[inline(always)]
+    fn one(&self, a: u8, b: u8, limits: Limits) -> u8 {
+        let (a, b) = (i32::from(a) - i32::from(self.a_zero), i32::from(b) - i32::from(self.b_zero));
+        limits.close((a * self.m_a + b * self.m_b) as f32 * self.scale)
     }
 }
 
 per_isa! {
     fn add(with: &QAdd, a: &[u8], b: &[u8], y: &mut [u8]) {
-        let QAdd { m_a, m_b, scale, clip, .. } = *with;
-        let (a_zero, b_zero) = (i32::from(with.a_zero), i32::from(with.b_zero));
-        let limits = clip.limits();
+        let (with, limits) = (*with, with.clip.limits());
         for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
-            let sum = (i32::from(*a) - a_zero) * m_a + (i32::from(*b) - b_zero) * m_b;
-            *y = limits.close(sum as f32 * scale);
+            *y = with.one(*a, *b, limits);
+        }
+    }
+}
+
+per_isa! {
+    /// Adds `b` to `a` value by value, in place; the sizes are equal and `with` has been checked.
+    pub(super) fn add_in_place(with: &QAdd, a: &mut [u8], b: &[u8]) {
+        let (with, limits) = (*with, with.clip.limits());
+        for (a, b) in a.iter_mut().zip(b) {
+            *a = with.one(*a, *b, limits);
         }
     }
 }

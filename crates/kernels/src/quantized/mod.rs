@@ -25,6 +25,6 @@ mod versions;
 pub use conv::QConv;
 pub use depthwise::QDepthwise;
 pub use elementwise::QAdd;
-pub use epilogue::{Clip, Epilogue, Output, Requantize, requantize};
+pub use epilogue::{Clip, Epilogue, Output, Requantize, Residual, requantize};
 pub use matmul::QMatMul;
 pub use pooling::{AveragePool, MaxPool};

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Epilogue, Output, Requantize};
+use super::{Clip, Epilogue, Output, QAdd, Requantize};
 use crate::{Isa, Pool, geometry::ConvGeometry};
 
 /// A convolution with everything it needs, drawn at random.
@@ -14,6 +14,8 @@ pub(crate) struct Case {
     pub(crate) bias: Option<Vec<i32>>,
     pub(crate) x_zero: u8,
     pub(crate) epilogue: Epilogue,
+    /// What may be added to results of one byte.
+    pub(crate) residual: Option<(Vec<u8>, QAdd)>,
     pub(crate) threads: usize,
 }
 
@@ -67,7 +69,14 @@ pub(crate) fn fill(geometry: ConvGeometry, seed: u64, threads: usize) -> Case {
             }),
         })
     };
-    Case { x: bytes(seed ^ 5, g.input_len()), weights, bias, x_zero: control[7], epilogue, threads, geometry }
+    let residual = (control[8].is_multiple_of(2) && matches!(epilogue, Epilogue::Requantize(_))).then(|| {
+        let factor = |low: u8, high: u8| i32::from(u16::from_le_bytes([low, high])).min(1 << 14);
+        let clip = Clip { zero: control[9], lo, hi };
+        let (m_a, m_b) = (factor(control[10], control[11]), factor(control[12], control[13]));
+        let scale = f32::from(control[14]) * 2e-6;
+        (bytes(seed ^ 6, g.output_len()), QAdd { a_zero: control[5], b_zero: control[15], m_a, m_b, scale, clip })
+    });
+    Case { residual, x: bytes(seed ^ 5, g.input_len()), weights, bias, x_zero: control[7], epilogue, threads, geometry }
 }
 
 /// Kernels, strides, dilations and paddings of every kind; channels as `channels` gives them:

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::panels::{Block, Target};
+use super::panels::{Block, Finish, Target};
 use super::walk::{self, Micro, Tile};
 use crate::quantized::epilogue::Requantize;
 use crate::quantized::epilogue::avx2::Clamp;
@@ -137,7 +137,7 @@ unsafe fn store<const M: usize, const N: usize>(tile: &Tile<'_>, sums: &[[__m256
     // SAFETY: see `Micro::tile`.
     unsafe {
         match tile.y {
-            Target::U8(y, to) => store_u8(tile, sums, y, to),
+            Target::U8(y, Finish { to, .. }) => store_u8(tile, sums, y, to),
             Target::F32(y) => store_f32(tile, sums, y),
         }
     }

@@ -5,8 +5,10 @@ use crate::cpu::Isa;
 /// The order of packed weights: `[panel][step][…]`, where a step is a few bytes of a row and the rest depends on the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
-    /// Columns of half a panel.
+    /// Columns of a vector of sums; panels are padded to whole ones.
     pub lanes: usize,
+    /// Vectors side by side in a panel; the last panel of a group may have fewer.
+    pub vectors: usize,
     /// Bytes of a row that a step consumes.
     pub step: usize,
     /// Bytes of packed weights of a column and step.
@@ -40,7 +42,8 @@ impl Layout {
             Isa::Simd128 => (4, 4, 8, Order::EvenOdd),
             Isa::Scalar => return None,
         };
-        Some(Layout { lanes, step, weight, signed: isa == Isa::NeonDot, order })
+        let vectors = if isa == Isa::Avx512 { 4 } else { 2 };
+        Some(Layout { lanes, vectors, step, weight, signed: isa == Isa::NeonDot, order })
     }
 
     /// Appends one step of a panel `width` columns wide; `weight(column, tap)` is 0 beyond the weights.

@@ -16,7 +16,7 @@ mod walk;
 
 use panels::Panels;
 
-use super::epilogue::{Epilogue, Output};
+use super::epilogue::{Epilogue, Output, Residual};
 use crate::cpu::Isa;
 use crate::error::{KernelError, expect_len};
 use crate::geometry::ConvGeometry;
@@ -89,17 +89,42 @@ impl QConv {
     /// # Errors
     /// When a length is wrong or `y` is not of the kind the epilogue writes.
     pub fn run(&self, x: &[u8], y: Output<'_>, scratch: &mut [u8], pool: &Pool) -> Result<(), KernelError> {
+        self.run_adding(x, None, y, scratch, pool)
+    }
+
+    /// [`QConv::run`] with values added to the results while they are in registers.
+    ///
+    /// # Errors
+    /// As [`QConv::run`]; when the residual has another length than the output, its constants are out of range, or the
+    /// results are real numbers.
+    pub fn run_adding(
+        &self,
+        x: &[u8],
+        residual: Option<Residual<'_>>,
+        y: Output<'_>,
+        scratch: &mut [u8],
+        pool: &Pool,
+    ) -> Result<(), KernelError> {
         let g = &self.geometry;
         expect_len("input", x.len(), g.input_len())?;
         self.epilogue.check_output(&y, g.output_len())?;
+        if let Some(residual) = residual {
+            expect_len("residual", residual.values.len(), g.output_len())?;
+            residual.add.check()?;
+            if matches!(y, Output::F32(_)) {
+                return Err(KernelError::Unsupported("quantized values cannot be added to real results".into()));
+            }
+        }
         let need = self.scratch_bytes(pool.threads());
         if scratch.len() < need {
             expect_len("scratch", scratch.len(), need)?;
         }
         match &self.weights {
-            Weights::Plain(weights) => scalar::run(g, x, self.x_zero, weights, &self.bias, &self.epilogue, y, pool),
+            Weights::Plain(weights) => {
+                scalar::run(g, x, self.x_zero, weights, &self.bias, &self.epilogue, residual, y, pool);
+            }
             Weights::Panels(panels) => {
-                panels.run(g, x, self.x_zero, &self.epilogue, y, scratch, pool);
+                panels.run(g, x, self.x_zero, &self.epilogue, residual, y, scratch, pool);
             }
         }
         Ok(())

@@ -4,15 +4,17 @@ use std::ops::Range;
 
 use super::layout::Layout;
 use super::rows;
-use crate::cpu::Isa;
+use crate::cpu::{Isa, has_vbmi};
 use crate::geometry::ConvGeometry;
 use crate::pool::{Pool, SharedMut};
 use crate::quantized::aligned::Aligned;
-use crate::quantized::epilogue::{Epilogue, Output, Requantize};
+use crate::quantized::elementwise::{self, QAdd};
+use crate::quantized::epilogue::{Epilogue, Output, Requantize, Residual};
 use crate::quantized::lookup;
 
-/// Bytes of gathered rows that one block works on: they stay in the second-level cache beside the weights.
-const BLOCK_BYTES: usize = 160 * 1024;
+/// Bytes of rows, results and what is added to them that one block works on: panel after panel of weights passes over them,
+/// so they stay in the second-level cache, and mostly in the first.
+const BLOCK_BYTES: usize = 64 * 1024;
 /// Rows below which a block is not cut, since each block streams all weights once.
 const MIN_ROWS: usize = 56;
 
@@ -25,13 +27,13 @@ pub(super) struct Panels {
     depth: usize,
     /// Output channels of a group.
     columns: usize,
-    /// Columns of a panel; the last one of a group may be half as wide.
+    /// Columns of a panel; the last one of a group may be narrower.
     width: usize,
     /// One element per group.
     groups: Vec<Group>,
 }
 
-/// What belongs to one group of channels. Lengths are multiples of half a panel.
+/// What belongs to one group of channels. Lengths are multiples of a vector of columns.
 #[derive(Debug, Clone)]
 struct Group {
     weights: Aligned,
@@ -59,21 +61,32 @@ pub(super) struct Block<'a> {
 /// Where a block writes: the first row, column `from`; rows are `y_stride` values apart.
 #[derive(Clone, Copy)]
 pub(super) enum Target<'a> {
-    U8(*mut u8, &'a Requantize),
+    U8(*mut u8, Finish<'a>),
     F32(*mut f32),
+}
+
+/// How a block's sums become bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Finish<'a> {
+    pub to: &'a Requantize,
+    /// What is added to every byte, and how: rows as far apart as those of the output.
+    pub residual: Option<(*const u8, &'a QAdd)>,
 }
 
 impl Target<'_> {
     /// The target `values` further on.
     ///
     /// # Safety
-    /// That place is still in the output.
+    /// That place is still in the output (and in the residual, which is as long).
     #[inline(always)]
     pub(super) unsafe fn add(self, values: usize) -> Self {
         // SAFETY: by the caller's promise.
         unsafe {
             match self {
-                Target::U8(y, to) => Target::U8(y.add(values), to),
+                Target::U8(y, finish) => {
+                    let residual = finish.residual.map(|(r, add)| (r.add(values), add));
+                    Target::U8(y.add(values), Finish { residual, ..finish })
+                }
                 Target::F32(y) => Target::F32(y.add(values)),
             }
         }
@@ -104,8 +117,8 @@ impl Panels {
                     if column < columns && k < g.depth() { weights[(first + column) * g.depth() + k] } else { 0 }
                 };
                 let mut packed = Vec::new();
-                for panel in (0..padded).step_by(2 * lanes) {
-                    let width = (2 * lanes).min(padded - panel);
+                for panel in (0..padded).step_by(layout.vectors * lanes) {
+                    let width = (layout.vectors * lanes).min(padded - panel);
                     for step in 0..steps {
                         layout.pack(&mut packed, width, |column, tap| at(panel + column, layout.step * step + tap));
                     }
@@ -123,7 +136,7 @@ impl Panels {
                 Group { weights: Aligned::from(&packed[..]), bias, scale }
             })
             .collect();
-        Some(Panels { isa, layout, depth: layout.step * steps, columns, width: 2 * lanes, groups })
+        Some(Panels { isa, layout, depth: layout.step * steps, columns, width: layout.vectors * lanes, groups })
     }
 
     /// Whether the rows of the left matrix lie in the input as they are.
@@ -138,7 +151,8 @@ impl Panels {
 
     fn cut(&self, g: &ConvGeometry, threads: usize) -> Cut {
         let rows = g.out_pixels();
-        let most = (BLOCK_BYTES / self.stride()).clamp(MIN_ROWS, rows.max(MIN_ROWS));
+        let row = self.stride() + 2 * self.columns;
+        let most = (BLOCK_BYTES / row).clamp(MIN_ROWS, rows.max(MIN_ROWS));
         // Twice as many blocks as threads, so that a thread that is held up costs half a share.
         let share = if threads == 1 { 1 } else { 2 * threads };
         let fine = rows.div_ceil(share * g.groups);
@@ -176,6 +190,7 @@ impl Panels {
         x: &[u8],
         x_zero: u8,
         epilogue: &Epilogue,
+        residual: Option<Residual<'_>>,
         y: Output<'_>,
         scratch: &mut [u8],
         pool: &Pool,
@@ -232,7 +247,7 @@ impl Panels {
                 from: columns.start,
                 to: columns.end,
             };
-            y.compute(self.isa, &self.layout, &block, offset, g.out_c, epilogue, &columns);
+            y.compute(self.isa, &self.layout, &block, offset, g.out_c, epilogue, residual, &columns);
         });
     }
 }
@@ -260,13 +275,18 @@ impl<'a> Sink<'a> {
         offset: usize,
         y_stride: usize,
         epilogue: &Epilogue,
+        residual: Option<Residual<'_>>,
         columns: &Range<usize>,
     ) {
         let last = offset + (block.rows - 1) * y_stride + columns.len();
+        // With AVX-512 table and residual are applied in registers.
+        let after = !(isa == Isa::Avx512 && has_vbmi());
         let (target, len, table) = match (self, epilogue) {
             (Sink::U8(y), Epilogue::Requantize(to)) => {
                 let start = y.as_mut_ptr().wrapping_add(offset);
-                (Target::U8(start, to), y.len(), to.table.as_deref())
+                let now = residual.filter(|_| !after);
+                let finish = Finish { to, residual: now.map(|r| (r.values[offset..].as_ptr(), r.add)) };
+                (Target::U8(start, finish), y.len(), to.table.as_deref())
             }
             (Sink::F32(y), Epilogue::Dequantize { .. }) => {
                 let start = y.as_mut_ptr().wrapping_add(offset);
@@ -275,6 +295,7 @@ impl<'a> Sink<'a> {
             _ => unreachable!("the output was checked against the epilogue"),
         };
         assert!(last <= len, "a block leaves the output");
+        assert!(residual.is_none_or(|r| last <= r.values.len()), "a block leaves the residual");
         check(layout, block);
         // SAFETY: the block reads and writes within its slices (checked above and in `check`), writes only the
         // columns of its rows, which no other block has, and `isa` was limited to what the machine has.
@@ -289,12 +310,19 @@ impl<'a> Sink<'a> {
                 _ => unreachable!("no panels are packed for {isa:?}"),
             }
         }
-        if let (Sink::U8(y), Some(table)) = (self, table) {
-            for row in 0..block.rows {
-                let start = offset + row * y_stride;
-                // SAFETY: the same values as above, again not shared with another block.
-                let values = unsafe { y.slice(start..start + columns.len()) };
+        let Sink::U8(y) = self else { return };
+        if !after || (table.is_none() && residual.is_none()) {
+            return;
+        }
+        for row in 0..block.rows {
+            let range = offset + row * y_stride..offset + row * y_stride + columns.len();
+            // SAFETY: the same values as above, again not shared with another block.
+            let values = unsafe { y.slice(range.clone()) };
+            if let Some(table) = table {
                 lookup::in_place(isa, table, values);
+            }
+            if let Some(residual) = residual {
+                elementwise::add_in_place(isa, residual.add, values, &residual.values[range]);
             }
         }
     }
@@ -303,7 +331,7 @@ impl<'a> Sink<'a> {
 /// Checks that a kernel that trusts `block` stays inside its slices.
 fn check(layout: &Layout, block: &Block<'_>) {
     let padded = block.to.next_multiple_of(layout.lanes);
-    assert!(block.rows > 0 && block.from < block.to && block.from.is_multiple_of(2 * layout.lanes));
+    assert!(block.rows > 0 && block.from < block.to && block.from.is_multiple_of(layout.vectors * layout.lanes));
     assert!((block.rows - 1) * block.stride + layout.step * block.steps <= block.a.len());
     assert!(padded <= block.bias.len() && padded <= block.scale.len());
     assert!(padded * layout.weight * block.steps <= block.weights.len());

@@ -1,8 +1,10 @@
 //! The convolution written out: the definition the vector kernels are held to.
 
+use crate::cpu::Isa;
 use crate::geometry::ConvGeometry;
 use crate::pool::Pool;
-use crate::quantized::epilogue::{Epilogue, Output};
+use crate::quantized::elementwise;
+use crate::quantized::epilogue::{Epilogue, Output, Residual};
 
 /// The sum of output channel `oc` at the output pixel numbered `pixel` over the whole batch.
 ///
@@ -37,6 +39,7 @@ pub(crate) fn run(
     weights: &[i8],
     bias: &[i32],
     epilogue: &Epilogue,
+    residual: Option<Residual<'_>>,
     y: Output<'_>,
     pool: &Pool,
 ) {
@@ -46,6 +49,10 @@ pub(crate) fn run(
             pool.for_each_chunk_mut(y, g.out_c, |pixel, y| {
                 for (oc, y) in y.iter_mut().enumerate() {
                     *y = to.apply(dot(pixel, oc), oc);
+                }
+                if let Some(residual) = residual {
+                    let values = &residual.values[pixel * g.out_c..][..g.out_c];
+                    elementwise::add_in_place(Isa::Scalar, residual.add, y, values);
                 }
             });
         }

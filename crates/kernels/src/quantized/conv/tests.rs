@@ -2,13 +2,16 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::quantized::testing::{Case, agrees, cases, fill, result};
-use crate::quantized::{Requantize, requantize};
+use crate::quantized::{Requantize, Residual, requantize};
 
 /// The result as bytes or as the bits of floats.
 fn run(case: &Case, isa: Isa) -> Vec<u32> {
     let conv = QConv::pack(isa, case.geometry, &case.weights, case.bias.as_deref(), case.x_zero, case.epilogue.clone())
         .unwrap();
-    result(case, conv.scratch_bytes(case.threads), |y, scratch, pool| conv.run(&case.x, y, scratch, pool).unwrap())
+    let residual = case.residual.as_ref().map(|(values, add)| Residual { values, add });
+    result(case, conv.scratch_bytes(case.threads), |y, scratch, pool| {
+        conv.run_adding(&case.x, residual, y, scratch, pool).unwrap();
+    })
 }
 
 fn channels() -> impl Strategy<Value = (usize, usize, usize)> {

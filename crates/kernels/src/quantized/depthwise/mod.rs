@@ -161,7 +161,7 @@ impl QDepthwise {
         match self.isa {
             Isa::Scalar => {
                 let Weights { packed, bias, .. } = &self.weights;
-                scalar::run(g, x, self.x_zero, packed, bias, &self.epilogue, y, pool);
+                scalar::run(g, x, self.x_zero, packed, bias, &self.epilogue, None, y, pool);
             }
             _ => self.run_blocks(x, y, scratch, pool),
         }

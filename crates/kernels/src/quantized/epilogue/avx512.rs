@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::Requantize;
+use super::{Clip, Requantize};
+use crate::quantized::elementwise::QAdd;
 
 /// The constants of a requantization in registers.
 pub(in crate::quantized) struct Clamp {
@@ -16,6 +17,12 @@ impl Clamp {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(in crate::quantized) fn new(to: &Requantize) -> Clamp {
+        Clamp::of(Clip { zero: to.zero, lo: to.lo, hi: to.hi })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(in crate::quantized) fn of(to: Clip) -> Clamp {
         Clamp {
             top: _mm512_set1_ps(f32::from(to.hi) - f32::from(to.zero)),
             zero: _mm512_set1_epi16(i16::from(to.zero)),
@@ -49,5 +56,46 @@ impl Clamp {
     pub(in crate::quantized) fn narrow(&self, values: [__m512i; 4]) -> __m512i {
         let bytes = self.narrow_lanes(values);
         _mm512_permutexvar_epi32(self.order, bytes)
+    }
+}
+
+/// The constants of an addition in registers.
+pub(in crate::quantized) struct Sum {
+    /// `m_a` and `m_b` side by side.
+    factors: __m512i,
+    /// `−a_zero·m_a − b_zero·m_b`.
+    start: __m512i,
+    scale: __m512,
+    clamp: Clamp,
+}
+
+impl Sum {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(in crate::quantized) fn new(add: &QAdd) -> Sum {
+        let QAdd { a_zero, b_zero, m_a, m_b, scale, clip } = *add;
+        Sum {
+            factors: _mm512_set1_epi32(m_b << 16 | m_a),
+            start: _mm512_set1_epi32(-(i32::from(a_zero) * m_a + i32::from(b_zero) * m_b)),
+            scale: _mm512_set1_ps(scale),
+            clamp: Clamp::of(clip),
+        }
+    }
+
+    /// The sums of 64 pairs of stored values.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    pub(in crate::quantized) fn apply(&self, a: __m512i, b: __m512i) -> __m512i {
+        let zero = _mm512_setzero_si512();
+        let (a_low, a_high) = (_mm512_unpacklo_epi8(a, zero), _mm512_unpackhi_epi8(a, zero));
+        let (b_low, b_high) = (_mm512_unpacklo_epi8(b, zero), _mm512_unpackhi_epi8(b, zero));
+        let pairs = [
+            _mm512_unpacklo_epi16(a_low, b_low),
+            _mm512_unpackhi_epi16(a_low, b_low),
+            _mm512_unpacklo_epi16(a_high, b_high),
+            _mm512_unpackhi_epi16(a_high, b_high),
+        ];
+        let close = |pair| self.clamp.round(_mm512_dpwssd_epi32(self.start, pair, self.factors), self.scale);
+        self.clamp.narrow_lanes([close(pairs[0]), close(pairs[1]), close(pairs[2]), close(pairs[3])])
     }
 }

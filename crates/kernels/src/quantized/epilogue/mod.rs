@@ -5,6 +5,7 @@ pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
 
+use super::elementwise::QAdd;
 use crate::error::{KernelError, expect_len};
 
 /// Where a dot writes: bytes after [`Epilogue::Requantize`], real numbers after [`Epilogue::Dequantize`].
@@ -46,6 +47,15 @@ pub struct Requantize {
     pub hi: u8,
     /// A unary function applied to the stored value at no extra pass over memory.
     pub table: Option<Box<[u8; 256]>>,
+}
+
+/// Quantized values added to a layer's results before they are stored: `y = add(result, value)`.
+#[derive(Debug, Clone, Copy)]
+pub struct Residual<'a> {
+    /// One value for every output.
+    pub values: &'a [u8],
+    /// How: operand `a` is the layer's result as it would be stored without the addition, `b` the value.
+    pub add: &'a QAdd,
 }
 
 /// What becomes of a 32-bit sum.

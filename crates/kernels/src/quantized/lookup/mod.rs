@@ -1,7 +1,7 @@
 //! Any unary function of a byte: one load from a table of 256.
 
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(super) mod avx512;
 
 use crate::cpu::{Isa, has_vbmi};
 use crate::error::{KernelError, expect_len};
