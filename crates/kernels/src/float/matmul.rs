@@ -3,7 +3,7 @@
 use super::Clamp;
 use super::aligned::Aligned;
 use super::product::panels::Panels;
-use super::product::{Parts, Product, Rows};
+use super::product::{Parts, Product, Rows, tile_rows};
 use crate::pool::SharedMut;
 use crate::{Isa, KernelError, Pool, expect_len};
 
@@ -86,6 +86,7 @@ impl MatMul {
             left: x.as_ptr(),
             rows: Rows::Strided(self.depth),
             count: rows,
+            tile_rows: tile_rows(rows, self.panels.rows()),
             taps: 1,
             depth: self.depth,
             zeros: &[],
@@ -204,6 +205,7 @@ pub fn multiply(
                 left: left.as_ptr(),
                 rows: Rows::Strided(shape.depth),
                 count: shape.rows,
+                tile_rows: tile_rows(shape.rows, panels.rows()),
                 taps: 1,
                 depth: shape.depth,
                 zeros: &[],

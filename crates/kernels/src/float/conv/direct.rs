@@ -3,7 +3,7 @@
 use super::unfold;
 use crate::float::aligned::Aligned;
 use crate::float::product::panels::Panels;
-use crate::float::product::{PADDING, Parts, Product, Rows};
+use crate::float::product::{PADDING, Parts, Product, Rows, tile_rows};
 use crate::float::{Clamp, simd};
 use crate::pool::SharedMut;
 use crate::{ConvGeometry, Isa, KernelError, Pool, expect_len};
@@ -62,12 +62,13 @@ impl Direct {
                 biases[group * panels.padded_cols()..][..cols].copy_from_slice(&bias[group * cols..][..cols]);
             }
         }
+        let rows = tile_rows(geometry.out_h * geometry.out_w, panels.rows());
         let method = if geometry.is_pointwise() {
             Method::Pointwise
         } else if unfold::suits(&geometry) {
-            Method::Unfold(unfold::WindowRows::new(&geometry, panels.rows()))
+            Method::Unfold(unfold::WindowRows::new(&geometry, rows))
         } else {
-            Method::Indirect(offsets(&geometry, panels.rows()))
+            Method::Indirect(offsets(&geometry, rows))
         };
         let zeros = Aligned::zeros(geometry.kernel[1] * geometry.group_in());
         Ok(Direct { isa, geometry, clamp, method, panels, weights: packed, bias: biases, zeros })
@@ -142,6 +143,7 @@ impl Direct {
             left: input.as_ptr(),
             rows,
             count: pixels,
+            tile_rows: tile_rows(pixels, panels.rows()),
             taps,
             depth: geometry.taps() * geometry.group_in() / taps,
             zeros: &self.zeros,

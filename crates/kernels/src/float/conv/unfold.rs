@@ -95,8 +95,8 @@ impl Kernel for Unfold<'_> {
                 unsafe { product.run_inside(simd, tile..tile + 1, self.panels.clone()) };
                 continue;
             }
-            let first = tile * S::ROWS;
-            let count = S::ROWS.min(self.product.count - first);
+            let first = tile * self.product.tile_rows;
+            let count = self.product.tile_rows.min(self.product.count - first);
             for (i, row) in buffer.chunks_exact_mut(window).enumerate().take(count) {
                 copy_window(simd, self.geometry, self.input, first + i, row);
             }

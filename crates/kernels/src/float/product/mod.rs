@@ -25,12 +25,18 @@ pub(crate) const MAX_ROWS: usize = 14;
 /// beside the panel.
 const BLOCK_BYTES: usize = 256 << 10;
 
+/// Rows of a tile of a product of `count` rows: as many as the registers hold, or as few less as make the last tile about as high as the
+/// others.
+pub(crate) fn tile_rows(count: usize, most: usize) -> usize {
+    count.div_ceil(count.div_ceil(most).max(1)).max(1)
+}
+
 /// Where the rows of the left operand are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Rows<'a> {
     /// Row `i` starts at `i * stride`.
     Strided(usize),
-    /// For each tile of [`Simd::ROWS`] rows (the last may have fewer), for each tap, for each row: its offset or [`PADDING`].
+    /// For each tile (the last may have fewer rows), for each tap, for each row: its offset or [`PADDING`].
     Table(&'a [u32]),
 }
 
@@ -43,6 +49,8 @@ pub(crate) struct Product<'a> {
     pub(crate) rows: Rows<'a>,
     /// How many.
     pub(crate) count: usize,
+    /// How many of them a tile has: [`tile_rows`] of `count`.
+    pub(crate) tile_rows: usize,
     /// Pieces of a row.
     pub(crate) taps: usize,
     /// Values of a piece.
@@ -82,7 +90,7 @@ pub(crate) struct Parts {
 impl Parts {
     /// Cuts a product of `rows` rows into parts that suit the cache and keep `wanted` threads busy.
     pub(crate) fn new(rows: usize, bytes_per_row: usize, panels: &Panels, wanted: usize) -> Parts {
-        let tiles = rows.div_ceil(panels.rows());
+        let tiles = rows.div_ceil(tile_rows(rows, panels.rows()));
         let cached = (BLOCK_BYTES / (panels.rows() * bytes_per_row).max(1)).max(4);
         let shared = tiles.div_ceil(wanted.max(1)).max(4);
         let tile_step = cached.min(shared).min(tiles).max(1);
@@ -138,9 +146,13 @@ impl Product<'_> {
         }
         for panel in panels {
             let column = self.panels.column(panel);
-            for index in tiles.clone() {
-                let first = index * S::ROWS;
-                let rows = S::ROWS.min(self.count - first);
+            let right = &self.right[self.panels.offset(panel)..];
+            let size = self.panels.width(panel) * self.taps * self.depth;
+            // Every tile fetches its share of the panel that comes next.
+            let share = size.div_ceil(tiles.len().max(1));
+            for (turn, index) in tiles.clone().enumerate() {
+                let first = index * self.tile_rows;
+                let rows = self.tile_rows.min(self.count - first);
                 // SAFETY: all offsets stay inside the operands by the contract of `run_part`.
                 let tile = unsafe {
                     let (left, offsets) = match self.rows {
@@ -153,7 +165,9 @@ impl Product<'_> {
                         zeros: self.zeros.as_ptr(),
                         taps: self.taps,
                         depth: self.depth,
-                        right: self.right[self.panels.offset(panel)..].as_ptr(),
+                        right: right.as_ptr(),
+                        ahead: right.as_ptr().wrapping_add(size + turn * share),
+                        ahead_step: share.div_ceil(self.taps * self.depth),
                         bias: if self.bias.is_empty() { std::ptr::null() } else { self.bias[column..].as_ptr() },
                         out: self.out.add(first * self.stride + column),
                         residual: if self.residual.is_null() {

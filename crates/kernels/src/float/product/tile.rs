@@ -14,6 +14,9 @@ pub(super) struct Tile {
     pub(super) taps: usize,
     pub(super) depth: usize,
     pub(super) right: *const f32,
+    /// What is wanted in the cache next, so many values further at each step of the reduction. Need not be readable.
+    pub(super) ahead: *const f32,
+    pub(super) ahead_step: usize,
     /// Null for none.
     pub(super) bias: *const f32,
     pub(super) out: *mut f32,
@@ -126,7 +129,7 @@ impl<const MR: usize, const NV: usize> Kernel for Block<'_, MR, NV> {
                     row[j] = bias;
                 }
             }
-            let mut right = tile.right;
+            let (mut right, mut ahead) = (tile.right, tile.ahead);
             for tap in 0..tile.taps {
                 let mut rows = [tile.left; MR];
                 for (i, row) in rows.iter_mut().enumerate() {
@@ -138,6 +141,8 @@ impl<const MR: usize, const NV: usize> Kernel for Block<'_, MR, NV> {
                         *b = simd.load_ptr(right.add(j * S::LANES));
                     }
                     right = right.add(NV * S::LANES);
+                    simd.prefetch(ahead);
+                    ahead = ahead.wrapping_add(tile.ahead_step);
                     for i in 0..MR {
                         let a = simd.splat(*rows[i].add(k));
                         for j in 0..NV {

@@ -79,6 +79,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// They must be writable.
     unsafe fn store_first(self, to: *mut f32, count: usize, v: Self::V);
 
+    /// Asks for the cache line at `at`, which need not be readable, in the second-level cache.
+    fn prefetch(self, at: *const f32);
+
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`

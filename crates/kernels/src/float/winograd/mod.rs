@@ -12,7 +12,7 @@ use std::ops::Range;
 use super::Clamp;
 use super::aligned::Aligned;
 use super::product::panels::Panels;
-use super::product::{Product, Rows};
+use super::product::{Product, Rows, tile_rows};
 use super::simd::{Kernel, Simd, dispatch};
 use crate::pool::SharedMut;
 use crate::{ConvGeometry, Isa, KernelError, Pool, expect_len};
@@ -182,6 +182,7 @@ impl Kernel for Tiles<'_> {
                     left: inputs[point * count * channels..].as_ptr(),
                     rows: Rows::Strided(channels),
                     count,
+                    tile_rows: tile_rows(count, S::ROWS),
                     taps: 1,
                     depth: layer.geometry.in_c,
                     zeros: &[],
@@ -195,7 +196,7 @@ impl Kernel for Tiles<'_> {
                 };
                 // SAFETY: the inputs of a point are `count` rows of `channels` values, its results `count` rows of at least `width`,
                 // and the scratch is this thread's alone.
-                unsafe { product.run_inside(simd, 0..count.div_ceil(S::ROWS), 0..1) };
+                unsafe { product.run_inside(simd, 0..count.div_ceil(tile_rows(count, S::ROWS)), 0..1) };
             }
             for (i, place) in places.clone().enumerate() {
                 let output = transform::Output {
