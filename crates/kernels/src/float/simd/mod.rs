@@ -80,7 +80,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     unsafe fn store_first(self, to: *mut f32, count: usize, v: Self::V);
 
     /// Asks for the cache line at `at`, which need not be readable, in the second-level cache.
-    fn prefetch(self, at: *const f32);
+    #[inline(always)]
+    fn prefetch(self, at: *const f32) {
+        let _ = at;
+    }
 
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;

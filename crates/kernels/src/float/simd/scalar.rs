@@ -65,9 +65,6 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn prefetch(self, _: *const f32) {}
-
-    #[inline(always)]
     fn add(self, a: V, b: V) -> V {
         each(a, b, |a, b| a + b)
     }
