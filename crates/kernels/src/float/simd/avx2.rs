@@ -79,7 +79,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn prefetch(self, at: *const f32) {
-        have!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
+        have!(_mm_prefetch::<_MM_HINT_T1>(at.cast()));
     }
 
     #[inline(always)]
