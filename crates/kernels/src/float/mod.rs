@@ -5,6 +5,7 @@
 //! different sets agree within a tolerance, not to the bit.
 
 mod aligned;
+pub mod block;
 pub mod conv;
 pub mod depthwise;
 pub mod elementwise;
