@@ -1,12 +1,12 @@
 //! Float convolution.
 
-use qing_graph::{Element, Node, ops};
+use qing_graph::{Node, ops};
 use qing_kernels::{
     ConvGeometry, Pool,
     float::{conv::Conv, depthwise::Depthwise},
 };
 
-use super::{Lower, StepSpec, fuse, qconv, window::geometry};
+use super::{Lower, StepSpec, block, block::FloatConv, elementwise::is_f32, fuse, qconv, window::geometry};
 use crate::{
     EngineError,
     plan::layout::Layout,
@@ -38,32 +38,56 @@ impl Step for DepthwiseStep {
     }
 }
 
-/// `Conv`: quantized if its input is, else on floats with constant weights.
-pub(super) fn lower(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
+/// The geometry of a convolution with constant weights and bias over one or two axes.
+pub(super) fn geometry_of(cx: &Lower<'_>, node: &Node) -> Result<Option<ConvGeometry>, EngineError> {
     let (Some(op), Some(x), Some(w)) = (node.op.downcast::<ops::Conv>(), node.input(0), node.input(1)) else {
-        return Ok(false);
+        return Ok(None);
     };
-    let y = node.outputs[0];
-    let constant = |id| cx.graph.constant(id);
-    let bias = node.input(2);
-    let (Some(weights), None | Some(Some(_))) = (constant(w), bias.map(constant)) else { return Ok(false) };
+    let constant = |id| cx.graph.constant(id).is_some();
+    if !constant(w) || !node.input(2).is_none_or(constant) {
+        return Ok(None);
+    }
     let fail = |source| cx.graph.node_error(node, source);
     let groups = op.groups().map_err(fail)?;
     let (x_shape, w_shape) = (cx.shape(x), cx.shape(w));
     if w_shape.len() != x_shape.len() {
-        return Ok(false);
+        return Ok(None);
     }
     let found = geometry(&op.window(), &x_shape, &w_shape[2..], w_shape[0], groups).map_err(fail)?;
-    let Some((geometry, _)) = found else { return Ok(false) };
+    Ok(found.map(|(geometry, _)| geometry))
+}
+
+/// [`geometry_of`] a convolution of floats alone.
+pub(super) fn float_geometry(cx: &Lower<'_>, node: &Node) -> Result<Option<ConvGeometry>, EngineError> {
+    let floats = node.inputs.iter().flatten().chain(&node.outputs).all(|id| is_f32(cx, *id));
+    if floats { geometry_of(cx, node) } else { Ok(None) }
+}
+
+/// A convolution of floats with constant weights.
+pub(super) fn float_conv(cx: &Lower<'_>, node: &Node) -> Result<Option<FloatConv>, EngineError> {
+    let (Some(geometry), Some(w)) = (float_geometry(cx, node)?, node.input(1)) else { return Ok(None) };
+    let Some(weights) = cx.graph.constant(w) else { return Ok(None) };
+    let weights = channels_last(&weights.to_f32s(), &cx.shape(w));
+    let bias = node.input(2).and_then(|id| cx.graph.constant(id)).map(|t| t.to_f32s());
+    Ok(Some(FloatConv { geometry, weights, bias }))
+}
+
+/// `Conv`: quantized if its input is, else on floats with constant weights.
+pub(super) fn lower(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
+    let (Some(geometry), Some(x), Some(w)) = (geometry_of(cx, node)?, node.input(0), node.input(1)) else {
+        return Ok(false);
+    };
     if cx.graph.ty(x).quant.is_some() || cx.graph.ty(w).quant.is_some() {
-        let weights = channels_last(&weights.to_ints(), &w_shape);
+        let Some(weights) = cx.graph.constant(w) else { return Ok(false) };
+        let weights = channels_last(&weights.to_ints(), &cx.shape(w));
         return qconv::lower(cx, node, geometry, 0, &weights, Layout::ChannelsLast);
     }
-    if [x, w, y].iter().any(|id| cx.graph.ty(*id).element != Element::F32) {
-        return Ok(false);
+    let Some(layer) = float_conv(cx, node)? else { return Ok(false) };
+    if block::lower(cx, node, &layer)? {
+        return Ok(true);
     }
-    let weights = channels_last(&weights.to_f32s(), &w_shape);
-    let bias = bias.and_then(constant).map(|t| t.to_f32s());
+    let FloatConv { geometry, weights, bias } = layer;
+    let y = node.outputs[0];
     let depthwise = geometry.is_depthwise();
     let tail = fuse::float_tail(cx, y, !depthwise);
     let refuse = |cx: &Lower<'_>, e| cx.refuse(node, e);

@@ -1,5 +1,6 @@
 //! From nodes to steps: the table of what computes which op, and the memory of values on the way.
 
+mod block;
 mod conv;
 mod convert;
 mod elementwise;
@@ -242,7 +243,7 @@ pub(crate) fn lower(graph: &Graph, options: &Options) -> Result<Lowered, EngineE
         if macs > 0
             && let Some(step) = cx.steps[first..].iter_mut().rev().find(|s| s.node == node.name)
         {
-            step.macs = macs;
+            step.macs += macs;
         }
     }
     let mut outputs = vec![];

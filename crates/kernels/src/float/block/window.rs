@@ -23,14 +23,14 @@ pub(super) fn row<S: Simd>(
     let common = Line { block, plane, zeros, row, column, width, to };
     // Tiles of seven pixels where 32 registers hold them: sizes of images are often multiples of it.
     match (block.depthwise.kernel[0], block.depthwise.stride[1], S::ROWS > 8) {
-        (3, 1, true) => simd.vectorize(Row::<3, 1, 7, 9>(common)),
-        (3, 2, true) => simd.vectorize(Row::<3, 2, 7, 15>(common)),
-        (5, 1, true) => simd.vectorize(Row::<5, 1, 7, 11>(common)),
-        (5, 2, true) => simd.vectorize(Row::<5, 2, 7, 17>(common)),
-        (3, 1, false) => simd.vectorize(Row::<3, 1, 4, 6>(common)),
-        (3, 2, false) => simd.vectorize(Row::<3, 2, 4, 9>(common)),
-        (5, 1, false) => simd.vectorize(Row::<5, 1, 4, 8>(common)),
-        _ => simd.vectorize(Row::<5, 2, 4, 11>(common)),
+        (3, 1, true) => line::<S, 3, 1, 7, 9>(simd, common),
+        (3, 2, true) => line::<S, 3, 2, 7, 15>(simd, common),
+        (5, 1, true) => line::<S, 5, 1, 7, 11>(simd, common),
+        (5, 2, true) => line::<S, 5, 2, 7, 17>(simd, common),
+        (3, 1, false) => line::<S, 3, 1, 4, 6>(simd, common),
+        (3, 2, false) => line::<S, 3, 2, 4, 9>(simd, common),
+        (5, 1, false) => line::<S, 5, 1, 4, 8>(simd, common),
+        _ => line::<S, 5, 2, 4, 11>(simd, common),
     }
 }
 
@@ -46,85 +46,104 @@ struct Line<'a> {
     to: &'a mut [f32],
 }
 
-/// A row of a `K` × `K` window with step `STRIDE`, in tiles of `TW` pixels that read `NX` columns.
-struct Row<'a, const K: usize, const STRIDE: usize, const TW: usize, const NX: usize>(Line<'a>);
+/// Takes the loop for the width of the panel, which is then known to the compiler, as every distance in the ring is.
+#[inline(always)]
+fn line<S: Simd, const K: usize, const STRIDE: usize, const TW: usize, const NX: usize>(simd: S, line: Line<'_>) {
+    if line.width > S::LANES {
+        simd.vectorize(Row::<K, STRIDE, TW, NX, 2>(line));
+    } else {
+        simd.vectorize(Row::<K, STRIDE, TW, NX, 1>(line));
+    }
+}
 
-impl<const K: usize, const STRIDE: usize, const TW: usize, const NX: usize> Kernel for Row<'_, K, STRIDE, TW, NX> {
+/// A row of a `K` × `K` window with step `STRIDE` over a panel of `NV` vectors, in tiles of `TW` pixels that read `NX` columns.
+struct Row<'a, const K: usize, const STRIDE: usize, const TW: usize, const NX: usize, const NV: usize>(Line<'a>);
+
+impl<const K: usize, const STRIDE: usize, const TW: usize, const NX: usize, const NV: usize> Kernel
+    for Row<'_, K, STRIDE, TW, NX, NV>
+{
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         const { assert!(NX == (TW - 1) * STRIDE + K) };
-        let Line { block, plane, zeros, row, column, width, to } = self.0;
+        let width = NV * S::LANES;
+        let Line { block, plane, zeros, row, column, width: found, to } = self.0;
+        assert_eq!(width, found);
         let g = &block.depthwise;
         let (ring_w, ring_h, hidden) = (block.ring_w(), block.ring_h(), block.hidden());
-        let mut lines = [zeros; K];
+        let mut lines = [zeros.as_ptr(); K];
         for (down, line) in lines.iter_mut().enumerate() {
             if let Some(row) = g.input_row(row, down) {
-                *line = &plane[row % ring_h * ring_w * width..][..ring_w * width];
+                *line = plane[row % ring_h * ring_w * width..][..ring_w * width].as_ptr();
             }
         }
+        assert!(zeros.len() >= ring_w * width && ring_w >= (g.out_w - 1) * STRIDE + K);
+        assert!(block.taps.len() >= K * K * hidden && column + width <= hidden);
+        assert!(to.len() >= (g.out_w - 1) * hidden + width);
         let (lo, hi) = (simd.splat(block.taps_clamp.lo), simd.splat(block.taps_clamp.hi));
         for c in (0..width).step_by(S::LANES) {
-            let weights = &block.taps[column + c..];
             let bias = simd.load(&block.taps_bias[column + c..]);
-            if g.out_w < TW {
-                for (i, value) in tile::<S, K, STRIDE, TW, NX>(simd, &lines, weights, hidden, bias, [c, width], false)
-                    .into_iter()
-                    .enumerate()
-                    .take(g.out_w)
-                {
-                    simd.store(&mut to[i * hidden + c..], simd.clamp(value, lo, hi));
+            let weights = block.taps[column + c..].as_ptr();
+            let mut start = 0;
+            while start < g.out_w {
+                // The last tile goes over some pixels again rather than be narrower, unless the whole row is.
+                start = start.min(g.out_w.saturating_sub(TW));
+                // SAFETY: the lines have a column for every tap of every pixel, the weights a line of `hidden` values for every tap; both
+                // were asserted, as was that `to` has room for all pixels.
+                unsafe {
+                    let at = start * STRIDE * width + c;
+                    let mut acc = [bias; TW];
+                    if g.out_w >= TW {
+                        for (down, line) in lines.iter().enumerate() {
+                            let weights = weights.add(down * K * hidden);
+                            sums::<S, K, STRIDE, TW, NX>(simd, line.add(at), width, weights, hidden, &mut acc);
+                        }
+                    } else {
+                        for (down, line) in lines.iter().enumerate() {
+                            let weights = weights.add(down * K * hidden);
+                            for (i, acc) in acc.iter_mut().enumerate().take(g.out_w) {
+                                let line = line.add(at + i * STRIDE * width);
+                                let mut one = [*acc];
+                                sums::<S, K, STRIDE, 1, K>(simd, line, width, weights, hidden, &mut one);
+                                *acc = one[0];
+                            }
+                        }
+                    }
+                    let to = to.as_mut_ptr().add(start * hidden + c);
+                    for (i, acc) in acc.into_iter().enumerate() {
+                        if i < g.out_w {
+                            simd.store_ptr(to.add(i * hidden), simd.clamp(acc, lo, hi));
+                        }
+                    }
                 }
-                continue;
-            }
-            for start in (0..g.out_w).step_by(TW) {
-                // The last tile goes over some pixels again rather than be narrower.
-                let start = start.min(g.out_w - TW);
-                let acc = tile::<S, K, STRIDE, TW, NX>(
-                    simd,
-                    &lines,
-                    weights,
-                    hidden,
-                    bias,
-                    [start * STRIDE * width + c, width],
-                    true,
-                );
-                let to = &mut to[start * hidden + c..];
-                for (i, value) in acc.into_iter().enumerate() {
-                    simd.store(&mut to[i * hidden..], simd.clamp(value, lo, hi));
-                }
+                start += TW;
             }
         }
     }
 }
 
-/// The sums of `TW` windows, for the vector of channels that starts at `at` in each of `lines`, whose columns are `width` values apart. Unless
-/// `whole`, what lies beyond the lines is left out.
+/// Adds one row of `TW` windows to their sums: columns of the line are `width` values apart, weights `hidden`.
+///
+/// # Safety
+/// `NX` columns and `K` weights must be readable.
 #[inline(always)]
-fn tile<S: Simd, const K: usize, const STRIDE: usize, const TW: usize, const NX: usize>(
+unsafe fn sums<S: Simd, const K: usize, const STRIDE: usize, const TW: usize, const NX: usize>(
     simd: S,
-    lines: &[&[f32]; K],
-    weights: &[f32],
+    line: *const f32,
+    width: usize,
+    weights: *const f32,
     hidden: usize,
-    bias: S::V,
-    [at, width]: [usize; 2],
-    whole: bool,
-) -> [S::V; TW] {
-    let mut acc = [bias; TW];
-    for down in 0..K {
-        let mut w = [bias; K];
+    acc: &mut [S::V; TW],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut w = [simd.splat(0.0); K];
         for (right, w) in w.iter_mut().enumerate() {
-            *w = simd.load(&weights[(down * K + right) * hidden..]);
+            *w = simd.load_ptr(weights.add(right * hidden));
         }
-        let line = &lines[down][at..];
-        assert!(!whole || line.len() >= (NX - 1) * width + S::LANES);
         for j in 0..NX {
-            if !whole && line.len() < j * width + S::LANES {
-                break;
-            }
-            // SAFETY: the column is in the line, as was asserted or asked.
-            let x = unsafe { simd.load_ptr(line.as_ptr().add(j * width)) };
+            let x = simd.load_ptr(line.add(j * width));
             for i in 0..TW {
                 if j >= i * STRIDE && j - i * STRIDE < K {
                     acc[i] = simd.fma(x, w[j - i * STRIDE], acc[i]);
@@ -132,5 +151,4 @@ fn tile<S: Simd, const K: usize, const STRIDE: usize, const TW: usize, const NX:
             }
         }
     }
-    acc
 }
