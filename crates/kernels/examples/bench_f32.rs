@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use qing_kernels::float::Clamp;
+use qing_kernels::float::block::{Block, Layer};
 use qing_kernels::float::conv::Conv;
 use qing_kernels::float::depthwise::Depthwise;
 use qing_kernels::float::peak::multiply_add;
@@ -70,6 +71,63 @@ fn layers() -> Vec<(&'static str, usize, ConvGeometry)> {
     all
 }
 
+/// Inverted residual blocks of MobileNetV2: input size, input channels, hidden channels, output channels, stride. The first begins with the
+/// network's first layer.
+const BLOCKS: [(usize, usize, usize, usize, usize); 10] = [
+    (224, 3, 32, 16, 1),
+    (112, 16, 96, 24, 2),
+    (56, 24, 144, 24, 1),
+    (56, 24, 144, 32, 2),
+    (28, 32, 192, 32, 1),
+    (28, 32, 192, 64, 2),
+    (14, 64, 384, 64, 1),
+    (14, 64, 384, 96, 1),
+    (14, 96, 576, 96, 1),
+    (14, 96, 576, 160, 2),
+];
+
+/// Blocks computed as one, beside the time of their layers one by one.
+fn blocks(isa: Isa, top: f64, pool: &Pool) {
+    for (size, in_c, hidden, out_c, stride) in BLOCKS {
+        let first = if in_c == 3 { layer(size, in_c, hidden, 3, 2, 1) } else { layer(size, in_c, hidden, 1, 1, 1) };
+        let depthwise = layer(first.out_h, hidden, hidden, 3, stride, hidden);
+        let geometries = [first, depthwise, layer(depthwise.out_h, hidden, out_c, 1, 1, 1)];
+        let weights = geometries.map(|g| vec![0.1f32; g.weights_len()]);
+        let biases = geometries.map(|g| vec![0.1f32; g.out_c]);
+        let layers: Vec<Layer<'_>> = (0..3)
+            .map(|i| Layer {
+                geometry: geometries[i],
+                weights: &weights[i],
+                bias: Some(&biases[i]),
+                clamp: Clamp::RELU6,
+            })
+            .collect();
+        let block = Block::pack(isa, &layers[0], &layers[1], &layers[2]).expect("valid geometry");
+        let x: Vec<f32> = (0..first.input_len()).map(|i| (i % 13) as f32 * 0.1).collect();
+        let mut wide = [vec![0.0; first.output_len()], vec![0.0; depthwise.output_len()]];
+        let mut y = vec![0.0; geometries[2].output_len()];
+        let together = fastest(|| block.run(&x, None, &mut y, pool).expect("lengths agree"));
+        let pack = |l: &Layer<'_>| Conv::pack(isa, l.geometry, l.weights, l.bias, l.clamp).expect("valid geometry");
+        let (widen, narrow) = (pack(&layers[0]), pack(&layers[2]));
+        let middle =
+            Depthwise::pack(isa, depthwise, &weights[1], Some(&biases[1]), Clamp::RELU6).expect("valid geometry");
+        let apart = fastest(|| {
+            let [a, b] = &mut wide;
+            widen.run(&x, None, a, pool).expect("lengths agree");
+            middle.run(a, b, pool).expect("lengths agree");
+            narrow.run(b, None, &mut y, pool).expect("lengths agree");
+        });
+        let macs: usize = geometries.iter().map(ConvGeometry::macs).sum();
+        let rate = 2.0 * macs as f64 / together / 1e9;
+        println!(
+            "block {size:3}x{size:<3} {in_c:3} -> {hidden:3} -> {out_c:3} /{stride}: {:7.1} us {rate:6.1} GFLOP/s {:5.1} %, one by one {:7.1} us",
+            together * 1e6,
+            100.0 * rate / top,
+            apart * 1e6
+        );
+    }
+}
+
 /// Seconds of the fastest of many runs.
 fn fastest(mut run: impl FnMut()) -> f64 {
     let start = Instant::now();
@@ -112,6 +170,9 @@ fn main() {
     let pool = Pool::new(1);
     let top = register_peak(isa);
     println!("{}: registers {top:.1} GFLOP/s, product in cache {:.1}", isa.name(), peak(isa, &pool));
+    if "block".contains(&filter) {
+        blocks(isa, top, &pool);
+    }
     let mut total = std::collections::BTreeMap::<&str, f64>::new();
     for (network, times, geometry) in layers() {
         if !network.contains(&filter) {

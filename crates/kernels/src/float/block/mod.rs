@@ -322,29 +322,25 @@ impl Kernel for Band<'_> {
         for first in rows.clone().step_by(block.rows) {
             let count = block.rows.min(rows.end - first);
             let end = ((first + count - 1) * g.stride[0] + g.kernel[0]).saturating_sub(g.pad_top).min(g.in_h);
-            for row in next..end {
-                let source = block.widen.source(x, row, padded);
-                for panel in 0..block.widen.panels.count() {
-                    let width = block.widen.panels.width(panel);
-                    let at = ring_w * (block.widen.panels.column(panel) * ring_h + row % ring_h * width);
-                    let into = &mut ring[at + g.pad_left * width..][..g.in_w * width];
+            // A panel at a time, so that the window finds the rows that are new in the first-level cache.
+            for panel in 0..block.widen.panels.count() {
+                let (column, width) = (block.widen.panels.column(panel), block.widen.panels.width(panel));
+                let plane = &mut ring[ring_w * column * ring_h..][..ring_w * ring_h * width];
+                for row in next..end {
+                    let source = block.widen.source(x, row, padded);
+                    let into = &mut plane[(row % ring_h * ring_w + g.pad_left) * width..][..g.in_w * width];
                     let mut product = block.widen.product(simd, panel, g.in_w, block.widen.depth());
                     (product.left, product.out, product.stride) = (source.as_ptr(), into.as_mut_ptr(), width);
                     // SAFETY: `source` has `in_w` rows as long as the product is deep, or what the windows of as many lead to; `into` has as
                     // many of `width` values.
                     unsafe { product.run_inside(simd, 0..g.in_w.div_ceil(product.tile_rows), 0..1) };
                 }
-            }
-            next = next.max(end);
-            for panel in 0..block.widen.panels.count() {
-                let column = block.widen.panels.column(panel);
-                let width = block.widen.panels.width(panel);
-                let plane = &ring[ring_w * column * ring_h..][..ring_w * ring_h * width];
                 for i in 0..count {
                     let to = &mut middle[i * g.out_w * block.hidden() + column..];
                     window::row(simd, block, plane, zeros, first + i, column, width, to);
                 }
             }
+            next = next.max(end);
             let pixels = count * g.out_w;
             let at = (image * g.out_h + first) * g.out_w * block.narrow.geometry.out_c;
             for panel in 0..block.narrow.panels.count() {

@@ -84,23 +84,42 @@ impl Tile {
         }
     }
 
-    /// Adds the residual, clamps and stores one row.
+    /// Adds the residual, clamps and stores.
+    ///
+    /// # Safety
+    /// As for [`Tile::run`], of `MR` rows.
     #[inline(always)]
-    unsafe fn finish<S: Simd, const NV: usize>(&self, simd: S, row: usize, values: [S::V; NV]) {
+    unsafe fn finish<S: Simd, const MR: usize, const NV: usize>(&self, simd: S, values: [[S::V; NV]; MR]) {
         let (lo, hi) = (simd.splat(self.clamp.lo), simd.splat(self.clamp.hi));
-        for (j, value) in values.into_iter().enumerate() {
-            let at = row * self.stride + j * S::LANES;
-            let cols = self.cols - j * S::LANES;
-            // SAFETY: the row and `cols` columns from here are part of the tile.
-            unsafe {
-                if cols >= S::LANES {
-                    let mut value = value;
-                    if !self.residual.is_null() {
-                        value = simd.add(value, simd.load_ptr(self.residual.add(at)));
+        // SAFETY: the rows, and the columns that are not left out, are part of the tile.
+        unsafe {
+            // What a tile is like is asked once, not for every vector.
+            if self.cols == NV * S::LANES {
+                let mut out = self.out;
+                if self.residual.is_null() {
+                    for row in values {
+                        for (j, value) in row.into_iter().enumerate() {
+                            simd.store_ptr(out.add(j * S::LANES), simd.clamp(value, lo, hi));
+                        }
+                        out = out.wrapping_add(self.stride);
                     }
-                    simd.store_ptr(self.out.add(at), simd.clamp(value, lo, hi));
                 } else {
-                    let mut value = value;
+                    let mut residual = self.residual;
+                    for row in values {
+                        for (j, value) in row.into_iter().enumerate() {
+                            let value = simd.add(value, simd.load_ptr(residual.add(j * S::LANES)));
+                            simd.store_ptr(out.add(j * S::LANES), simd.clamp(value, lo, hi));
+                        }
+                        out = out.wrapping_add(self.stride);
+                        residual = residual.wrapping_add(self.stride);
+                    }
+                }
+                return;
+            }
+            for (i, row) in values.into_iter().enumerate() {
+                for (j, mut value) in row.into_iter().enumerate() {
+                    let at = i * self.stride + j * S::LANES;
+                    let cols = (self.cols - j * S::LANES).min(S::LANES);
                     if !self.residual.is_null() {
                         value = simd.add(value, simd.load_first(self.residual.add(at), cols));
                     }
@@ -151,9 +170,7 @@ impl<const MR: usize, const NV: usize> Kernel for Block<'_, MR, NV> {
                     }
                 }
             }
-            for (i, row) in acc.into_iter().enumerate() {
-                tile.finish(simd, i, row);
-            }
+            tile.finish(simd, acc);
         }
     }
 }
@@ -204,7 +221,7 @@ impl<const NV: usize> Kernel for Single<'_, NV> {
             for j in 0..NV {
                 sum[j] = simd.add(simd.add(acc[0][j], acc[1][j]), simd.add(acc[2][j], acc[3][j]));
             }
-            tile.finish(simd, 0, sum);
+            tile.finish(simd, [sum]);
         }
     }
 }
