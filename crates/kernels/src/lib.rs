@@ -13,6 +13,7 @@
     allow(dead_code, unreachable_code, unused_imports, unused_unsafe, unused_variables)
 )]
 
+mod aligned;
 pub mod cpu;
 mod error;
 pub mod float;

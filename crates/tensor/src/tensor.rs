@@ -170,6 +170,23 @@ impl Tensor {
         self.collect(|v| v as i32, |v| v as i32)
     }
 
+    /// Integers that eight bits hold with their sign: those of `I8`, of packed integers and of `Bipolar`, borrowed where they
+    /// are stored like that. `None` for every other element.
+    pub fn to_i8s(&self) -> Option<Cow<'_, [i8]>> {
+        match self.element {
+            Element::I8 => Some(Cow::Borrowed(bytemuck::cast_slice(&self.bytes))),
+            Element::Bits { width, signed } => {
+                Some(Cow::Owned(bits::unpack_bits(&self.bytes, self.len(), width.into(), signed)))
+            }
+            Element::Bipolar => {
+                let mut signs = bits::unpack_bits(&self.bytes, self.len(), 1, false);
+                signs.iter_mut().for_each(|v| *v = 2 * *v - 1);
+                Some(Cow::Owned(signs))
+            }
+            _ => None,
+        }
+    }
+
     fn collect<T>(&self, float: impl Fn(f64) -> T, int: impl Fn(i64) -> T) -> Vec<T> {
         fn each<S: Scalar, T>(t: &Tensor, f: impl Fn(S) -> T) -> Vec<T> {
             bytemuck::pod_collect_to_vec::<u8, S>(&t.bytes).into_iter().map(f).collect()
@@ -314,6 +331,20 @@ mod tests {
         assert!(Tensor::new(&[3], vec![1.0f32]).is_err());
         assert!(Tensor::from_bytes(Element::Bits { width: 3, signed: true }, &[3], vec![0].into()).is_err());
         assert!(Tensor::from_bytes(Element::Bits { width: 3, signed: true }, &[3], vec![0, 0].into()).is_ok());
+    }
+
+    #[test]
+    fn narrow_integers_are_read_as_bytes() {
+        for element in
+            (1..=8).flat_map(|w| [false, true].map(|s| Element::integer(w, s).unwrap())).chain([Element::Bipolar])
+        {
+            let values: Vec<i32> = if element == Element::Bipolar { vec![-1, 1, 1] } else { vec![0, 1, 0] };
+            let values: Vec<i32> = values.into_iter().cycle().take(19).collect();
+            let signed = Tensor::from_ints(element, &[19], &values).unwrap();
+            let bytes = signed.to_i8s().map(|b| b.iter().map(|v| i32::from(*v)).collect::<Vec<_>>());
+            assert_eq!(bytes, (element != Element::U8).then(|| signed.to_ints()), "{element}");
+        }
+        assert_eq!(Tensor::vector(vec![1.0f32]).to_i8s(), None);
     }
 
     #[test]

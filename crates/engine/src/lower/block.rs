@@ -1,5 +1,7 @@
 //! Chains of convolutions that are computed as one step, so that the images between them are never whole.
 
+use std::borrow::Cow;
+
 use qing_graph::{Node, NodeId, ValueId, infer, ops};
 use qing_kernels::{
     ConvGeometry, Pool,
@@ -38,14 +40,14 @@ impl Step for BlockStep {
 }
 
 /// A convolution on floats with constant weights.
-pub(super) struct FloatConv {
+pub(super) struct FloatConv<'g> {
     pub(super) geometry: ConvGeometry,
     /// `[out_c, kernel…, in_c / groups]`
-    pub(super) weights: Vec<f32>,
+    pub(super) weights: Cow<'g, [f32]>,
     pub(super) bias: Option<Vec<f32>>,
 }
 
-impl FloatConv {
+impl FloatConv<'_> {
     fn layer(&self, clamp: Clamp) -> Layer<'_> {
         Layer { geometry: self.geometry, weights: &self.weights, bias: self.bias.as_deref(), clamp }
     }
@@ -53,7 +55,7 @@ impl FloatConv {
 
 /// Pushes a float convolution, a depthwise one that alone reads it, and a pointwise one that alone reads that, as one step: the
 /// inverted residual block. `Ok(false)` if `node`, whose convolution is `first`, does not begin one that pays.
-pub(super) fn lower(cx: &mut Lower<'_>, node: &Node, first: &FloatConv) -> Result<bool, EngineError> {
+pub(super) fn lower(cx: &mut Lower<'_>, node: &Node, first: &FloatConv<'_>) -> Result<bool, EngineError> {
     let widened = fuse::float_tail(cx, node.outputs[0], false);
     let Some((depthwise_id, depthwise_node)) = next_conv(cx, widened.output) else { return Ok(false) };
     let Some(depthwise_geometry) = conv::float_geometry(cx, depthwise_node)? else { return Ok(false) };

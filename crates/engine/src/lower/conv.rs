@@ -1,5 +1,7 @@
 //! Float convolution.
 
+use std::borrow::Cow;
+
 use qing_graph::{Node, ops};
 use qing_kernels::{
     ConvGeometry, Pool,
@@ -64,10 +66,11 @@ pub(super) fn float_geometry(cx: &Lower<'_>, node: &Node) -> Result<Option<ConvG
 }
 
 /// A convolution of floats with constant weights.
-pub(super) fn float_conv(cx: &Lower<'_>, node: &Node) -> Result<Option<FloatConv>, EngineError> {
+pub(super) fn float_conv<'g>(cx: &Lower<'g>, node: &Node) -> Result<Option<FloatConv<'g>>, EngineError> {
     let (Some(geometry), Some(w)) = (float_geometry(cx, node)?, node.input(1)) else { return Ok(None) };
-    let Some(weights) = cx.graph.constant(w) else { return Ok(None) };
-    let weights = channels_last(&weights.to_f32s(), &cx.shape(w));
+    let graph = cx.graph;
+    let Some(weights) = graph.constant(w) else { return Ok(None) };
+    let weights = channels_last(weights.values::<f32>()?, &cx.shape(w));
     let bias = node.input(2).and_then(|id| cx.graph.constant(id)).map(|t| t.to_f32s());
     Ok(Some(FloatConv { geometry, weights, bias }))
 }
@@ -78,9 +81,8 @@ pub(super) fn lower(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError
         return Ok(false);
     };
     if cx.graph.ty(x).quant.is_some() || cx.graph.ty(w).quant.is_some() {
-        let Some(weights) = cx.graph.constant(w) else { return Ok(false) };
-        let weights = channels_last(&weights.to_ints(), &cx.shape(w));
-        return qconv::lower(cx, node, geometry, 0, &weights, Layout::ChannelsLast);
+        let Some(weights) = qconv::centered(cx, w, 0) else { return Ok(false) };
+        return qconv::lower(cx, node, geometry, &channels_last(weights, &cx.shape(w)), Layout::ChannelsLast);
     }
     let Some(layer) = float_conv(cx, node)? else { return Ok(false) };
     if block::lower(cx, node, &layer)? {
@@ -123,14 +125,16 @@ pub(super) fn name(cx: &Lower<'_>, kernel: &str, g: &ConvGeometry) -> String {
 }
 
 /// Weights `[out, in, taps…]` as `[out, taps…, in]`.
-pub(super) fn channels_last<T: Copy>(weights: &[T], shape: &[usize]) -> Vec<T> {
-    let (out, channels, taps) = (shape[0], shape[1], shape[2..].iter().product::<usize>());
+pub(super) fn channels_last<'a, T: Copy>(weights: Cow<'a, [T]>, shape: &[usize]) -> Cow<'a, [T]> {
+    let (channels, taps) = (shape[1], shape[2..].iter().product::<usize>());
+    if channels == 1 || taps == 1 {
+        return weights;
+    }
     let mut to = Vec::with_capacity(weights.len());
-    for o in 0..out {
-        let filter = &weights[o * channels * taps..(o + 1) * channels * taps];
+    for filter in weights.chunks_exact(channels * taps) {
         for tap in 0..taps {
-            to.extend((0..channels).map(|c| filter[c * taps + tap]));
+            to.extend(filter[tap..].iter().step_by(taps));
         }
     }
-    to
+    Cow::Owned(to)
 }

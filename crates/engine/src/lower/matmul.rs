@@ -64,11 +64,11 @@ pub(super) fn matmul(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineErro
     let cols = b_shape[b_shape.len() - 1];
     if let (Some(weights), [_, _]) = (cx.graph.constant(b), b_shape.as_slice()) {
         if cx.graph.ty(a).quant.is_some() {
-            let weights = transposed(&weights.to_ints(), depth, cols);
-            return quantized(cx, node, depth, cols, 1, &weights);
+            let Some(weights) = qconv::centered(cx, b, 1) else { return Ok(false) };
+            return quantized(cx, node, depth, cols, &transposed(&weights, depth, cols));
         }
         if all_f32(cx, &[a, b, y]) {
-            let weights = weights.to_f32s();
+            let weights = weights.values()?;
             return constant(cx, node, a, (depth, cols), &weights, false, None);
         }
         return Ok(false);
@@ -133,14 +133,17 @@ pub(super) fn gemm(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError>
         if alpha != 1.0 || beta != 1.0 {
             return Ok(false);
         }
-        let weights = weights.to_ints();
-        let weights = if transposed_b { weights } else { transposed(&weights, depth, cols) };
-        return quantized(cx, node, depth, cols, usize::from(!transposed_b), &weights);
+        let Some(weights) = qconv::centered(cx, b, usize::from(!transposed_b)) else { return Ok(false) };
+        let weights = if transposed_b { weights } else { transposed(&weights, depth, cols).into() };
+        return quantized(cx, node, depth, cols, &weights);
     }
     if !all_f32(cx, &[a, b, node.outputs[0]]) {
         return Ok(false);
     }
-    let weights: Vec<f32> = weights.to_f32s().into_iter().map(|w| w * alpha).collect();
+    let mut weights = weights.values::<f32>()?;
+    if alpha != 1.0 {
+        weights.to_mut().iter_mut().for_each(|w| *w *= alpha);
+    }
     let bias = match node.input(2) {
         None => None,
         Some(c) => {
@@ -262,17 +265,10 @@ fn quantized_pair(
 }
 
 /// Pushes a quantized product; `weights` are `[cols, depth]`.
-fn quantized(
-    cx: &mut Lower<'_>,
-    node: &Node,
-    depth: usize,
-    cols: usize,
-    axis: usize,
-    weights: &[i32],
-) -> Result<bool, EngineError> {
+fn quantized(cx: &mut Lower<'_>, node: &Node, depth: usize, cols: usize, weights: &[i8]) -> Result<bool, EngineError> {
     let Some(x) = node.input(0) else { return Ok(false) };
     let rows = cx.shape(x).iter().product::<usize>() / depth.max(1);
-    qconv::lower(cx, node, ConvGeometry::matmul(rows, depth, cols), axis, weights, Layout::Plain)
+    qconv::lower(cx, node, ConvGeometry::matmul(rows, depth, cols), weights, Layout::Plain)
 }
 
 fn transposed<T: Copy>(weights: &[T], depth: usize, cols: usize) -> Vec<T> {

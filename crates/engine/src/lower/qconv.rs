@@ -1,5 +1,7 @@
 //! Quantized dots: convolutions and products with constant weights of at most eight bits.
 
+use std::borrow::Cow;
+
 use qing_graph::{Element, Granularity, Node, NodeId, ValueId, arithmetic, ops};
 use qing_kernels::{
     ConvGeometry, KernelError, Pool,
@@ -65,14 +67,37 @@ fn residual_of(cx: &Lower<'_>, value: ValueId) -> Option<(NodeId, ValueId, Quant
     Some((index, other, quantize::sum_of(cx, node, value, other)?))
 }
 
+/// What kernels multiply by: the integers of the constant weights `w` minus their zero points, in the order of the tensor,
+/// borrowed where the file has just these. `None` if eight bits do not hold them, or the zero points differ along another
+/// axis than `axis`, that of the output channels.
+pub(super) fn centered<'g>(cx: &Lower<'g>, w: ValueId, axis: usize) -> Option<Cow<'g, [i8]>> {
+    let graph = cx.graph;
+    let (tensor, quant) = (graph.constant(w)?, graph.ty(w).quant.as_deref()?);
+    match quant.granularity() {
+        Granularity::Tensor => {}
+        Granularity::Axis(of) if of == axis => {}
+        _ => return None,
+    }
+    if quant.zeros().iter().all(|zero| *zero == 0)
+        && let Some(codes) = tensor.to_i8s()
+    {
+        return Some(codes);
+    }
+    let (channels, inner) = (*tensor.shape().get(axis)?, tensor.shape()[axis + 1..].iter().product::<usize>());
+    let codes = tensor.to_ints().into_iter().enumerate();
+    codes
+        .map(|(i, q)| i8::try_from(q - quant.zero(i / inner.max(1) % channels)).ok())
+        .collect::<Option<Vec<_>>>()
+        .map(Cow::Owned)
+}
+
 /// Lowers a node whose input 0 is quantized, input 1 are quantized constant weights and input 2 an i32 bias. `weights` are
-/// the integers of input 1 as `[out_c, taps, in_c / groups]`; `axis` is the axis of input 1 that holds the output channels.
+/// what [`centered`] gave, as `[out_c, taps, in_c / groups]`.
 pub(super) fn lower(
     cx: &mut Lower<'_>,
     node: &Node,
     geometry: ConvGeometry,
-    axis: usize,
-    weights: &[i32],
+    weights: &[i8],
     layout: Layout,
 ) -> Result<bool, EngineError> {
     let (Some(x), Some(w)) = (node.input(0), node.input(1)) else { return Ok(false) };
@@ -80,21 +105,6 @@ pub(super) fn lower(
     let (x_ty, w_ty, y_ty) = (cx.graph.ty(x), cx.graph.ty(w), cx.graph.ty(y));
     let Some(w_quant) = &w_ty.quant else { return Ok(false) };
     let Ok(from) = arithmetic::per_tensor(x_ty) else { return Ok(false) };
-    match w_quant.granularity() {
-        Granularity::Tensor => {}
-        Granularity::Axis(of) if of == axis => {}
-        _ => return Ok(false),
-    }
-    let depth = geometry.depth();
-    // What kernels multiply by: the integer minus its zero point, if eight bits hold it.
-    let Some(packed) = weights
-        .iter()
-        .enumerate()
-        .map(|(i, w)| i8::try_from(w - w_quant.zero(i / depth)).ok())
-        .collect::<Option<Vec<i8>>>()
-    else {
-        return Ok(false);
-    };
     let bias = match node.input(2) {
         None => None,
         Some(id) => match cx.graph.constant(id) {
@@ -131,12 +141,12 @@ pub(super) fn lower(
     let real = matches!(epilogue, Epilogue::Dequantize { .. });
     let refuse = |cx: &Lower<'_>, e: KernelError| cx.refuse(node, e);
     let (packed, kernel, scratch) = if depthwise {
-        let conv = QDepthwise::pack(cx.isa, geometry, &packed, bias.as_deref(), x_zero, epilogue);
+        let conv = QDepthwise::pack(cx.isa, geometry, weights, bias.as_deref(), x_zero, epilogue);
         let conv = conv.map_err(|e| refuse(cx, e))?;
         let scratch = conv.scratch_bytes(cx.threads);
         (Packed::Depthwise(conv), "depthwise u8", scratch)
     } else {
-        let conv = QConv::pack(cx.isa, geometry, &packed, bias.as_deref(), x_zero, epilogue);
+        let conv = QConv::pack(cx.isa, geometry, weights, bias.as_deref(), x_zero, epilogue);
         let conv = conv.map_err(|e| refuse(cx, e))?;
         let scratch = conv.scratch_bytes(cx.threads);
         (Packed::Dense(conv), if layout == Layout::Plain { "product u8" } else { "conv u8" }, scratch)

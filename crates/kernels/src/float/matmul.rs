@@ -1,9 +1,9 @@
 //! Matrix multiplication: by a constant packed once, or of two matrices that both change.
 
 use super::Clamp;
-use super::aligned::Aligned;
 use super::product::panels::Panels;
 use super::product::{Parts, Product, Rows, tile_rows};
+use crate::aligned::Aligned;
 use crate::pool::SharedMut;
 use crate::{Isa, KernelError, Pool, expect_len};
 
@@ -17,8 +17,8 @@ pub struct MatMul {
     depth: usize,
     cols: usize,
     panels: Panels,
-    weights: Aligned,
-    bias: Aligned,
+    weights: Aligned<f32>,
+    bias: Aligned<f32>,
     clamp: Clamp,
 }
 

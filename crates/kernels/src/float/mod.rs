@@ -4,7 +4,6 @@
 //! instruction set; what differs between sets is in the files of `simd`. Sums round in the order of their set, so results of
 //! different sets agree within a tolerance, not to the bit.
 
-mod aligned;
 pub mod block;
 pub mod conv;
 pub mod depthwise;

@@ -8,7 +8,6 @@
 //!
 //! Activations are laid out with the channel last: `[batch, height, width, channel]`.
 
-mod aligned;
 pub mod conv;
 pub mod depthwise;
 pub mod elementwise;

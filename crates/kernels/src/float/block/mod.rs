@@ -11,10 +11,10 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::Clamp;
-use super::aligned::Aligned;
 use super::product::panels::Panels;
 use super::product::{Product, Rows, tile_rows};
 use super::simd::{Kernel, Simd, dispatch};
+use crate::aligned::Aligned;
 use crate::pool::SharedMut;
 use crate::{ConvGeometry, Isa, KernelError, Pool, expect_len};
 
@@ -23,7 +23,7 @@ const PIXELS: usize = 56;
 
 thread_local! {
     /// The ring and rows of one task; grows to what the largest block of the thread needs.
-    static SCRATCH: RefCell<Aligned> = RefCell::new(Aligned::zeros(0));
+    static SCRATCH: RefCell<Aligned<f32>> = RefCell::new(Aligned::zeros(0));
 }
 
 /// One of the convolutions of a block.
@@ -46,9 +46,9 @@ pub struct Block {
     widen: Dense,
     depthwise: ConvGeometry,
     /// For each tap, the weights of all channels, padded to whole vectors.
-    taps: Aligned,
+    taps: Aligned<f32>,
     /// Padded likewise.
-    taps_bias: Aligned,
+    taps_bias: Aligned<f32>,
     taps_clamp: Clamp,
     narrow: Dense,
     /// Output rows that are carried through together.
@@ -60,9 +60,9 @@ pub struct Block {
 struct Dense {
     geometry: ConvGeometry,
     panels: Panels,
-    weights: Aligned,
+    weights: Aligned<f32>,
     /// Padded to whole vectors.
-    bias: Aligned,
+    bias: Aligned<f32>,
     clamp: Clamp,
     /// For convolutions that are not pointwise, as [`Rows::Table`]: where the rows of the windows of one output row start among padded input
     /// rows.

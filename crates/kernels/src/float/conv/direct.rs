@@ -1,7 +1,7 @@
 //! Convolution as an implicit matrix product.
 
 use super::unfold;
-use crate::float::aligned::Aligned;
+use crate::aligned::Aligned;
 use crate::float::product::panels::Panels;
 use crate::float::product::{PADDING, Parts, Product, Rows, tile_rows};
 use crate::float::{Clamp, simd};
@@ -17,10 +17,10 @@ pub(super) struct Direct {
     method: Method,
     panels: Panels,
     /// Per group: the packed weights.
-    weights: Aligned,
+    weights: Aligned<f32>,
     /// Per group: the bias, padded; empty for none.
-    bias: Aligned,
-    zeros: Aligned,
+    bias: Aligned<f32>,
+    zeros: Aligned<f32>,
 }
 
 /// How the rows of the product are found in the input.

@@ -6,8 +6,8 @@
 mod tile;
 
 use super::Clamp;
-use super::aligned::Aligned;
 use super::simd::{Kernel, Simd, dispatch};
+use crate::aligned::Aligned;
 use crate::pool::SharedMut;
 use crate::{ConvGeometry, Isa, KernelError, Pool, expect_len};
 
@@ -18,11 +18,11 @@ pub struct Depthwise {
     geometry: ConvGeometry,
     clamp: Clamp,
     /// For each tap, the weights of all channels, padded to a whole vector.
-    weights: Aligned,
+    weights: Aligned<f32>,
     /// Padded like the weights of one tap; zeros for none.
-    bias: Aligned,
+    bias: Aligned<f32>,
     /// What padding reads: one pixel.
-    zeros: Aligned,
+    zeros: Aligned<f32>,
 }
 
 impl Depthwise {

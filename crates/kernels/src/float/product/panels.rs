@@ -6,6 +6,9 @@
 use crate::Isa;
 use crate::float::simd::{Kernel, Simd, dispatch};
 
+/// Steps that are packed at a time.
+const STEPS: usize = 16;
+
 /// The shape of a packed right operand for one instruction set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Panels {
@@ -94,10 +97,13 @@ impl Panels {
                 line[cols..].fill(0.0);
             }
         } else {
-            for c in 0..width {
-                let source = from.get((first + c) * column..).unwrap_or_default();
-                for (k, line) in into.chunks_exact_mut(width).enumerate() {
-                    line[c] = if c < cols { source[k * step] } else { 0.0 };
+            // A few steps of all columns at a time: the lines written to stay in cache until they are full.
+            for (block, lines) in into.chunks_mut(width * STEPS).enumerate() {
+                for c in 0..width {
+                    let source = from.get((first + c) * column + block * STEPS * step..).unwrap_or_default();
+                    for (k, line) in lines.chunks_exact_mut(width).enumerate() {
+                        line[c] = if c < cols { source[k * step] } else { 0.0 };
+                    }
                 }
             }
         }
@@ -111,7 +117,7 @@ mod tests {
     #[test]
     fn packing_puts_each_value_where_the_tile_reads_it() {
         for isa in Isa::available() {
-            for (depth, cols) in [(1, 1), (3, 5), (4, 16), (2, 33), (5, 70)] {
+            for (depth, cols) in [(1, 1), (3, 5), (4, 16), (2, 33), (5, 70), (33, 20)] {
                 let from: Vec<f32> = (0..depth * cols).map(|i| i as f32 + 1.0).collect();
                 let flipped: Vec<f32> = (0..depth * cols).map(|i| from[i % depth * cols + i / depth]).collect();
                 let panels = Panels::new(isa, depth, cols);

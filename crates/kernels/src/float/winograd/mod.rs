@@ -10,10 +10,10 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::Clamp;
-use super::aligned::Aligned;
 use super::product::panels::Panels;
 use super::product::{Product, Rows, tile_rows};
 use super::simd::{Kernel, Simd, dispatch};
+use crate::aligned::Aligned;
 use crate::pool::SharedMut;
 use crate::{ConvGeometry, Isa, KernelError, Pool, expect_len};
 use transform::{POINTS, TILE};
@@ -26,7 +26,7 @@ const PANEL: usize = 32;
 
 thread_local! {
     /// Transformed inputs and results of one task; grows to what the largest layer of the thread needs.
-    static SCRATCH: RefCell<Aligned> = RefCell::new(Aligned::zeros(0));
+    static SCRATCH: RefCell<Aligned<f32>> = RefCell::new(Aligned::zeros(0));
 }
 
 /// A convolution with its weights transformed and packed for one instruction set.
@@ -37,11 +37,11 @@ pub(crate) struct Winograd {
     clamp: Clamp,
     panels: Panels,
     /// For each panel, for each point: the transformed weights.
-    weights: Aligned,
+    weights: Aligned<f32>,
     /// Padded to whole vectors.
-    bias: Aligned,
+    bias: Aligned<f32>,
     /// What padding reads: one pixel.
-    zeros: Aligned,
+    zeros: Aligned<f32>,
 }
 
 impl Winograd {

@@ -6,8 +6,8 @@
 use std::ops::Range;
 
 use crate::ConvGeometry;
+use crate::aligned::Aligned;
 use crate::float::Clamp;
-use crate::float::aligned::Aligned;
 use crate::float::simd::{Kernel, Simd};
 use crate::pool::SharedMut;
 
@@ -81,7 +81,7 @@ fn output_line<S: Simd>(s: S, m: [S::V; SIDE]) -> [S::V; TILE] {
 pub(super) struct Input<'a> {
     pub(super) geometry: &'a ConvGeometry,
     /// One pixel of zeros.
-    pub(super) zeros: &'a Aligned,
+    pub(super) zeros: &'a Aligned<f32>,
     pub(super) x: &'a [f32],
     /// Image, first output row and column.
     pub(super) place: [usize; 3],

@@ -46,26 +46,83 @@ impl Layout {
         Some(Layout { lanes, vectors, step, weight, signed: isa == Isa::NeonDot, order })
     }
 
-    /// Appends one step of a panel `width` columns wide; `weight(column, tap)` is 0 beyond the weights.
-    pub(super) fn pack(&self, packed: &mut Vec<i8>, width: usize, weight: impl Fn(usize, usize) -> i8) {
-        match self.order {
-            Order::Columns => {
-                for column in 0..width {
-                    packed.extend((0..self.step).map(|tap| weight(column, tap)));
+    /// Bytes of a packed panel `width` columns wide.
+    pub(super) fn panel_len(&self, width: usize, depth: usize) -> usize {
+        depth.div_ceil(self.step) * width * self.weight
+    }
+
+    /// Packs a panel `width` columns wide into zeros. `from` are the weights of its columns, `depth` each; there may be fewer
+    /// than `width`.
+    pub(super) fn pack(&self, into: &mut [i8], width: usize, from: &[i8], depth: usize) {
+        let line = width * self.weight;
+        for (column, weights) in from.chunks_exact(depth).enumerate() {
+            let (whole, rest) = weights.split_at(depth / self.step * self.step);
+            let mut lines = into.chunks_exact_mut(line);
+            // The usual width of a step is known to the compiler.
+            if self.order == Order::Columns && self.step == 4 {
+                for (four, line) in whole.chunks_exact(4).zip(&mut lines) {
+                    line[4 * column..4 * column + 4].copy_from_slice(four);
+                }
+            } else {
+                for (taps, line) in whole.chunks_exact(self.step).zip(&mut lines) {
+                    self.place(line, width, column, taps);
                 }
             }
-            Order::Taps => {
-                for tap in 0..self.step {
-                    packed.extend((0..width).map(|column| weight(column, tap)));
+            if let Some(line) = lines.next().filter(|_| !rest.is_empty()) {
+                self.place(line, width, column, rest);
+            }
+        }
+    }
+
+    /// Puts the taps of one step of a column where they belong in the step's `line`.
+    #[inline]
+    fn place(&self, line: &mut [i8], width: usize, column: usize, taps: &[i8]) {
+        for (tap, weight) in taps.iter().enumerate() {
+            match self.order {
+                Order::Columns => line[column * self.step + tap] = *weight,
+                Order::Taps => line[tap * width + column] = *weight,
+                Order::EvenOdd => {
+                    let at = 2 * ((tap % 2 * width + column) * 2 + tap / 2);
+                    let [low, high] = i16::from(*weight).to_le_bytes();
+                    (line[at], line[at + 1]) = (low as i8, high as i8);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The weight of every column and tap, where the documentation of the order says it lies.
+    fn read(layout: &Layout, packed: &[i8], width: usize, column: usize, k: usize) -> i8 {
+        let (step, tap) = (k / layout.step, k % layout.step);
+        let line = &packed[step * width * layout.weight..][..width * layout.weight];
+        match layout.order {
+            Order::Columns => line[column * layout.step + tap],
+            Order::Taps => line[tap * width + column],
             Order::EvenOdd => {
-                for pair in [[0, 2], [1, 3]] {
-                    for column in 0..width {
-                        for tap in pair {
-                            let [low, high] = i16::from(weight(column, tap)).to_le_bytes();
-                            packed.extend([low as i8, high as i8]);
-                        }
+                let half = if tap % 2 == 0 { &line[..4 * width] } else { &line[4 * width..] };
+                let at = 2 * (column * 2 + tap / 2);
+                i16::from_le_bytes([half[at] as u8, half[at + 1] as u8]) as i8
+            }
+        }
+    }
+
+    #[test]
+    fn every_weight_is_where_its_order_says_and_the_rest_is_zero() {
+        for isa in [Isa::Avx512, Isa::AvxVnni, Isa::Avx2, Isa::NeonI8mm, Isa::NeonDot, Isa::Neon, Isa::Simd128] {
+            let layout = Layout::of(isa).expect("a matrix kernel");
+            for (columns, depth) in [(1, 1), (layout.lanes, 7), (2 * layout.lanes - 1, 8), (3, 13)] {
+                let width = columns.next_multiple_of(layout.lanes);
+                let from: Vec<i8> = (0..columns * depth).map(|i| (i * 37 % 255) as u8 as i8).collect();
+                let mut packed = vec![0; layout.panel_len(width, depth)];
+                layout.pack(&mut packed, width, &from, depth);
+                for column in 0..width {
+                    for k in 0..depth.next_multiple_of(layout.step) {
+                        let expected = if column < columns && k < depth { from[column * depth + k] } else { 0 };
+                        assert_eq!(read(&layout, &packed, width, column, k), expected, "{isa:?} {column} {k}");
                     }
                 }
             }

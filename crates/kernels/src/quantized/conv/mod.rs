@@ -150,8 +150,12 @@ pub(crate) fn fold_zero(
         .map(|channel| {
             let weights = &weights[channel * depth..(channel + 1) * depth];
             let bias = bias.map_or(0, |bias| i64::from(bias[channel]));
-            let sum: i64 = weights.iter().map(|w| i64::from(*w)).sum();
-            let magnitude: i64 = weights.iter().map(|w| i64::from(*w).abs()).sum();
+            let (mut sum, mut magnitude) = (0, 0);
+            // Pieces short enough for sums in 32 bits, of which more fit a register.
+            for piece in weights.chunks(1 << 20) {
+                sum += i64::from(piece.iter().map(|w| i32::from(*w)).sum::<i32>());
+                magnitude += i64::from(piece.iter().map(|w| i32::from(*w).abs()).sum::<i32>());
+            }
             let bound = magnitude * reach + bias.abs();
             if bound > i64::from(i32::MAX) {
                 return Err(KernelError::Overflow { channel, bound });

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use super::layout::Layout;
 use super::rows;
+use crate::aligned::Aligned;
 use crate::cpu::{Isa, has_vbmi};
 use crate::geometry::ConvGeometry;
 use crate::pool::{Pool, SharedMut};
-use crate::quantized::aligned::Aligned;
 use crate::quantized::elementwise::{self, QAdd};
 use crate::quantized::epilogue::{Epilogue, Output, Requantize, Residual};
 use crate::quantized::lookup;
@@ -36,7 +36,7 @@ pub(super) struct Panels {
 /// What belongs to one group of channels. Lengths are multiples of a vector of columns.
 #[derive(Debug, Clone)]
 struct Group {
-    weights: Aligned,
+    weights: Aligned<i8>,
     bias: Vec<i32>,
     scale: Vec<f32>,
 }
@@ -113,27 +113,25 @@ impl Panels {
         let groups = (0..g.groups)
             .map(|group| {
                 let first = group * columns;
-                let at = |column: usize, k: usize| {
-                    if column < columns && k < g.depth() { weights[(first + column) * g.depth() + k] } else { 0 }
-                };
-                let mut packed = Vec::new();
+                let own = &weights[first * g.depth()..(first + columns) * g.depth()];
+                let mut packed = Aligned::zeros(layout.panel_len(padded, g.depth()));
                 for panel in (0..padded).step_by(layout.vectors * lanes) {
                     let width = (layout.vectors * lanes).min(padded - panel);
-                    for step in 0..steps {
-                        layout.pack(&mut packed, width, |column, tap| at(panel + column, layout.step * step + tap));
-                    }
+                    let from = &own[panel * g.depth()..(panel + width).min(columns) * g.depth()];
+                    let into = &mut packed[layout.panel_len(panel, g.depth())..];
+                    layout.pack(&mut into[..layout.panel_len(width, g.depth())], width, from, g.depth());
                 }
                 let mut bias = bias[first..first + columns].to_vec();
                 if layout.signed {
-                    for (column, bias) in bias.iter_mut().enumerate() {
-                        let sum: i32 = (0..g.depth()).map(|k| i32::from(at(column, k))).sum();
+                    for (bias, weights) in bias.iter_mut().zip(own.chunks_exact(g.depth())) {
+                        let sum: i32 = weights.iter().map(|w| i32::from(*w)).sum();
                         *bias = bias.wrapping_add(sum.wrapping_mul(128));
                     }
                 }
                 let mut scale = scale[first..first + columns].to_vec();
                 bias.resize(padded, 0);
                 scale.resize(padded, 0.0);
-                Group { weights: Aligned::from(&packed[..]), bias, scale }
+                Group { weights: packed, bias, scale }
             })
             .collect();
         Some(Panels { isa, layout, depth: layout.step * steps, columns, width: layout.vectors * lanes, groups })

@@ -14,10 +14,10 @@ mod tests;
 
 use std::ops::Range;
 
-use super::aligned::Aligned;
 use super::conv::{fold_zero, scalar};
 use super::epilogue::{Epilogue, Output};
 use super::lookup;
+use crate::aligned::Aligned;
 use crate::cpu::Isa;
 use crate::error::{KernelError, expect_len};
 use crate::geometry::ConvGeometry;
@@ -39,7 +39,7 @@ pub struct QDepthwise {
 struct Weights {
     /// As they came for the scalar loop; for AVX-512 `[block][kernel column][four rows][place][row]`; for AVX2
     /// 16-bit numbers `[block][pair of taps][place][tap]` as bytes.
-    packed: Aligned,
+    packed: Aligned<i8>,
     /// `bias[c] − x_zero·Σ w[c]`.
     bias: Vec<i32>,
     scale: Vec<f32>,
