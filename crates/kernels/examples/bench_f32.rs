@@ -73,7 +73,7 @@ fn layers() -> Vec<(&'static str, usize, ConvGeometry)> {
 
 /// Inverted residual blocks of MobileNetV2: input size, input channels, hidden channels, output channels, stride. The first begins with the
 /// network's first layer.
-const BLOCKS: [(usize, usize, usize, usize, usize); 10] = [
+const BLOCKS: [(usize, usize, usize, usize, usize); 12] = [
     (224, 3, 32, 16, 1),
     (112, 16, 96, 24, 2),
     (56, 24, 144, 24, 1),
@@ -84,6 +84,8 @@ const BLOCKS: [(usize, usize, usize, usize, usize); 10] = [
     (14, 64, 384, 96, 1),
     (14, 96, 576, 96, 1),
     (14, 96, 576, 160, 2),
+    (7, 160, 960, 160, 1),
+    (7, 160, 960, 320, 1),
 ];
 
 /// Blocks computed as one, beside the time of their layers one by one.
@@ -102,7 +104,7 @@ fn blocks(isa: Isa, top: f64, pool: &Pool) {
                 clamp: Clamp::RELU6,
             })
             .collect();
-        let block = Block::pack(isa, &layers[0], &layers[1], &layers[2]).expect("valid geometry");
+        let block = Block::pack(isa, Some(&layers[0]), &layers[1], &layers[2]).expect("valid geometry");
         let x: Vec<f32> = (0..first.input_len()).map(|i| (i % 13) as f32 * 0.1).collect();
         let mut wide = [vec![0.0; first.output_len()], vec![0.0; depthwise.output_len()]];
         let mut y = vec![0.0; geometries[2].output_len()];

@@ -54,38 +54,48 @@ impl FloatConv<'_> {
 }
 
 /// Pushes a float convolution, a depthwise one that alone reads it, and a pointwise one that alone reads that, as one step: the
-/// inverted residual block. `Ok(false)` if `node`, whose convolution is `first`, does not begin one that pays.
+/// inverted residual block; or, where `node` is the depthwise one, the last two. `Ok(false)` if `node`, whose convolution is `first`, does
+/// not begin a block that pays.
 pub(super) fn lower(cx: &mut Lower<'_>, node: &Node, first: &FloatConv<'_>) -> Result<bool, EngineError> {
-    let widened = fuse::float_tail(cx, node.outputs[0], false);
-    let Some((depthwise_id, depthwise_node)) = next_conv(cx, widened.output) else { return Ok(false) };
-    let Some(depthwise_geometry) = conv::float_geometry(cx, depthwise_node)? else { return Ok(false) };
-    let filtered = fuse::float_tail(cx, depthwise_node.outputs[0], false);
-    let Some((narrow_id, narrow_node)) = next_conv(cx, filtered.output) else { return Ok(false) };
-    let Some(narrow_geometry) = conv::float_geometry(cx, narrow_node)? else { return Ok(false) };
-    if !Block::pays(&first.geometry, &depthwise_geometry, &narrow_geometry) {
+    let mut chain = vec![(node, fuse::float_tail(cx, node.outputs[0], false))];
+    let mut absorbed: Vec<NodeId> = chain[0].1.nodes.clone();
+    let mut geometries = vec![first.geometry];
+    let wanted = if first.geometry.is_depthwise() { 2 } else { 3 };
+    while chain.len() < wanted {
+        let Some((id, next)) = next_conv(cx, chain[chain.len() - 1].1.output) else { return Ok(false) };
+        let Some(geometry) = conv::float_geometry(cx, next)? else { return Ok(false) };
+        let tail = fuse::float_tail(cx, next.outputs[0], chain.len() + 1 == wanted);
+        absorbed.push(id);
+        absorbed.extend(&tail.nodes);
+        geometries.push(geometry);
+        chain.push((next, tail));
+    }
+    let [depthwise_geometry, narrow_geometry] = [geometries[wanted - 2], geometries[wanted - 1]];
+    if !Block::pays(geometries.iter().rev().nth(2), &depthwise_geometry, &narrow_geometry) {
         return Ok(false);
     }
-    let narrowed = fuse::float_tail(cx, narrow_node.outputs[0], true);
-    let (Some(depthwise), Some(narrow)) = (conv::float_conv(cx, depthwise_node)?, conv::float_conv(cx, narrow_node)?)
-    else {
-        return Ok(false);
-    };
-    let (widen_layer, depthwise_layer) = (first.layer(widened.clamp), depthwise.layer(filtered.clamp));
-    let block = Block::pack(cx.isa, &widen_layer, &depthwise_layer, &narrow.layer(narrowed.clamp));
+    let mut convs = vec![];
+    for (node, _) in &chain[1..] {
+        let Some(conv) = conv::float_conv(cx, node)? else { return Ok(false) };
+        convs.push(conv);
+    }
+    let mut layers = vec![first.layer(chain[0].1.clamp)];
+    layers.extend(convs.iter().zip(&chain[1..]).map(|(conv, (_, tail))| conv.layer(tail.clamp)));
+    let block = Block::pack(cx.isa, layers.iter().rev().nth(2), &layers[wanted - 2], &layers[wanted - 1]);
     let block = block.map_err(|e| cx.refuse(node, e))?;
+    let macs: u64 = chain[1..].iter().map(|(n, _)| infer::with_context(cx.graph, n, |infer| n.op.macs(infer))).sum();
     let kernel = conv::name(cx, "block f32", &depthwise_geometry);
-    let absorbed: Vec<NodeId> =
-        [&widened.nodes[..], &[depthwise_id], &filtered.nodes, &[narrow_id], &narrowed.nodes].concat();
-    let macs = [depthwise_node, narrow_node].map(|n| infer::with_context(cx.graph, n, |infer| n.op.macs(infer)));
-    let mut places = vec![cx.read(node.inputs[0].unwrap_or(node.outputs[0]), Layout::ChannelsLast)?];
-    if let Some(residual) = narrowed.residual {
+    let weights: usize = layers.iter().map(|layer| layer.weights.len()).sum();
+    let Some((_, last)) = chain.pop() else { return Ok(false) };
+    let Some(x) = node.input(0) else { return Ok(false) };
+    let mut places = vec![cx.read(x, Layout::ChannelsLast)?];
+    if let Some(residual) = last.residual {
         places.push(cx.read(residual, Layout::ChannelsLast)?);
     }
-    let outputs = vec![cx.write(narrowed.output, Layout::ChannelsLast)];
-    let residual = narrowed.residual.is_some();
-    let mut step = StepSpec::new(node, kernel, places, outputs, BlockStep { block, residual });
-    step.weights = 4 * (first.weights.len() + depthwise.weights.len() + narrow.weights.len()) as u64;
-    step.macs = macs.iter().sum();
+    let outputs = vec![cx.write(last.output, Layout::ChannelsLast)];
+    let mut step = StepSpec::new(node, kernel, places, outputs, BlockStep { block, residual: last.residual.is_some() });
+    step.weights = 4 * weights as u64;
+    step.macs = macs;
     cx.push_fused(step, &absorbed);
     Ok(true)
 }

@@ -5,12 +5,12 @@ use crate::float::conv::tests::reference;
 use crate::float::testing::noise;
 
 /// The layers one after the other in `f64`, rounded to f32 between them.
-fn expected(layers: &[Layer<'_>; 3], x: &[f32], residual: Option<&[f32]>) -> (Vec<f64>, f64) {
+fn expected(layers: &[Layer<'_>], x: &[f32], residual: Option<&[f32]>) -> (Vec<f64>, f64) {
     let mut x = x.to_vec();
     let mut largest = 0.0f64;
     let mut values = vec![];
     for (i, layer) in layers.iter().enumerate() {
-        let residual = residual.filter(|_| i == 2);
+        let residual = residual.filter(|_| i + 1 == layers.len());
         let (found, magnitudes) = reference(&layer.geometry, &x, layer.weights, layer.bias, residual, layer.clamp);
         x = found.iter().map(|v| *v as f32).collect();
         largest = magnitudes.into_iter().fold(largest, f64::max);
@@ -28,6 +28,7 @@ struct Case {
     kernel: usize,
     stride: usize,
     pad: usize,
+    /// 0: no first layer; 1: a pointwise one; else a window of three with one step less.
     first: usize,
     residual: bool,
     relu: bool,
@@ -35,7 +36,7 @@ struct Case {
 
 fn cases() -> impl Strategy<Value = Case> {
     let sizes = (1..=2usize, 3..=19usize, 3..=19usize, 1..=20usize, 1..=70usize, 1..=40usize);
-    (sizes, any::<bool>(), 1..=2usize, 0..=2usize, 1..=3usize, any::<bool>(), any::<bool>()).prop_map(
+    (sizes, any::<bool>(), 1..=2usize, 0..=2usize, 0..=3usize, any::<bool>(), any::<bool>()).prop_map(
         |((batch, h, w, a, b, c), five, stride, pad, first, residual, relu)| {
             let kernel = if five && h + 2 * pad >= 5 && w + 2 * pad >= 5 { 5 } else { 3 };
             Case { batch, h, w, channels: [a, b, c], kernel, stride, pad, first, residual, relu }
@@ -61,7 +62,7 @@ fn geometries(case: &Case) -> [ConvGeometry; 3] {
     };
     let [a, b, c] = case.channels;
     let widen = match case.first {
-        1 => dense(case.h, case.w, a, b),
+        0 | 1 => dense(case.h, case.w, a, b),
         // A window of three, with or without a stride.
         step => ConvGeometry {
             in_h: case.h * (step - 1),
@@ -99,11 +100,14 @@ fn check(case: &Case) {
         clamp: if i == 2 { Clamp::NONE } else { clamp },
     };
     let layers = [layer(0), layer(1), layer(2)];
-    let x = noise(20, geometries[0].input_len());
+    // The last two alone are a block, too.
+    let layers = &layers[usize::from(case.first == 0)..];
+    let x = noise(20, layers[0].geometry.input_len());
     let residual = case.residual.then(|| noise(21, geometries[2].output_len()));
-    let (expected, largest) = expected(&layers, &x, residual.as_deref());
+    let (expected, largest) = expected(layers, &x, residual.as_deref());
     for isa in Isa::available() {
-        let block = Block::pack(isa, &layers[0], &layers[1], &layers[2]).unwrap();
+        let block =
+            Block::pack(isa, layers.iter().rev().nth(2), &layers[layers.len() - 2], &layers[layers.len() - 1]).unwrap();
         let mut first: Option<Vec<f32>> = None;
         for threads in [1, 2, 3, 8] {
             let mut y = vec![f32::NAN; expected.len()];
@@ -133,6 +137,8 @@ fn sizes_of_known_networks() {
         (28, [24, 144, 40], 5, 2, 1),
         (56, [3, 32, 16], 3, 1, 3),
         (15, [8, 48, 24], 5, 1, 1),
+        (5, [64, 64, 64], 3, 1, 0),
+        (7, [8, 48, 24], 3, 1, 1),
     ] {
         let residual = channels[0] == channels[2];
         check(&Case { batch: 1, h: w, w, channels, kernel, stride, pad: kernel / 2, first, residual, relu: true });
@@ -154,10 +160,10 @@ fn layers_that_do_not_fit_are_refused() {
         relu: false,
     };
     let [widen, depthwise, narrow] = geometries(&case);
-    assert!(Block::applies(&widen, &depthwise, &narrow));
-    assert!(!Block::applies(&ConvGeometry { out_c: 16, ..widen }, &depthwise, &narrow));
-    assert!(!Block::applies(&widen, &ConvGeometry { dilation: [2, 2], ..depthwise }, &narrow));
-    assert!(!Block::applies(&widen, &depthwise, &ConvGeometry { kernel: [3, 3], ..narrow }));
+    assert!(Block::applies(Some(&widen), &depthwise, &narrow));
+    assert!(!Block::applies(Some(&ConvGeometry { out_c: 16, ..widen }), &depthwise, &narrow));
+    assert!(!Block::applies(Some(&widen), &ConvGeometry { dilation: [2, 2], ..depthwise }, &narrow));
+    assert!(!Block::applies(Some(&widen), &depthwise, &ConvGeometry { kernel: [3, 3], ..narrow }));
     let weights = noise(1, 100);
     let layer = |geometry: ConvGeometry, len: usize| Layer {
         geometry,
@@ -166,9 +172,9 @@ fn layers_that_do_not_fit_are_refused() {
         clamp: Clamp::NONE,
     };
     let (a, b, c) = (layer(widen, 32), layer(depthwise, 72), layer(narrow, 32));
-    assert!(Block::pack(Isa::Scalar, &a, &b, &layer(narrow, 31)).is_err());
-    assert!(Block::pack(Isa::Scalar, &a, &layer(ConvGeometry { groups: 1, ..depthwise }, 72), &c).is_err());
-    let block = Block::pack(Isa::Scalar, &a, &b, &c).unwrap();
+    assert!(Block::pack(Isa::Scalar, Some(&a), &b, &layer(narrow, 31)).is_err());
+    assert!(Block::pack(Isa::Scalar, Some(&a), &layer(ConvGeometry { groups: 1, ..depthwise }, 72), &c).is_err());
+    let block = Block::pack(Isa::Scalar, Some(&a), &b, &c).unwrap();
     assert!(block.run(&[0.0; 255], None, &mut [0.0; 256], &Pool::new(1)).is_err());
     assert_eq!(block.run(&[0.0; 256], None, &mut [0.0; 256], &Pool::new(1)), Ok(()));
 }

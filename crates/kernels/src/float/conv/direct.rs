@@ -151,6 +151,7 @@ impl Direct {
             right: &self.weights[group * panels.len()..][..panels.len()],
             bias,
             clamp: self.clamp,
+            in_order: false,
             out: std::ptr::null_mut(),
             residual: std::ptr::null(),
             stride: geometry.out_c,

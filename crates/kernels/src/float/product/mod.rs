@@ -65,6 +65,8 @@ pub(crate) struct Product<'a> {
     pub(crate) bias: &'a [f32],
     /// Limits of the result.
     pub(crate) clamp: Clamp,
+    /// Whether results must not depend on how many rows there are: slower where there is only one.
+    pub(crate) in_order: bool,
     /// First result.
     pub(crate) out: *mut f32,
     /// What is added before the clamp, laid out like the results; may be null.
@@ -178,6 +180,7 @@ impl Product<'_> {
                         stride: self.stride,
                         cols: self.panels.cols(panel),
                         clamp: self.clamp,
+                        in_order: self.in_order,
                     }
                 };
                 // SAFETY: the tile was made of this product's operands.

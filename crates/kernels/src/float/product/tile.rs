@@ -25,6 +25,8 @@ pub(super) struct Tile {
     pub(super) stride: usize,
     pub(super) cols: usize,
     pub(super) clamp: Clamp,
+    /// Whether a row that is alone is summed like rows of other tiles, in the order of the reduction.
+    pub(super) in_order: bool,
 }
 
 impl Tile {
@@ -49,6 +51,7 @@ impl Tile {
         macro_rules! with {
             ($($n:literal)*) => {
                 match rows {
+                    1 if self.in_order => simd.vectorize(Block::<1, NV>(self)),
                     1 => simd.vectorize(Single::<NV>(self)),
                     $($n if $n <= S::ROWS => simd.vectorize(Block::<$n, NV>(self)),)*
                     _ => unreachable!("a tile of {rows} rows"),

@@ -190,6 +190,7 @@ impl Kernel for Tiles<'_> {
                     right: &layer.weights[at..][..width * layer.geometry.in_c],
                     bias: &[],
                     clamp: Clamp::NONE,
+                    in_order: true,
                     out: results[point * count * PANEL..].as_mut_ptr(),
                     residual: std::ptr::null(),
                     stride: PANEL,
