@@ -218,7 +218,7 @@ impl Kernel for Band<'_> {
         let g = &block.depthwise;
         let (ring_w, ring_h, hidden) = (block.ring_w(), block.ring_h(group), block.hidden());
         zeros.fill(0.0);
-        block.clear_sides(ring, ring_h);
+        block.clear_sides(simd, ring, ring_h);
         // The first wide row that is not in the ring.
         let mut next = (rows.start * g.stride[0]).saturating_sub(g.pad_top);
         for first in rows.clone().step_by(group) {
@@ -266,6 +266,23 @@ impl Kernel for Band<'_> {
 /// Copies `width` channels from `column` on of a row of pixels of `channels`; what lies beyond them is 0.
 #[inline(always)]
 fn copy<S: Simd>(simd: S, row: &[f32], channels: usize, column: usize, width: usize, into: &mut [f32]) {
+    if column + width <= channels {
+        // Whole vectors, and as a rule two of them.
+        let pixels = into.len() / width;
+        assert!(row.len() >= pixels * channels);
+        // SAFETY: every pixel of `row` has `width` values from `column` on, every pixel of `into` that many.
+        unsafe {
+            let (mut from, mut to) = (row.as_ptr().add(column), into.as_mut_ptr());
+            for _ in 0..pixels {
+                simd.store_ptr(to, simd.load_ptr(from));
+                if width > S::LANES {
+                    simd.store_ptr(to.add(S::LANES), simd.load_ptr(from.add(S::LANES)));
+                }
+                (from, to) = (from.wrapping_add(channels), to.add(width));
+            }
+        }
+        return;
+    }
     for (from, to) in row.chunks_exact(channels).zip(into.chunks_exact_mut(width)) {
         let from = &from[column..];
         for c in (0..width).step_by(S::LANES) {
@@ -281,14 +298,19 @@ fn copy<S: Simd>(simd: S, row: &[f32], channels: usize, column: usize, width: us
 impl Block {
     /// Writes zeros to the columns of the ring beside the image.
     #[inline(always)]
-    fn clear_sides(&self, ring: &mut [f32], ring_h: usize) {
+    fn clear_sides<S: Simd>(&self, simd: S, ring: &mut [f32], ring_h: usize) {
         let (g, ring_w) = (&self.depthwise, self.ring_w());
         for panel in 0..self.panels.count() {
             let width = self.panels.width(panel);
             let plane = &mut ring[ring_w * self.panels.column(panel) * ring_h..];
             for line in plane.chunks_exact_mut(ring_w * width).take(ring_h) {
-                line[..g.pad_left * width].fill(0.0);
-                line[(g.pad_left + g.in_w) * width..].fill(0.0);
+                // A loop of stores: a call for a pixel of zeros costs more than they do.
+                let (left, rest) = line.split_at_mut(g.pad_left * width);
+                let sides = left.chunks_exact_mut(S::LANES).chain(rest[g.in_w * width..].chunks_exact_mut(S::LANES));
+                sides.for_each(
+                    #[inline(always)]
+                    |to| simd.store(to, simd.splat(0.0)),
+                );
             }
         }
     }
