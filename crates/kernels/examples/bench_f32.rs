@@ -108,7 +108,8 @@ fn blocks(isa: Isa, top: f64, pool: &Pool) {
         let x: Vec<f32> = (0..first.input_len()).map(|i| (i % 13) as f32 * 0.1).collect();
         let mut wide = [vec![0.0; first.output_len()], vec![0.0; depthwise.output_len()]];
         let mut y = vec![0.0; geometries[2].output_len()];
-        let together = fastest(|| block.run(&x, None, &mut y, pool).expect("lengths agree"));
+        let mut scratch = vec![0.0; block.scratch_len(1)];
+        let together = fastest(|| block.run(&x, None, &mut y, &mut scratch, pool).expect("lengths agree"));
         let pack = |l: &Layer<'_>| Conv::pack(isa, l.geometry, l.weights, l.bias, l.clamp).expect("valid geometry");
         let (widen, narrow) = (pack(&layers[0]), pack(&layers[2]));
         let middle =

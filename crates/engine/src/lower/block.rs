@@ -32,9 +32,10 @@ struct BlockStep {
 
 impl Step for BlockStep {
     fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
-        let (inputs, y, _) = io.split();
+        let (inputs, y, scratch) = io.split();
         let residual = self.residual.then(|| inputs.values(1));
-        self.block.run(inputs.values(0), residual, bytemuck::cast_slice_mut(y), pool)?;
+        let (y, scratch) = (bytemuck::cast_slice_mut(y), bytemuck::cast_slice_mut(scratch));
+        self.block.run(inputs.values(0), residual, y, scratch, pool)?;
         Ok(())
     }
 }
@@ -93,7 +94,9 @@ pub(super) fn lower(cx: &mut Lower<'_>, node: &Node, first: &FloatConv<'_>) -> R
         places.push(cx.read(residual, Layout::ChannelsLast)?);
     }
     let outputs = vec![cx.write(last.output, Layout::ChannelsLast)];
+    let scratch = size_of::<f32>() * block.scratch_len(cx.threads);
     let mut step = StepSpec::new(node, kernel, places, outputs, BlockStep { block, residual: last.residual.is_some() });
+    step.scratch = scratch;
     step.weights = 4 * weights as u64;
     step.macs = macs;
     cx.push_fused(step, &absorbed);

@@ -7,7 +7,6 @@
 mod dense;
 mod window;
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use super::Clamp;
@@ -22,11 +21,6 @@ use dense::{Dense, padded_w};
 const PIXELS: usize = 56;
 /// Values of filtered rows that may wait to be narrowed beyond that.
 const WAITING: usize = 16 << 10;
-
-thread_local! {
-    /// The ring and rows of one task; grows to what the largest block of the thread needs.
-    static SCRATCH: RefCell<Aligned<f32>> = RefCell::new(Aligned::zeros(0));
-}
 
 /// One of the convolutions of a block.
 #[derive(Debug, Clone, Copy)]
@@ -127,42 +121,66 @@ impl Block {
         })
     }
 
+    /// How many values of scratch [`Block::run`] needs on a pool of at most so many threads.
+    #[must_use]
+    pub fn scratch_len(&self, threads: usize) -> usize {
+        (1..=threads.max(1)).map(|threads| threads * self.worker_len(self.cut(threads)[1])).max().unwrap_or(0)
+    }
+
     /// Computes the block for `x` `[batch, in_h, in_w, in_c]` and `y` and `residual` `[batch, out_h, out_w, out_c]`; `residual` is
-    /// added before the last clamp. Allocates nothing after the first run of a thread. Results do not depend on the number of threads.
+    /// added before the last clamp. `scratch` has at least [`Block::scratch_len`] values. Allocates nothing. Results do not depend on the number
+    /// of threads.
     ///
     /// # Errors
     /// [`KernelError::Length`] when a slice does not have the length the geometries imply.
-    pub fn run(&self, x: &[f32], residual: Option<&[f32]>, y: &mut [f32], pool: &Pool) -> Result<(), KernelError> {
+    pub fn run(
+        &self,
+        x: &[f32],
+        residual: Option<&[f32]>,
+        y: &mut [f32],
+        scratch: &mut [f32],
+        pool: &Pool,
+    ) -> Result<(), KernelError> {
         let (from, to) = (self.widen.as_ref().map_or(&self.depthwise, |widen| &widen.geometry), &self.narrow.geometry);
         expect_len("input", x.len(), from.input_len())?;
         expect_len("output", y.len(), to.output_len())?;
         if let Some(residual) = residual {
             expect_len("residual", residual.len(), y.len())?;
         }
-        let bands = match pool.threads() {
+        let [step, group] = self.cut(pool.threads());
+        let len = self.worker_len(group);
+        if scratch.len() < len * pool.threads() {
+            return Err(KernelError::Length { what: "scratch", expected: len * pool.threads(), found: scratch.len() });
+        }
+        let bands = to.out_h.div_ceil(step);
+        let (out, scratch) = (SharedMut::new(y), SharedMut::new(scratch));
+        pool.run_indexed(to.batch * bands, &|worker, chunk| {
+            let (image, band) = (chunk / bands, chunk % bands);
+            let rows = band * step..to.out_h.min((band + 1) * step);
+            let x = &x[image * (x.len() / to.batch)..][..x.len() / to.batch];
+            // SAFETY: chunks that run at the same time have different workers.
+            let scratch = unsafe { scratch.slice(worker * len..(worker + 1) * len) };
+            dispatch(self.isa, Band { block: self, x, image, residual, out: &out, rows, group, scratch });
+        });
+        Ok(())
+    }
+
+    /// Output rows of a task, and how many of them are carried through together.
+    fn cut(&self, threads: usize) -> [usize; 2] {
+        let to = &self.narrow.geometry;
+        let bands = match threads {
             1 => 1,
             threads => (2 * threads).div_ceil(to.batch).clamp(1, to.out_h),
         };
         let step = to.out_h.div_ceil(bands);
-        let bands = to.out_h.div_ceil(step);
-        // Rows that are carried through together, about equally many each time.
         let most = (PIXELS.max(WAITING / self.hidden()) / to.out_w).clamp(1, step);
-        let group = step.div_ceil(step.div_ceil(most));
-        let out = SharedMut::new(y);
-        pool.run(to.batch * bands, &|chunk| {
-            let (image, band) = (chunk / bands, chunk % bands);
-            let rows = band * step..to.out_h.min((band + 1) * step);
-            let x = &x[image * (x.len() / to.batch)..][..x.len() / to.batch];
-            SCRATCH.with_borrow_mut(|scratch| {
-                let len: usize = self.scratch(group).iter().sum();
-                if scratch.len() < len {
-                    *scratch = Aligned::zeros(len);
-                }
-                let scratch = &mut scratch[..len];
-                dispatch(self.isa, Band { block: self, x, image, residual, out: &out, rows, group, scratch });
-            });
-        });
-        Ok(())
+        // About equally many each time.
+        [step, step.div_ceil(step.div_ceil(most))]
+    }
+
+    /// Values of scratch for one thread, in whole cache lines.
+    fn worker_len(&self, group: usize) -> usize {
+        self.scratch(group).iter().sum::<usize>().next_multiple_of(16)
     }
 
     /// Channels between the layers, padded to whole vectors.

@@ -111,7 +111,8 @@ fn check(case: &Case) {
         let mut first: Option<Vec<f32>> = None;
         for threads in [1, 2, 3, 8] {
             let mut y = vec![f32::NAN; expected.len()];
-            block.run(&x, residual.as_deref(), &mut y, &Pool::new(threads)).unwrap();
+            let mut scratch = vec![f32::NAN; block.scratch_len(threads)];
+            block.run(&x, residual.as_deref(), &mut y, &mut scratch, &Pool::new(threads)).unwrap();
             for (i, (y, expected)) in y.iter().zip(&expected).enumerate() {
                 let error = (f64::from(*y) - expected).abs();
                 assert!(error <= 1e-5 * largest, "{} {case:?} {i}: {y}, not {expected}", isa.name());
@@ -175,6 +176,8 @@ fn layers_that_do_not_fit_are_refused() {
     assert!(Block::pack(Isa::Scalar, Some(&a), &b, &layer(narrow, 31)).is_err());
     assert!(Block::pack(Isa::Scalar, Some(&a), &layer(ConvGeometry { groups: 1, ..depthwise }, 72), &c).is_err());
     let block = Block::pack(Isa::Scalar, Some(&a), &b, &c).unwrap();
-    assert!(block.run(&[0.0; 255], None, &mut [0.0; 256], &Pool::new(1)).is_err());
-    assert_eq!(block.run(&[0.0; 256], None, &mut [0.0; 256], &Pool::new(1)), Ok(()));
+    let (pool, mut scratch) = (Pool::new(1), vec![0.0; block.scratch_len(1)]);
+    assert!(block.run(&[0.0; 255], None, &mut [0.0; 256], &mut scratch, &pool).is_err());
+    assert!(block.run(&[0.0; 256], None, &mut [0.0; 256], &mut [], &pool).is_err());
+    assert_eq!(block.run(&[0.0; 256], None, &mut [0.0; 256], &mut scratch, &pool), Ok(()));
 }
