@@ -2,11 +2,11 @@
 //! a cache line of the output where there are that many channels, so that each line is written, and read for a residual, once.
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 use super::panels::{Block, Finish, Target};
 use crate::cpu::has_vbmi;
-use crate::quantized::epilogue::Requantize;
-use crate::quantized::epilogue::avx512::{Clamp, Sum};
+use crate::quantized::epilogue::avx512::{Clamp, Sum, saturate};
 use crate::quantized::lookup::avx512::Table;
 
 /// The most rows of a tile with so many vectors of columns: with the weights of a step and a value of the input, the sums
@@ -95,35 +95,28 @@ impl<'a> Tile<'a> {
         // SAFETY: all addresses are of `M` rows and `N` vectors of the block, by the caller's promise.
         unsafe {
             let sums = self.sums::<M, N>();
-            let Target::U8(y, Finish { to, residual }) = self.y else {
-                if let Target::F32(y) = self.y {
-                    self.store_f32(&sums, y);
-                }
+            if let Target::U8(y, Finish { to, saturates: true, residual: None }) = self.y
+                && to.table.is_none()
+            {
+                self.store_u8::<M, N>(&sums, y);
                 return;
-            };
-            match (to.table.as_deref().filter(|_| has_vbmi()), residual) {
-                (None, None) => self.store_u8(&sums, y, to, |bytes, _| bytes),
-                (None, Some((values, add))) => {
-                    let sum = Sum::new(add);
-                    self.store_u8(&sums, y, to, |bytes, first| sum.apply(bytes, self.load::<M, N>(values, first)));
+            }
+            // Through memory, so that one copy of the rest serves tiles of every height.
+            let mut stored = [const { MaybeUninit::<__m512i>::uninit() }; 28];
+            for m in 0..M {
+                for n in 0..N {
+                    stored[m * N + n].write(sums[m][n]);
                 }
-                (Some(table), residual) => {
-                    let table = Table::load(table);
-                    let residual = residual.map(|(values, add)| (values, Sum::new(add)));
-                    self.store_u8(&sums, y, to, |bytes, first| {
-                        let bytes = table.find(bytes);
-                        match &residual {
-                            Some((values, sum)) => sum.apply(bytes, self.load::<M, N>(*values, first)),
-                            None => bytes,
-                        }
-                    });
-                }
+            }
+            let stored = stored.as_ptr().cast();
+            match self.y {
+                Target::U8(y, finish) => self.finish::<N>(stored, M, y, finish),
+                Target::F32(y) => self.store_f32::<N>(stored, M, y),
             }
         }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline(always)]
     unsafe fn sums<const M: usize, const N: usize>(&self) -> [[__m512i; N]; M] {
         // SAFETY: see `run`.
         unsafe {
@@ -153,33 +146,79 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// Stores the sums as bytes. `last` gets them as they lie in a register, from which row on, before they are stored.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn store_u8<const M: usize, const N: usize>(
-        &self,
-        sums: &[[__m512i; N]; M],
-        y: *mut u8,
-        to: &Requantize,
-        last: impl Fn(__m512i, usize) -> __m512i,
-    ) {
-        // SAFETY: see `run`; masked stores write only columns of the block.
+    /// Stores sums that only need to be saturated.
+    #[inline(always)]
+    unsafe fn store_u8<const M: usize, const N: usize>(&self, sums: &[[__m512i; N]; M], y: *mut u8) {
+        // SAFETY: see `run`.
         unsafe {
             let mut scale = [_mm512_setzero_ps(); N];
             for n in 0..N {
                 scale[n] = _mm512_loadu_ps(self.scale.add(16 * n));
             }
-            let clamp = Clamp::new(to);
-            for first in (0..M).step_by(4 / N) {
-                let at = |i: usize| {
-                    if i >= 4 / N * N {
-                        return _mm512_setzero_si512();
-                    }
-                    let m = (first + i / N).min(M - 1);
-                    clamp.round(sums[m][i % N], scale[i % N])
+            // Spelled out, as the sums must not become an array that is indexed while running.
+            macro_rules! rows {
+                ($($first:literal)*) => {
+                    $(if $first < M && $first % (4 / N) == 0 {
+                        let mut values = [_mm512_setzero_si512(); 4];
+                        for i in 0..4 / N * N {
+                            let m = if $first + i / N < M { $first + i / N } else { M - 1 };
+                            values[i] = saturate::round(sums[m][i % N], scale[i % N]);
+                        }
+                        let bytes = saturate::narrow(values);
+                        let count = if M - $first < 4 / N { M - $first } else { 4 / N };
+                        self.store::<N>(y.add($first * self.y_stride), count, bytes);
+                    })*
                 };
-                let bytes = last(clamp.narrow([at(0), at(1), at(2), at(3)]), first);
-                self.store::<M, N>(y, first, bytes);
+            }
+            rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
+        }
+    }
+
+    /// Stores sums with whatever else becomes of them: `rows` rows of `N` vectors.
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn finish<const N: usize>(&self, sums: *const __m512i, rows: usize, y: *mut u8, finish: Finish<'_>) {
+        // SAFETY: see `run`; masked loads and stores touch only columns of the block.
+        unsafe {
+            let mut scale = [_mm512_setzero_ps(); N];
+            for n in 0..N {
+                scale[n] = _mm512_loadu_ps(self.scale.add(16 * n));
+            }
+            let clamp = Clamp::new(finish.to);
+            let table = finish.to.table.as_deref().filter(|_| has_vbmi()).map(|table| Table::load(table));
+            let residual = finish.residual.map(|(values, add)| (values, Sum::new(add)));
+            for first in (0..rows).step_by(4 / N) {
+                let mut values = [_mm512_setzero_si512(); 4];
+                for i in 0..4 / N * N {
+                    let m = (first + i / N).min(rows - 1);
+                    values[i] = clamp.round(*sums.add(m * N + i % N), scale[i % N]);
+                }
+                let mut bytes = clamp.narrow(values);
+                if let Some(table) = &table {
+                    bytes = table.find(bytes);
+                }
+                let (count, offset) = ((4 / N).min(rows - first), first * self.y_stride);
+                if let Some((values, sum)) = &residual {
+                    bytes = sum.apply(bytes, self.load::<N>(values.add(offset), count));
+                }
+                self.store::<N>(y.add(offset), count, bytes);
+            }
+        }
+    }
+
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn store_f32<const N: usize>(&self, sums: *const __m512i, rows: usize, y: *mut f32) {
+        // SAFETY: see `run`; masked stores write only columns of the block.
+        unsafe {
+            for n in 0..N {
+                let scale = _mm512_loadu_ps(self.scale.add(16 * n));
+                let left = self.columns.saturating_sub(16 * n).min(16);
+                let mask = ((1u32 << left) - 1) as u16;
+                for m in 0..rows {
+                    let value = _mm512_mul_ps(_mm512_cvtepi32_ps(*sums.add(m * N + n)), scale);
+                    _mm512_mask_storeu_ps(y.wrapping_add(m * self.y_stride + 16 * n), mask, value);
+                }
             }
         }
     }
@@ -190,40 +229,37 @@ impl<'a> Tile<'a> {
         if self.columns >= 16 * N { u64::MAX >> (64 - 16 * N) } else { (1 << self.columns) - 1 }
     }
 
-    /// Stores `4 / N` rows of a tile of `M`, from row `first` on, that lie one after the other in a register.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn store<const M: usize, const N: usize>(&self, y: *mut u8, first: usize, bytes: __m512i) {
+    /// Stores `count` rows, at most `4 / N`, that lie one after the other in a register.
+    #[inline(always)]
+    unsafe fn store<const N: usize>(&self, y: *mut u8, count: usize, bytes: __m512i) {
         let full = self.columns >= 16 * N;
-        for i in 0..(4 / N).min(M - first) {
-            // SAFETY: see `run`; the mask keeps the store to the block's columns.
-            unsafe {
-                let row = y.add((first + i) * self.y_stride);
-                match (N, i, full) {
-                    (4, _, true) => _mm512_storeu_si512(row.cast(), bytes),
-                    (4 | 3, _, _) => _mm512_mask_storeu_epi8(row.cast(), self.mask::<N>(), bytes),
-                    (2, ..) => {
-                        let bytes = match i {
-                            0 => _mm512_castsi512_si256(bytes),
-                            _ => _mm512_extracti64x4_epi64::<1>(bytes),
-                        };
-                        if full {
-                            _mm256_storeu_si256(row.cast(), bytes);
-                        } else {
-                            _mm256_mask_storeu_epi8(row.cast(), self.mask::<N>() as u32, bytes);
+        // SAFETY: see `run`; the mask keeps the store to the block's columns.
+        unsafe {
+            match N {
+                3 | 4 if full && N == 4 => _mm512_storeu_si512(y.cast(), bytes),
+                3 | 4 => _mm512_mask_storeu_epi8(y.cast(), self.mask::<N>(), bytes),
+                2 => {
+                    let halves = [_mm512_castsi512_si256(bytes), _mm512_extracti64x4_epi64::<1>(bytes)];
+                    for (i, half) in halves.into_iter().enumerate() {
+                        if i < count && full {
+                            _mm256_storeu_si256(y.add(i * self.y_stride).cast(), half);
+                        } else if i < count {
+                            _mm256_mask_storeu_epi8(y.add(i * self.y_stride).cast(), self.mask::<N>() as u32, half);
                         }
                     }
-                    _ => {
-                        let bytes = match i {
-                            0 => _mm512_castsi512_si128(bytes),
-                            1 => _mm512_extracti32x4_epi32::<1>(bytes),
-                            2 => _mm512_extracti32x4_epi32::<2>(bytes),
-                            _ => _mm512_extracti32x4_epi32::<3>(bytes),
-                        };
-                        if full {
-                            _mm_storeu_si128(row.cast(), bytes);
-                        } else {
-                            _mm_mask_storeu_epi8(row.cast(), self.mask::<N>() as u16, bytes);
+                }
+                _ => {
+                    let quarters = [
+                        _mm512_castsi512_si128(bytes),
+                        _mm512_extracti32x4_epi32::<1>(bytes),
+                        _mm512_extracti32x4_epi32::<2>(bytes),
+                        _mm512_extracti32x4_epi32::<3>(bytes),
+                    ];
+                    for (i, quarter) in quarters.into_iter().enumerate() {
+                        if i < count && full {
+                            _mm_storeu_si128(y.add(i * self.y_stride).cast(), quarter);
+                        } else if i < count {
+                            _mm_mask_storeu_epi8(y.add(i * self.y_stride).cast(), self.mask::<N>() as u16, quarter);
                         }
                     }
                 }
@@ -232,47 +268,28 @@ impl<'a> Tile<'a> {
     }
 
     /// Loads what [`store`](Self::store) would store to.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-    unsafe fn load<const M: usize, const N: usize>(&self, x: *const u8, first: usize) -> __m512i {
-        let mut bytes = _mm512_setzero_si512();
-        for i in 0..(4 / N).min(M - first) {
-            // SAFETY: the residual is as long as the output; the mask keeps the load to the block's columns.
-            unsafe {
-                let row = x.add((first + i) * self.y_stride);
-                bytes = match N {
-                    3 | 4 => _mm512_maskz_loadu_epi8(self.mask::<N>(), row.cast()),
-                    2 => {
-                        let piece = _mm256_maskz_loadu_epi8(self.mask::<N>() as u32, row.cast());
-                        if i == 0 { _mm512_castsi256_si512(piece) } else { _mm512_inserti64x4::<1>(bytes, piece) }
-                    }
-                    _ => {
-                        let piece = _mm_maskz_loadu_epi8(self.mask::<N>() as u16, row.cast());
-                        match i {
-                            0 => _mm512_castsi128_si512(piece),
-                            1 => _mm512_inserti32x4::<1>(bytes, piece),
-                            2 => _mm512_inserti32x4::<2>(bytes, piece),
-                            _ => _mm512_inserti32x4::<3>(bytes, piece),
-                        }
-                    }
-                };
-            }
-        }
-        bytes
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn store_f32<const M: usize, const N: usize>(&self, sums: &[[__m512i; N]; M], y: *mut f32) {
-        // SAFETY: see `run`; masked stores write only columns of the block.
+    #[inline(always)]
+    unsafe fn load<const N: usize>(&self, x: *const u8, count: usize) -> __m512i {
+        // SAFETY: the residual is as long as the output; the mask keeps the load to the block's columns.
         unsafe {
-            for n in 0..N {
-                let scale = _mm512_loadu_ps(self.scale.add(16 * n));
-                let left = self.columns.saturating_sub(16 * n).min(16);
-                let mask = ((1u32 << left) - 1) as u16;
-                for m in 0..M {
-                    let value = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[m][n]), scale);
-                    _mm512_mask_storeu_ps(y.add(m * self.y_stride + 16 * n), mask, value);
+            match N {
+                3 | 4 => _mm512_maskz_loadu_epi8(self.mask::<N>(), x.cast()),
+                2 => {
+                    let mask = self.mask::<N>() as u32;
+                    let low = _mm256_maskz_loadu_epi8(mask, x.cast());
+                    if count == 1 {
+                        return _mm512_castsi256_si512(low);
+                    }
+                    let high = _mm256_maskz_loadu_epi8(mask, x.add(self.y_stride).cast());
+                    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+                }
+                _ => {
+                    let mut rows = [_mm_setzero_si128(); 4];
+                    for (i, row) in rows.iter_mut().enumerate().take(count) {
+                        *row = _mm_maskz_loadu_epi8(self.mask::<N>() as u16, x.add(i * self.y_stride).cast());
+                    }
+                    let low = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(rows[0]), rows[1]);
+                    _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(low, rows[2]), rows[3])
                 }
             }
         }

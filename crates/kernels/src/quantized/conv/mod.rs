@@ -61,7 +61,7 @@ impl QConv {
         expect_len("weights", weights.len(), geometry.weights_len())?;
         epilogue.check(geometry.out_c)?;
         let bias = fold_zero(weights, geometry.depth(), bias, geometry.out_c, x_zero)?;
-        let panels = Panels::pack(isa.or_supported(), &geometry, weights, &bias, epilogue.scale());
+        let panels = Panels::pack(isa.or_supported(), &geometry, weights, &bias, &epilogue);
         let weights = panels.map_or_else(|| Weights::Plain(weights.to_vec()), Weights::Panels);
         Ok(QConv { geometry, x_zero, bias, epilogue, weights })
     }

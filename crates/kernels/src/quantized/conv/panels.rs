@@ -29,6 +29,8 @@ pub(super) struct Panels {
     columns: usize,
     /// Columns of a panel; the last one of a group may be narrower.
     width: usize,
+    /// [`Requantize::saturates`].
+    saturates: bool,
     /// One element per group.
     groups: Vec<Group>,
 }
@@ -56,6 +58,8 @@ pub(super) struct Block<'a> {
     /// Columns to compute, of those of the group; starts at a panel.
     pub from: usize,
     pub to: usize,
+    /// [`Requantize::saturates`].
+    pub saturates: bool,
 }
 
 /// Where a block writes: the first row, column `from`; rows are `y_stride` values apart.
@@ -69,6 +73,8 @@ pub(super) enum Target<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Finish<'a> {
     pub to: &'a Requantize,
+    /// [`Requantize::saturates`].
+    pub saturates: bool,
     /// What is added to every byte, and how: rows as far apart as those of the output.
     pub residual: Option<(*const u8, &'a QAdd)>,
 }
@@ -104,7 +110,14 @@ struct Cut {
 
 impl Panels {
     /// Packs `weights`, `[out_c, depth]`, or `None` where `isa` has no matrix kernel.
-    pub(super) fn pack(isa: Isa, g: &ConvGeometry, weights: &[i8], bias: &[i32], scale: &[f32]) -> Option<Panels> {
+    pub(super) fn pack(
+        isa: Isa,
+        g: &ConvGeometry,
+        weights: &[i8],
+        bias: &[i32],
+        epilogue: &Epilogue,
+    ) -> Option<Panels> {
+        let scale = epilogue.scale();
         let layout = Layout::of(isa)?;
         let lanes = layout.lanes;
         let columns = g.out_c / g.groups;
@@ -134,7 +147,15 @@ impl Panels {
                 Group { weights: packed, bias, scale }
             })
             .collect();
-        Some(Panels { isa, layout, depth: layout.step * steps, columns, width: layout.vectors * lanes, groups })
+        Some(Panels {
+            isa,
+            layout,
+            depth: layout.step * steps,
+            columns,
+            width: layout.vectors * lanes,
+            saturates: epilogue.saturates(),
+            groups,
+        })
     }
 
     /// Whether the rows of the left matrix lie in the input as they are.
@@ -244,6 +265,7 @@ impl Panels {
                 scale: &part.scale,
                 from: columns.start,
                 to: columns.end,
+                saturates: self.saturates,
             };
             y.compute(self.isa, &self.layout, &block, offset, g.out_c, epilogue, residual, &columns);
         });
@@ -283,7 +305,11 @@ impl<'a> Sink<'a> {
             (Sink::U8(y), Epilogue::Requantize(to)) => {
                 let start = y.as_mut_ptr().wrapping_add(offset);
                 let now = residual.filter(|_| !after);
-                let finish = Finish { to, residual: now.map(|r| (r.values[offset..].as_ptr(), r.add)) };
+                let finish = Finish {
+                    to,
+                    saturates: block.saturates,
+                    residual: now.map(|r| (r.values[offset..].as_ptr(), r.add)),
+                };
                 (Target::U8(start, finish), y.len(), to.table.as_deref())
             }
             (Sink::F32(y), Epilogue::Dequantize { .. }) => {

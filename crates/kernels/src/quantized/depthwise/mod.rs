@@ -7,8 +7,6 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(target_arch = "x86_64")]
-mod slide;
 #[cfg(test)]
 mod tests;
 
@@ -29,15 +27,23 @@ pub struct QDepthwise {
     isa: Isa,
     geometry: ConvGeometry,
     x_zero: u8,
-    /// `bias[c] − x_zero·Σ w[c]`.
-    weights: Weights,
+    weights: Packed,
     epilogue: Epilogue,
+}
+
+/// Weights as the kernels of the instruction set want them.
+#[derive(Debug, Clone)]
+enum Packed {
+    /// For kernels that compute one row of output at a time, and for the scalar loop.
+    Rows(Weights),
+    #[cfg(target_arch = "x86_64")]
+    Bands(avx512::Bands),
 }
 
 /// Weights, bias and scale in blocks of channels, in the order of the instruction set's registers.
 #[derive(Debug, Clone)]
 struct Weights {
-    /// As they came for the scalar loop; for AVX-512 `[block][kernel column][four rows][place][row]`; for AVX2
+    /// As they came for the scalar loop; for AVX2
     /// 16-bit numbers `[block][pair of taps][place][tap]` as bytes.
     packed: Aligned<i8>,
     /// `bias[c] − x_zero·Σ w[c]`.
@@ -59,14 +65,22 @@ struct Window {
 }
 
 impl Window {
-    /// Columns from a window's first to its last tap.
-    fn reach(&self) -> usize {
-        (self.kernel[1] - 1) * self.dilation + 1
+    fn of(g: &ConvGeometry) -> Window {
+        Window {
+            channels: g.in_c,
+            in_w: g.in_w,
+            out_w: g.out_w,
+            kernel: g.kernel,
+            step: g.stride[1],
+            dilation: g.dilation[1],
+            pad_left: g.pad_left,
+        }
     }
 
-    /// Kernel rows in fours.
-    fn groups(&self) -> usize {
-        self.kernel[0].div_ceil(4)
+    /// Columns from a window's first to its last tap.
+    #[cfg(target_arch = "x86_64")]
+    fn reach(&self) -> usize {
+        (self.kernel[1] - 1) * self.dilation + 1
     }
 }
 
@@ -122,7 +136,15 @@ impl QDepthwise {
         expect_len("weights", weights.len(), geometry.weights_len())?;
         epilogue.check(geometry.out_c)?;
         let bias = fold_zero(weights, geometry.depth(), bias, geometry.out_c, x_zero)?;
-        let weights = Weights::pack(isa, &geometry, weights, &bias, epilogue.scale());
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx512 && geometry.kernel[0].div_ceil(4) <= avx512::MOST_GROUPS {
+            let window = Window::of(&geometry);
+            let weights = Packed::Bands(avx512::Bands::pack(&geometry, window, weights, &bias, &epilogue));
+            return Ok(QDepthwise { isa, geometry, x_zero, weights, epilogue });
+        }
+        // Windows too high for them are computed by the next best set's kernels.
+        let isa = if isa == Isa::Avx512 { Isa::Avx2.or_supported() } else { isa };
+        let weights = Packed::Rows(Weights::pack(isa, &geometry, weights, &bias, epilogue.scale()));
         Ok(QDepthwise { isa, geometry, x_zero, weights, epilogue })
     }
 
@@ -136,10 +158,10 @@ impl QDepthwise {
     #[must_use]
     pub fn scratch_bytes(&self, threads: usize) -> usize {
         let _ = threads;
-        match self.isa {
+        match &self.weights {
+            Packed::Rows(_) => 0,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => threads * avx512::scratch_bytes(&self.window()),
-            _ => 0,
+            Packed::Bands(bands) => threads * bands.scratch_bytes(),
         }
     }
 
@@ -158,33 +180,21 @@ impl QDepthwise {
         if scratch.len() < need {
             expect_len("scratch", scratch.len(), need)?;
         }
-        match self.isa {
-            Isa::Scalar => {
-                let Weights { packed, bias, .. } = &self.weights;
+        match &self.weights {
+            #[cfg(target_arch = "x86_64")]
+            Packed::Bands(bands) => bands.run(g, x, self.x_zero, &self.epilogue, y, scratch, pool),
+            Packed::Rows(Weights { packed, bias, .. }) if self.isa == Isa::Scalar => {
                 scalar::run(g, x, self.x_zero, packed, bias, &self.epilogue, None, y, pool);
             }
-            _ => self.run_blocks(x, y, scratch, pool),
+            Packed::Rows(weights) => self.run_blocks(weights, x, y, pool),
         }
         Ok(())
     }
 
-    fn window(&self) -> Window {
-        let g = &self.geometry;
-        Window {
-            channels: g.in_c,
-            in_w: g.in_w,
-            out_w: g.out_w,
-            kernel: g.kernel,
-            step: g.stride[1],
-            dilation: g.dilation[1],
-            pad_left: g.pad_left,
-        }
-    }
-
     /// The vector kernels, row by row of the output. Lengths have been checked.
-    fn run_blocks(&self, x: &[u8], y: Output<'_>, scratch: &mut [u8], pool: &Pool) {
+    fn run_blocks(&self, weights: &Weights, x: &[u8], y: Output<'_>, pool: &Pool) {
         let g = &self.geometry;
-        let window = self.window();
+        let window = Window::of(g);
         let block = block_len(self.isa);
         let blocks = g.in_c.div_ceil(block);
         let rows = g.batch * g.out_h;
@@ -193,8 +203,6 @@ impl QDepthwise {
         let piece = blocks.div_ceil(pieces);
         let pieces = blocks.div_ceil(piece);
         let (image, line) = (g.in_h * g.in_w * g.in_c, g.out_w * g.out_c);
-        let part = scratch.len() / pool.threads();
-        let scratch = SharedMut::new(scratch);
         let (bytes, floats) = match y {
             Output::U8(y) => (Some(SharedMut::new(y)), None),
             Output::F32(y) => (None, Some(SharedMut::new(y))),
@@ -206,9 +214,7 @@ impl QDepthwise {
         // At most a few dozen jobs: a row of a small image is over in less than a microsecond.
         let jobs = rows * pieces;
         let batch = jobs.div_ceil(if pool.threads() == 1 { 1 } else { 8 * pool.threads() });
-        pool.run_indexed(jobs.div_ceil(batch), &|worker, chunk| {
-            // SAFETY: a worker runs one chunk at a time and its range is its own.
-            let scratch = unsafe { scratch.slice(worker * part..(worker + 1) * part) };
+        pool.run(jobs.div_ceil(batch), &|chunk| {
             for job in chunk * batch..((chunk + 1) * batch).min(jobs) {
                 let (row, blocks) = (job / pieces, job % pieces * piece..((job % pieces + 1) * piece).min(blocks));
                 let channels = blocks.start * block..(blocks.end * block).min(g.in_c);
@@ -228,7 +234,7 @@ impl QDepthwise {
                 };
                 // SAFETY: `isa` was limited to what the machine has; the row lies in the output, whose length was
                 // checked, and no other job has these channels of it.
-                unsafe { self.row(&row_of, blocks, scratch) };
+                unsafe { self.row(weights, &row_of, blocks) };
                 if let (Some(table), Some(y)) = (table, &bytes) {
                     for pixel in 0..g.out_w {
                         let start = row * line + pixel * g.out_c;
@@ -243,14 +249,12 @@ impl QDepthwise {
 
     /// # Safety
     /// The machine has `self.isa`, and `row.y` may be written at the blocks' channels of all its pixels.
-    unsafe fn row(&self, row: &Row<'_>, blocks: Range<usize>, scratch: &mut [u8]) {
+    unsafe fn row(&self, weights: &Weights, row: &Row<'_>, blocks: Range<usize>) {
         // SAFETY: by the caller's promise.
         unsafe {
             match self.isa {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => avx512::row(row, &self.weights, &self.epilogue, blocks, scratch),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 | Isa::AvxVnni => avx2::row(row, &self.weights, &self.epilogue, blocks),
+                Isa::Avx2 | Isa::AvxVnni => avx2::row(row, weights, &self.epilogue, blocks),
                 _ => unreachable!("{:?} has no vector kernel", self.isa),
             }
         }
@@ -261,29 +265,14 @@ impl QDepthwise {
 fn block_len(isa: Isa) -> usize {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => avx512::BLOCK,
-        #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::AvxVnni => avx2::BLOCK,
         _ => 1,
     }
 }
 
 impl Weights {
-    /// Addresses of weights, bias and scale of a block whose window has `taps` columns of fours.
-    #[cfg(target_arch = "x86_64")]
-    fn block(&self, block: usize, taps: usize) -> (*const i8, *const i32, *const f32) {
-        let (weights, channels) = (taps * avx512::COLUMN, avx512::BLOCK);
-        (
-            self.packed[block * weights..(block + 1) * weights].as_ptr(),
-            self.bias[block * channels..(block + 1) * channels].as_ptr(),
-            self.scale[block * channels..(block + 1) * channels].as_ptr(),
-        )
-    }
-
     fn pack(isa: Isa, g: &ConvGeometry, weights: &[i8], bias: &[i32], scale: &[f32]) -> Weights {
         let place: fn(usize) -> usize = match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::place,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::AvxVnni => avx2::place,
             _ => {
@@ -309,21 +298,11 @@ impl Weights {
             if known { weights[(c * rows + row) * columns + column] } else { 0 }
         };
         for first in (0..padded).step_by(block) {
-            if isa == Isa::Avx512 {
-                for column in 0..columns {
-                    for four in (0..rows).step_by(4) {
-                        for place in 0..block {
-                            packed.extend((four..four + 4).map(|row| at(first, place, row, column)));
-                        }
-                    }
-                }
-            } else {
-                for pair in (0..rows * columns).step_by(2) {
-                    for place in 0..block {
-                        for tap in pair..pair + 2 {
-                            let [low, high] = i16::from(at(first, place, tap / columns, tap % columns)).to_le_bytes();
-                            packed.extend([low as i8, high as i8]);
-                        }
+            for pair in (0..rows * columns).step_by(2) {
+                for place in 0..block {
+                    for tap in pair..pair + 2 {
+                        let [low, high] = i16::from(at(first, place, tap / columns, tap % columns)).to_le_bytes();
+                        packed.extend([low as i8, high as i8]);
                     }
                 }
             }

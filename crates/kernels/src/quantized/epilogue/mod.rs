@@ -80,6 +80,11 @@ impl Epilogue {
         }
     }
 
+    /// [`Requantize::saturates`]; no for real results.
+    pub(crate) fn saturates(&self) -> bool {
+        matches!(self, Epilogue::Requantize(to) if to.saturates())
+    }
+
     /// Checks one finite factor per channel and an ordered clamp.
     pub(crate) fn check(&self, channels: usize) -> Result<(), KernelError> {
         expect_len("requantization scale", self.scale().len(), channels)?;
@@ -169,6 +174,12 @@ pub fn requantize(acc: i32, scale: f32, zero: u8, lo: u8, hi: u8) -> u8 {
 }
 
 impl Requantize {
+    /// Whether narrowing with saturation does all the clamping there is to do: the range is that of a byte around zero, and
+    /// no product of a sum and a scale leaves the range of `i32`.
+    pub(crate) fn saturates(&self) -> bool {
+        self.zero == 0 && self.lo == 0 && self.hi == 255 && self.scale.iter().all(|s| s.abs() < 1.0)
+    }
+
     /// [`requantize`] with the factor of `channel`, then the table.
     #[must_use]
     pub fn apply(&self, acc: i32, channel: usize) -> u8 {

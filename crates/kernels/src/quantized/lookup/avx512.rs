@@ -6,17 +6,18 @@ use std::arch::x86_64::*;
 pub(in crate::quantized) struct Table([__m512i; 4]);
 
 impl Table {
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub(in crate::quantized) fn load(table: &[u8; 256]) -> Table {
-        // SAFETY: the loads cover the table's 256 bytes.
+    /// # Safety
+    /// The machine has AVX-512 F.
+    #[inline(always)]
+    pub(in crate::quantized) unsafe fn load(table: &[u8; 256]) -> Table {
+        // SAFETY: by the caller's promise; the loads cover the table's 256 bytes.
         Table(std::array::from_fn(|quarter| unsafe { _mm512_loadu_si512(table.as_ptr().add(64 * quarter).cast()) }))
     }
 
     /// The entries of 64 values.
     ///
     /// # Safety
-    /// The machine has VBMI. Kernels that it is inlined into are compiled for machines without it as well.
+    /// The machine has VBMI. Kernels that it becomes part of are compiled for machines without it as well.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(in crate::quantized) unsafe fn find(&self, x: __m512i) -> __m512i {
@@ -40,7 +41,8 @@ impl Table {
 /// Replaces every value by its entry in the table.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 pub(super) fn in_place(table: &[u8; 256], values: &mut [u8]) {
-    let table = Table::load(table);
+    // SAFETY: this function is compiled for AVX-512.
+    let table = unsafe { Table::load(table) };
     // SAFETY: this function is compiled for VBMI.
     let find = |x: __m512i| unsafe { table.find(x) };
     let (whole, rest) = values.as_chunks_mut::<64>();

@@ -1,0 +1,272 @@
+//! Depthwise convolution with VNNI.
+//!
+//! The instruction sums four products of neighbouring bytes, so the four have to be taps of the same channel: four rows of
+//! the input are interleaved, and a column of them serves every output whose window covers it. Rows of output near each
+//! other share the interleaved rows: they form a band, and each has its own copy of the weights, moved down to where its
+//! window begins. Interleaving scatters the 64 channels of a block over four registers, four of every sixteen in each;
+//! narrowing the sums to bytes puts them back in order.
+//!
+//! A last block of at most 32 channels takes the left half of a row and the right half side by side.
+
+mod columns;
+mod slide;
+
+use std::ops::Range;
+
+use super::Window;
+use crate::cpu::has_vbmi;
+use crate::geometry::ConvGeometry;
+use crate::pool::{Pool, SharedMut};
+use crate::quantized::aligned::Aligned;
+use crate::quantized::epilogue::{Epilogue, Output, Requantize};
+use crate::quantized::lookup;
+
+/// Channels of a block.
+const BLOCK: usize = 64;
+/// Bytes of one interleaved column of four rows, or of its weights.
+const COLUMN: usize = 4 * BLOCK;
+
+/// A depthwise convolution packed for these kernels.
+#[derive(Debug, Clone)]
+pub(super) struct Bands {
+    window: Window,
+    /// Rows of output that share their interleaved rows.
+    rows: usize,
+    /// Interleaved rows in fours.
+    groups: usize,
+    /// Whether the last block takes two pixels at a time.
+    paired: bool,
+    saturates: bool,
+    /// `[block][row of the band][kernel column][group][place][row of the group]`.
+    weights: Aligned,
+    /// `[block][place]`.
+    bias: Vec<i32>,
+    scale: Vec<f32>,
+}
+
+/// The place in a block's packed order, of which every 16 make a register, that channel `channel` takes.
+fn place(channel: usize) -> usize {
+    let (lane, within) = (channel / 16, channel % 16);
+    within / 4 * 16 + lane * 4 + within % 4
+}
+
+/// Channels of a block side by side, and what of them is there.
+#[derive(Clone, Copy)]
+struct Span {
+    channel: usize,
+    count: usize,
+    /// Whether the right half of the row lies in the upper half of each register.
+    paired: bool,
+}
+
+/// A band of rows of output of one image, and what they read.
+struct Band<'a> {
+    window: &'a Window,
+    x_zero: u8,
+    /// The input rows under the band, four for each group; none for those in the padding and those nobody needs.
+    lines: &'a [Option<&'a [u8]>],
+    groups: usize,
+    /// Rows of output, and values from one to the next.
+    rows: usize,
+    pitch: usize,
+}
+
+/// Packed weights, bias and scale of one block.
+#[derive(Clone, Copy)]
+struct Packed<'a> {
+    weights: &'a [i8],
+    /// Bytes of weights of a row of the band.
+    row: usize,
+    bias: &'a [i32],
+    scale: &'a [f32],
+}
+
+/// How results are stored.
+#[derive(Clone, Copy)]
+enum Store<'a> {
+    U8(*mut u8, &'a Requantize),
+    F32(*mut f32),
+}
+
+impl Bands {
+    pub(super) fn pack(g: &ConvGeometry, window: Window, weights: &[i8], bias: &[i32], epilogue: &Epilogue) -> Bands {
+        let [kernel_rows, kernel_columns] = g.kernel;
+        let groups = kernel_rows.div_ceil(4);
+        let slides = slide::fits(&window) && matches!(epilogue, Epilogue::Requantize(_));
+        let rows = match (g.dilation[0], slides) {
+            (1, true) if window.step == 2 => 1,
+            (1, _) => ((4 * groups - kernel_rows) / g.stride[0] + 1).min(if slides { slide::ROWS } else { 4 }),
+            _ => 1,
+        };
+        let tail = g.in_c % BLOCK;
+        let paired = (1..=BLOCK / 2).contains(&tail) && g.out_w > 1 && matches!(epilogue, Epilogue::Requantize(_));
+        let padded = g.in_c.next_multiple_of(BLOCK);
+        let mut channel_at = [0; BLOCK];
+        (0..BLOCK).for_each(|c| channel_at[place(c)] = c);
+        let (mut packed, mut packed_bias, mut packed_scale) = (vec![], vec![], vec![]);
+        for first in (0..padded).step_by(BLOCK) {
+            let halved = paired && first + BLOCK == padded;
+            let channels = channel_at.map(|c| first + if halved { c % (BLOCK / 2) } else { c });
+            for channel in channels {
+                packed_bias.push(bias.get(channel).copied().unwrap_or(0));
+                packed_scale.push(epilogue.scale().get(channel).copied().unwrap_or(0.0));
+            }
+            for row in 0..rows {
+                let down = row * g.stride[0];
+                for column in 0..kernel_columns {
+                    for line in (0..4 * groups).step_by(4) {
+                        for channel in channels {
+                            packed.extend((line..line + 4).map(|line| match line.checked_sub(down) {
+                                Some(tap) if tap < kernel_rows && channel < g.in_c => {
+                                    weights[(channel * kernel_rows + tap) * kernel_columns + column]
+                                }
+                                _ => 0,
+                            }));
+                        }
+                    }
+                }
+            }
+        }
+        Bands {
+            window,
+            rows,
+            groups,
+            paired,
+            saturates: epilogue.saturates(),
+            weights: Aligned::from(&packed[..]),
+            bias: packed_bias,
+            scale: packed_scale,
+        }
+    }
+
+    /// Bytes of scratch of one thread.
+    pub(super) fn scratch_bytes(&self) -> usize {
+        columns::scratch_bytes(&self.window, self.groups)
+    }
+
+    /// Convolves. Lengths have been checked, `scratch` included.
+    pub(super) fn run(
+        &self,
+        g: &ConvGeometry,
+        x: &[u8],
+        x_zero: u8,
+        epilogue: &Epilogue,
+        y: Output<'_>,
+        scratch: &mut [u8],
+        pool: &Pool,
+    ) {
+        let blocks = g.in_c.div_ceil(BLOCK);
+        let bands = g.out_h.div_ceil(self.rows);
+        // Bands are the natural share; where there are few, each is cut along the channels.
+        let pieces = if pool.threads() == 1 { 1 } else { (4 * pool.threads()).div_ceil(g.batch * bands).min(blocks) };
+        let piece = blocks.div_ceil(pieces);
+        let pieces = blocks.div_ceil(piece);
+        let part = scratch.len() / pool.threads();
+        let scratch = SharedMut::new(scratch);
+        let (bytes, floats) = match y {
+            Output::U8(y) => (Some(SharedMut::new(y)), None),
+            Output::F32(y) => (None, Some(SharedMut::new(y))),
+        };
+        let table = match epilogue {
+            Epilogue::Requantize(to) if !has_vbmi() => to.table.as_deref(),
+            _ => None,
+        };
+        // At most a few dozen jobs: a row of a small image is over in less than a microsecond.
+        let jobs = g.batch * bands * pieces;
+        let batch = jobs.div_ceil(if pool.threads() == 1 { 1 } else { 8 * pool.threads() });
+        pool.run_indexed(jobs.div_ceil(batch), &|worker, chunk| {
+            // SAFETY: a worker runs one chunk at a time and its range is its own.
+            let scratch = unsafe { scratch.slice(worker * part..(worker + 1) * part) };
+            for job in chunk * batch..((chunk + 1) * batch).min(jobs) {
+                let (image, band) = (job / pieces / bands, job / pieces % bands);
+                let blocks = job % pieces * piece..((job % pieces + 1) * piece).min(blocks);
+                let first = band * self.rows;
+                let rows = self.rows.min(g.out_h - first);
+                let start = (image * g.out_h + first) * g.out_w * g.out_c;
+                let store = match (&bytes, &floats, epilogue) {
+                    (Some(y), _, Epilogue::Requantize(to)) => Store::U8(y.as_mut_ptr().wrapping_add(start), to),
+                    (_, Some(y), _) => Store::F32(y.as_mut_ptr().wrapping_add(start)),
+                    _ => unreachable!("the output was checked against the epilogue"),
+                };
+                // SAFETY: the machine has the instructions, as these weights were packed for it; the band lies in the
+                // output, whose length was checked, and no other job has these channels of it.
+                unsafe {
+                    self.band(
+                        g,
+                        &x[image * g.in_h * g.in_w * g.in_c..],
+                        x_zero,
+                        first,
+                        rows,
+                        blocks.clone(),
+                        store,
+                        scratch,
+                    )
+                };
+                let (Some(table), Some(y)) = (table, &bytes) else { continue };
+                for pixel in 0..rows * g.out_w {
+                    let start = start + pixel * g.out_c;
+                    // SAFETY: the same values as above.
+                    let values =
+                        unsafe { y.slice(start + blocks.start * BLOCK..start + (blocks.end * BLOCK).min(g.out_c)) };
+                    lookup::in_place(crate::Isa::Avx512, table, values);
+                }
+            }
+        });
+    }
+
+    /// Blocks `blocks` of rows `first..first + rows` of one image.
+    ///
+    /// # Safety
+    /// The machine has AVX-512 F, BW, VL, DQ and VNNI, and the rows' values from the first one's on, which `store` points
+    /// to, may be written at the blocks' channels.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn band(
+        &self,
+        g: &ConvGeometry,
+        x: &[u8],
+        x_zero: u8,
+        first: usize,
+        rows: usize,
+        blocks: Range<usize>,
+        store: Store<'_>,
+        scratch: &mut [u8],
+    ) {
+        let length = g.in_w * g.in_c;
+        let needed = (rows - 1) * g.stride[0] + g.kernel[0];
+        let mut lines = [None; 4 * MOST_GROUPS];
+        let lines = &mut lines[..4 * self.groups.min(MOST_GROUPS)];
+        for (i, line) in lines.iter_mut().enumerate().take(needed) {
+            // Of a dilated window a band is one row.
+            let row = (first * g.stride[0] + i * g.dilation[0]).checked_sub(g.pad_top).filter(|row| *row < g.in_h);
+            *line = row.map(|row| &x[row * length..(row + 1) * length]);
+        }
+        let band = Band { window: &self.window, x_zero, lines, groups: self.groups, rows, pitch: g.out_w * g.out_c };
+        for block in blocks {
+            let channel = block * BLOCK;
+            let count = (g.in_c - channel).min(BLOCK);
+            let span = Span { channel, count, paired: self.paired && count <= BLOCK / 2 };
+            let row = self.window.kernel[1] * self.groups * COLUMN;
+            let packed = Packed {
+                weights: &self.weights[block * self.rows * row..(block + 1) * self.rows * row],
+                row,
+                bias: &self.bias[channel..channel + BLOCK],
+                scale: &self.scale[channel..channel + BLOCK],
+            };
+            // SAFETY: the addresses are of the block; the output is the caller's promise.
+            unsafe {
+                match store {
+                    Store::U8(y, to) if slide::fits(&self.window) => {
+                        slide::run(&band, span, packed, to, self.saturates, y.add(channel));
+                    }
+                    Store::U8(y, to) => {
+                        columns::run_u8(&band, span, packed, to, self.saturates, y.add(channel), scratch);
+                    }
+                    Store::F32(y) => columns::run_f32(&band, span, packed, y.add(channel), scratch),
+                }
+            }
+        }
+    }
+}
+
+/// Kernel rows in fours that are supported; higher windows take another road.
+pub(super) const MOST_GROUPS: usize = 16;
