@@ -16,6 +16,8 @@ pub(crate) unsafe trait Number: Copy + fmt::Debug + 'static {}
 // SAFETY: numbers of the machine.
 unsafe impl Number for i8 {}
 // SAFETY: as above.
+unsafe impl Number for i32 {}
+// SAFETY: as above.
 unsafe impl Number for f32 {}
 
 /// Numbers on a 64-byte boundary.

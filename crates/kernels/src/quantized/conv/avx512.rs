@@ -95,10 +95,15 @@ impl<'a> Tile<'a> {
         // SAFETY: all addresses are of `M` rows and `N` vectors of the block, by the caller's promise.
         unsafe {
             let sums = self.sums::<M, N>();
-            if let Target::U8(y, Finish { to, saturates: true, residual: None }) = self.y
+            if let Target::U8(y, Finish { to, saturates, residual: None }) = self.y
                 && to.table.is_none()
             {
-                self.store_u8::<M, N>(&sums, y);
+                if saturates {
+                    self.store_u8::<M, N>(&sums, y, |sum, scale| saturate::round(sum, scale), |v| saturate::narrow(v));
+                } else {
+                    let clamp = Clamp::new(to);
+                    self.store_u8::<M, N>(&sums, y, |sum, scale| clamp.round(sum, scale), |v| clamp.narrow(v));
+                }
                 return;
             }
             // Through memory, so that one copy of the rest serves tiles of every height.
@@ -146,9 +151,15 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// Stores sums that only need to be saturated.
+    /// Stores sums of which nothing else becomes than bytes.
     #[inline(always)]
-    unsafe fn store_u8<const M: usize, const N: usize>(&self, sums: &[[__m512i; N]; M], y: *mut u8) {
+    unsafe fn store_u8<const M: usize, const N: usize>(
+        &self,
+        sums: &[[__m512i; N]; M],
+        y: *mut u8,
+        round: impl Fn(__m512i, __m512) -> __m512i,
+        narrow: impl Fn([__m512i; 4]) -> __m512i,
+    ) {
         // SAFETY: see `run`.
         unsafe {
             let mut scale = [_mm512_setzero_ps(); N];
@@ -162,9 +173,9 @@ impl<'a> Tile<'a> {
                         let mut values = [_mm512_setzero_si512(); 4];
                         for i in 0..4 / N * N {
                             let m = if $first + i / N < M { $first + i / N } else { M - 1 };
-                            values[i] = saturate::round(sums[m][i % N], scale[i % N]);
+                            values[i] = round(sums[m][i % N], scale[i % N]);
                         }
-                        let bytes = saturate::narrow(values);
+                        let bytes = narrow(values);
                         let count = if M - $first < 4 / N { M - $first } else { 4 / N };
                         self.store::<N>(y.add($first * self.y_stride), count, bytes);
                     })*

@@ -51,7 +51,7 @@ pub(in crate::quantized) mod saturate {
 /// # Safety
 /// The machine has AVX-512 F.
 #[inline(always)]
-unsafe fn in_order(bytes: __m512i) -> __m512i {
+pub(in crate::quantized) unsafe fn in_order(bytes: __m512i) -> __m512i {
     // SAFETY: by the caller's promise.
     unsafe {
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Band, COLUMN, Packed, Span, place, slide};
+use super::{Band, COLUMN, Packed, Span, place};
 use crate::cpu::has_vbmi;
 use crate::quantized::depthwise::Window;
 use crate::quantized::epilogue::Requantize;
@@ -162,11 +162,31 @@ unsafe fn interleave(band: &Band<'_>, span: Span, start: usize, columns: &mut [u
             }
             // SAFETY: the machine has the instructions; four registers fill the column.
             unsafe {
-                for (i, quarter) in slide::interleave(rows).into_iter().enumerate() {
+                for (i, quarter) in four_rows(rows).into_iter().enumerate() {
                     _mm512_storeu_si512(to.as_mut_ptr().add(64 * i).cast(), quarter);
                 }
             }
         }
+    }
+}
+
+/// Four rows of 64 bytes as 64 dwords of a byte of each, the 16 bytes of a lane spread over the four registers.
+///
+/// # Safety
+/// The machine has AVX-512 F and BW.
+#[inline(always)]
+unsafe fn four_rows(rows: [__m512i; 4]) -> [__m512i; 4] {
+    let [r0, r1, r2, r3] = rows;
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let (a, b) = (_mm512_unpacklo_epi8(r0, r1), _mm512_unpacklo_epi8(r2, r3));
+        let (c, d) = (_mm512_unpackhi_epi8(r0, r1), _mm512_unpackhi_epi8(r2, r3));
+        [
+            _mm512_unpacklo_epi16(a, b),
+            _mm512_unpackhi_epi16(a, b),
+            _mm512_unpacklo_epi16(c, d),
+            _mm512_unpackhi_epi16(c, d),
+        ]
     }
 }
 

@@ -3,10 +3,12 @@
 //! The instruction sums four products of neighbouring bytes, so the four have to be taps of the same channel: four rows of
 //! the input are interleaved, and a column of them serves every output whose window covers it. Rows of output near each
 //! other share the interleaved rows: they form a band, and each has its own copy of the weights, moved down to where its
-//! window begins. Interleaving scatters the 64 channels of a block over four registers, four of every sixteen in each;
-//! narrowing the sums to bytes puts them back in order.
+//! window begins.
 //!
-//! A last block of at most 32 channels takes the left half of a row and the right half side by side.
+//! The usual windows are slid along the row in registers (`slide.rs`); for others the interleaved columns are stored
+//! (`columns.rs`). There the 64 channels of a block are scattered over four registers, four of every sixteen in each, which
+//! narrowing the sums to bytes puts back in order; and a last block of at most 32 channels takes the left half of a row and
+//! the right half side by side.
 
 mod columns;
 mod slide;
@@ -14,14 +16,14 @@ mod slide;
 use std::ops::Range;
 
 use super::Window;
+use crate::aligned::Aligned;
 use crate::cpu::has_vbmi;
 use crate::geometry::ConvGeometry;
 use crate::pool::{Pool, SharedMut};
-use crate::quantized::aligned::Aligned;
 use crate::quantized::epilogue::{Epilogue, Output, Requantize};
 use crate::quantized::lookup;
 
-/// Channels of a block.
+/// Channels of a block whose columns are stored.
 const BLOCK: usize = 64;
 /// Bytes of one interleaved column of four rows, or of its weights.
 const COLUMN: usize = 4 * BLOCK;
@@ -30,18 +32,24 @@ const COLUMN: usize = 4 * BLOCK;
 #[derive(Debug, Clone)]
 pub(super) struct Bands {
     window: Window,
-    /// Rows of output that share their interleaved rows.
+    /// Whether windows are slid along the row.
+    slides: bool,
+    /// Channels of a block.
+    block: usize,
+    /// Rows of output of a band.
     rows: usize,
+    /// Of them, those that have weights of their own, as they share their interleaved rows; or one, if all use the same.
+    variants: usize,
     /// Interleaved rows in fours.
     groups: usize,
     /// Whether the last block takes two pixels at a time.
     paired: bool,
     saturates: bool,
-    /// `[block][row of the band][kernel column][group][place][row of the group]`.
-    weights: Aligned,
+    /// `[block][variant][kernel column][group][place][row of the group]`.
+    weights: Aligned<i8>,
     /// `[block][place]`.
-    bias: Vec<i32>,
-    scale: Vec<f32>,
+    bias: Aligned<i32>,
+    scale: Aligned<f32>,
 }
 
 /// The place in a block's packed order, of which every 16 make a register, that channel `channel` takes.
@@ -92,30 +100,43 @@ impl Bands {
     pub(super) fn pack(g: &ConvGeometry, window: Window, weights: &[i8], bias: &[i32], epilogue: &Epilogue) -> Bands {
         let [kernel_rows, kernel_columns] = g.kernel;
         let groups = kernel_rows.div_ceil(4);
-        let slides = slide::fits(&window) && matches!(epilogue, Epilogue::Requantize(_));
-        let rows = match (g.dilation[0], slides) {
-            (1, true) if window.step == 2 => 1,
-            (1, _) => ((4 * groups - kernel_rows) / g.stride[0] + 1).min(if slides { slide::ROWS } else { 4 }),
-            _ => 1,
+        let bytes = matches!(epilogue, Epilogue::Requantize(_));
+        let slides = bytes && slide::fits(&window);
+        // Rows whose windows lie within the same fours of lines.
+        let together = if g.dilation[0] == 1 { (4 * groups - kernel_rows) / g.stride[0] + 1 } else { 1 };
+        let (block, rows, variants) = match slides {
+            true if together > 1 => (slide::BLOCK, slide::ROWS, slide::ROWS),
+            true if g.stride[0] == 2 && g.dilation[0] == 1 => (slide::BLOCK, slide::ROWS, 1),
+            true => (slide::BLOCK, 1, 1),
+            false => (BLOCK, together.min(4), together.min(4)),
+        };
+        let order: Vec<usize> = if slides {
+            (0..block).collect()
+        } else {
+            let mut order = vec![0; block];
+            (0..block).for_each(|c| order[place(c)] = c);
+            order
         };
         let tail = g.in_c % BLOCK;
-        let paired = (1..=BLOCK / 2).contains(&tail) && g.out_w > 1 && matches!(epilogue, Epilogue::Requantize(_));
-        let padded = g.in_c.next_multiple_of(BLOCK);
-        let mut channel_at = [0; BLOCK];
-        (0..BLOCK).for_each(|c| channel_at[place(c)] = c);
-        let (mut packed, mut packed_bias, mut packed_scale) = (vec![], vec![], vec![]);
-        for first in (0..padded).step_by(BLOCK) {
-            let halved = paired && first + BLOCK == padded;
-            let channels = channel_at.map(|c| first + if halved { c % (BLOCK / 2) } else { c });
-            for channel in channels {
-                packed_bias.push(bias.get(channel).copied().unwrap_or(0));
-                packed_scale.push(epilogue.scale().get(channel).copied().unwrap_or(0.0));
+        let paired = !slides && bytes && (1..=BLOCK / 2).contains(&tail) && g.out_w > 1;
+        let padded = g.in_c.next_multiple_of(block);
+        let (mut packed_bias, mut packed_scale) = (Aligned::zeros(padded), Aligned::zeros(padded));
+        let mut packed = Vec::with_capacity(padded * variants * kernel_columns * 4 * groups);
+        for first in (0..padded).step_by(block) {
+            let halved = paired && first + block == padded;
+            let channel_at = |place: usize| first + if halved { order[place] % (block / 2) } else { order[place] };
+            for place in 0..block {
+                if let Some(bias) = bias.get(channel_at(place)) {
+                    packed_bias[first + place] = *bias;
+                    packed_scale[first + place] = epilogue.scale()[channel_at(place)];
+                }
             }
-            for row in 0..rows {
+            for row in 0..variants {
                 let down = row * g.stride[0];
                 for column in 0..kernel_columns {
                     for line in (0..4 * groups).step_by(4) {
-                        for channel in channels {
+                        for place in 0..block {
+                            let channel = channel_at(place);
                             packed.extend((line..line + 4).map(|line| match line.checked_sub(down) {
                                 Some(tap) if tap < kernel_rows && channel < g.in_c => {
                                     weights[(channel * kernel_rows + tap) * kernel_columns + column]
@@ -129,7 +150,10 @@ impl Bands {
         }
         Bands {
             window,
+            slides,
+            block,
             rows,
+            variants,
             groups,
             paired,
             saturates: epilogue.saturates(),
@@ -141,7 +165,12 @@ impl Bands {
 
     /// Bytes of scratch of one thread.
     pub(super) fn scratch_bytes(&self) -> usize {
-        columns::scratch_bytes(&self.window, self.groups)
+        // For a row of the padding, or for columns.
+        if self.slides {
+            self.window.in_w * self.window.channels
+        } else {
+            columns::scratch_bytes(&self.window, self.groups)
+        }
     }
 
     /// Convolves. Lengths have been checked, `scratch` included.
@@ -155,7 +184,7 @@ impl Bands {
         scratch: &mut [u8],
         pool: &Pool,
     ) {
-        let blocks = g.in_c.div_ceil(BLOCK);
+        let blocks = g.in_c.div_ceil(self.block);
         let bands = g.out_h.div_ceil(self.rows);
         // Bands are the natural share; where there are few, each is cut along the channels.
         let pieces = if pool.threads() == 1 { 1 } else { (4 * pool.threads()).div_ceil(g.batch * bands).min(blocks) };
@@ -206,8 +235,9 @@ impl Bands {
                 for pixel in 0..rows * g.out_w {
                     let start = start + pixel * g.out_c;
                     // SAFETY: the same values as above.
-                    let values =
-                        unsafe { y.slice(start + blocks.start * BLOCK..start + (blocks.end * BLOCK).min(g.out_c)) };
+                    let values = unsafe {
+                        y.slice(start + blocks.start * self.block..start + (blocks.end * self.block).min(g.out_c))
+                    };
                     lookup::in_place(crate::Isa::Avx512, table, values);
                 }
             }
@@ -233,35 +263,63 @@ impl Bands {
     ) {
         let length = g.in_w * g.in_c;
         let needed = (rows - 1) * g.stride[0] + g.kernel[0];
-        let mut lines = [None; 4 * MOST_GROUPS];
-        let lines = &mut lines[..4 * self.groups.min(MOST_GROUPS)];
+        let mut lines = [None; 4 * (MOST_GROUPS + 1)];
+        // A second row that does not share its lines has some more.
+        let count = 4 * self.groups + if self.variants < self.rows { 4 } else { 0 };
+        let lines = &mut lines[..count];
         for (i, line) in lines.iter_mut().enumerate().take(needed) {
             // Of a dilated window a band is one row.
             let row = (first * g.stride[0] + i * g.dilation[0]).checked_sub(g.pad_top).filter(|row| *row < g.in_h);
             *line = row.map(|row| &x[row * length..(row + 1) * length]);
         }
+        if self.slides && lines[..needed].contains(&None) {
+            let padding = &mut scratch[..length];
+            padding[blocks.start * self.block..].fill(x_zero);
+            let padding = &*padding;
+            lines[..needed].iter_mut().for_each(|line| *line = line.or(Some(padding)));
+            let band =
+                Band { window: &self.window, x_zero, lines, groups: self.groups, rows, pitch: g.out_w * g.out_c };
+            // SAFETY: by the caller's promise.
+            return unsafe { self.blocks(g, &band, blocks, store, &mut []) };
+        }
         let band = Band { window: &self.window, x_zero, lines, groups: self.groups, rows, pitch: g.out_w * g.out_c };
+        // SAFETY: by the caller's promise.
+        unsafe { self.blocks(g, &band, blocks, store, scratch) }
+    }
+
+    /// # Safety
+    /// As [`Bands::band`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn blocks(
+        &self,
+        g: &ConvGeometry,
+        band: &Band<'_>,
+        blocks: Range<usize>,
+        store: Store<'_>,
+        scratch: &mut [u8],
+    ) {
         for block in blocks {
-            let channel = block * BLOCK;
-            let count = (g.in_c - channel).min(BLOCK);
+            let channel = block * self.block;
+            let count = (g.in_c - channel).min(self.block);
             let span = Span { channel, count, paired: self.paired && count <= BLOCK / 2 };
-            let row = self.window.kernel[1] * self.groups * COLUMN;
+            let row = self.window.kernel[1] * self.groups * 4 * self.block;
             let packed = Packed {
-                weights: &self.weights[block * self.rows * row..(block + 1) * self.rows * row],
+                weights: &self.weights[block * self.variants * row..(block + 1) * self.variants * row],
                 row,
-                bias: &self.bias[channel..channel + BLOCK],
-                scale: &self.scale[channel..channel + BLOCK],
+                bias: &self.bias[channel..channel + self.block],
+                scale: &self.scale[channel..channel + self.block],
             };
             // SAFETY: the addresses are of the block; the output is the caller's promise.
             unsafe {
                 match store {
-                    Store::U8(y, to) if slide::fits(&self.window) => {
-                        slide::run(&band, span, packed, to, self.saturates, y.add(channel));
+                    Store::U8(y, to) if self.slides => {
+                        let apart = if self.variants < self.rows { g.stride[0] } else { 0 };
+                        slide::run(band, span, packed, to, self.saturates, y.add(channel), apart);
                     }
                     Store::U8(y, to) => {
-                        columns::run_u8(&band, span, packed, to, self.saturates, y.add(channel), scratch);
+                        columns::run_u8(band, span, packed, to, self.saturates, y.add(channel), scratch);
                     }
-                    Store::F32(y) => columns::run_f32(&band, span, packed, y.add(channel), scratch),
+                    Store::F32(y) => columns::run_f32(band, span, packed, y.add(channel), scratch),
                 }
             }
         }
@@ -269,4 +327,4 @@ impl Bands {
 }
 
 /// Kernel rows in fours that are supported; higher windows take another road.
-pub(super) const MOST_GROUPS: usize = 16;
+pub(super) const MOST_GROUPS: usize = 15;
