@@ -60,16 +60,18 @@ pub(super) unsafe fn run_u8(
             finish.right = span.paired.then_some((half, band.window.out_w.saturating_sub(at + half)));
             macro_rules! with {
                 ($($n:literal)*) => {
-                    match ((outputs - done).min(OUTPUTS), saturates, call.shape) {
-                        // SAFETY: the outputs lie in the band.
-                        $(($n, true, Shape::Three) => unsafe { call.bytes::<$n, 3, 1, true>(&finish) },
-                        ($n, false, Shape::Three) => unsafe { call.bytes::<$n, 3, 1, false>(&finish) },
-                        ($n, true, Shape::Five) => unsafe { call.bytes::<$n, 5, 1, true>(&finish) },
-                        ($n, false, Shape::Five) => unsafe { call.bytes::<$n, 5, 1, false>(&finish) },
-                        ($n, true, Shape::FiveByTwo) => unsafe { call.bytes::<$n, 5, 2, true>(&finish) },
-                        ($n, false, Shape::FiveByTwo) => unsafe { call.bytes::<$n, 5, 2, false>(&finish) },
-                        ($n, _, Shape::Any) => unsafe { call.bytes::<$n, 0, 0, false>(&finish) },)*
-                        _ => unreachable!("at most {OUTPUTS} outputs at a time"),
+                    // SAFETY: the outputs lie in the band.
+                    unsafe {
+                        match ((outputs - done).min(OUTPUTS), saturates, call.shape) {
+                            $(($n, true, Shape::Three) => call.bytes::<$n, 3, 1, true>(&finish),
+                            ($n, false, Shape::Three) => call.bytes::<$n, 3, 1, false>(&finish),
+                            ($n, true, Shape::Five) => call.bytes::<$n, 5, 1, true>(&finish),
+                            ($n, false, Shape::Five) => call.bytes::<$n, 5, 1, false>(&finish),
+                            ($n, true, Shape::FiveByTwo) => call.bytes::<$n, 5, 2, true>(&finish),
+                            ($n, false, Shape::FiveByTwo) => call.bytes::<$n, 5, 2, false>(&finish),
+                            ($n, _, Shape::Any) => call.bytes::<$n, 0, 0, false>(&finish),)*
+                            _ => unreachable!("at most {OUTPUTS} outputs at a time"),
+                        }
                     }
                 };
             }

@@ -229,8 +229,8 @@ impl Bands {
                         blocks.clone(),
                         store,
                         scratch,
-                    )
-                };
+                    );
+                }
                 let (Some(table), Some(y)) = (table, &bytes) else { continue };
                 for pixel in 0..rows * g.out_w {
                     let start = start + pixel * g.out_c;
