@@ -21,9 +21,13 @@ pub fn run_all<C: Sync, T: Send>(cases: &[C], f: impl Fn(&C) -> Result<T, String
         }
     };
     thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(work);
+        for _ in 1..thread::available_parallelism().map_or(1, usize::from) {
+            // Where there are no threads, this one does it all.
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                break;
+            }
         }
+        work();
     });
     let mut results = results.into_inner().expect("no panic while it is held");
     results.sort_by_key(|(i, _)| *i);

@@ -24,7 +24,9 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { threads: 1, isa: None, input_shapes: None, reference: false, memory_limit: 1 << 34 }
+        // 16 GiB, or half of what can be addressed.
+        let memory_limit = 1usize.checked_shl(34).unwrap_or(usize::MAX / 2);
+        Options { threads: 1, isa: None, input_shapes: None, reference: false, memory_limit }
     }
 }
 

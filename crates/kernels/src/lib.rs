@@ -9,7 +9,7 @@
 #![allow(unsafe_code)]
 // Where no vector kernel is compiled, what only they call is dead.
 #![cfg_attr(
-    not(target_arch = "x86_64"),
+    not(any(target_arch = "x86_64", target_arch = "aarch64", target_feature = "simd128")),
     allow(dead_code, unreachable_code, unused_imports, unused_unsafe, unused_variables)
 )]
 

@@ -1,6 +1,8 @@
 //! Memory-mapped bytes: the one place of this crate that needs `unsafe`.
 
-use std::{fs::File, io, path::Path};
+#[cfg(any(unix, windows))]
+use std::fs::File;
+use std::{io, path::Path};
 
 use bytes::Bytes;
 
@@ -11,6 +13,7 @@ use bytes::Bytes;
 ///
 /// # Errors
 /// Whatever opening or mapping the file gives.
+#[cfg(any(unix, windows))]
 pub fn map_file(path: &Path) -> io::Result<Bytes> {
     let file = File::open(path)?;
     if file.metadata()?.len() == 0 {
@@ -21,4 +24,13 @@ pub fn map_file(path: &Path) -> io::Result<Bytes> {
     #[allow(unsafe_code)]
     let map = unsafe { memmap2::Mmap::map(&file)? };
     Ok(Bytes::from_owner(map))
+}
+
+/// Reads a file, as this system maps none.
+///
+/// # Errors
+/// Whatever reading the file gives.
+#[cfg(not(any(unix, windows)))]
+pub fn map_file(path: &Path) -> io::Result<Bytes> {
+    std::fs::read(path).map(Bytes::from)
 }

@@ -17,7 +17,7 @@ op! {
 }
 
 /// Most products a sum may have in the reference.
-const MOST_PRODUCTS: usize = 1 << 34;
+const MOST_PRODUCTS: u64 = 1 << 34;
 
 /// A label: a letter, or an axis of the ellipsis counted from its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -139,7 +139,7 @@ impl Op for Einsum {
         let shape: Vec<usize> = output.iter().map(size).collect();
         let summed: Vec<usize> = all[output.len()..].iter().map(size).collect();
         // Constants are folded while a model is read: an equation must not keep the reader busy for hours.
-        let work = all.iter().map(size).try_fold(1usize, |n, d| n.checked_mul(d)).filter(|n| *n <= MOST_PRODUCTS);
+        let work = all.iter().map(size).try_fold(1u64, |n, d| n.checked_mul(d as u64)).filter(|n| *n <= MOST_PRODUCTS);
         if work.is_none() {
             return Err(OpError::unsupported(format!("equation {:?} with more than {MOST_PRODUCTS} products", self.equation)));
         }

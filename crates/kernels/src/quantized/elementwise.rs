@@ -136,13 +136,8 @@ const CHANNELS: usize = 8;
 
 /// Colours side by side: `y[3i + c] = lines[c][i]`.
 fn join_three(isa: Isa, lines: &[[u8; PIXELS]; CHANNELS], y: &mut [u8]) {
-    let mut done = 0;
-    #[cfg(target_arch = "x86_64")]
-    if isa.or_supported() >= Isa::Avx2 {
-        // SAFETY: the machine has AVX2.
-        done = unsafe { join_sixteens(lines, y) };
-    }
-    let _ = isa;
+    // SAFETY: every set but the scalar one has these instructions.
+    let done = if isa.or_supported() == Isa::Scalar { 0 } else { unsafe { join_sixteens(lines, y) } };
     for (pixel, y) in y.chunks_exact_mut(3).enumerate().skip(done) {
         for (y, line) in y.iter_mut().zip(lines) {
             *y = line[pixel];
@@ -155,6 +150,7 @@ fn join_three(isa: Isa, lines: &[[u8; PIXELS]; CHANNELS], y: &mut [u8]) {
 #[target_feature(enable = "avx2")]
 fn join_sixteens(lines: &[[u8; PIXELS]; CHANNELS], y: &mut [u8]) -> usize {
     use std::arch::x86_64::*;
+
     /// Which pixel of its colour byte `k` of the output's third `part` takes, or 128 for none.
     const ORDER: [[[u8; 16]; 3]; 3] = {
         let mut order = [[[128; 16]; 3]; 3];
@@ -182,6 +178,30 @@ fn join_sixteens(lines: &[[u8; PIXELS]; CHANNELS], y: &mut [u8]) -> usize {
         pixel += 16;
     }
     pixel
+}
+
+/// [`join_three`] for as many whole groups of 16 pixels as there are; returns how many pixels those hold.
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+fn join_sixteens(lines: &[[u8; PIXELS]; CHANNELS], y: &mut [u8]) -> usize {
+    use std::arch::aarch64::*;
+
+    let mut pixel = 0;
+    for y in y.as_chunks_mut::<48>().0 {
+        // SAFETY: a load is of 16 bytes of a line, which holds all pixels; the store fills the piece.
+        unsafe {
+            let line = |i: usize| vld1q_u8(lines[i][pixel..pixel + 16].as_ptr());
+            vst3q_u8(y.as_mut_ptr(), uint8x16x3_t(line(0), line(1), line(2)));
+        }
+        pixel += 16;
+    }
+    pixel
+}
+
+/// No instructions for it: none is done.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+unsafe fn join_sixteens(_: &[[u8; PIXELS]; CHANNELS], _: &mut [u8]) -> usize {
+    0
 }
 
 /// Quantizes and moves the channel last: `x` is `[batch, channels, pixels]`, `y` `[batch, pixels, channels]`.

@@ -9,10 +9,14 @@ pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
 mod layout;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod panels;
 mod rows;
 pub(super) mod scalar;
 mod walk;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 
 use panels::Panels;
 
@@ -72,7 +76,7 @@ impl QConv {
         &self.geometry
     }
 
-    /// Bytes of scratch that [`QConv::run`] needs on a pool of `threads`.
+    /// Bytes of scratch that [`QConv::run`] needs on a pool of at most `threads`.
     #[must_use]
     pub fn scratch_bytes(&self, threads: usize) -> usize {
         match &self.weights {

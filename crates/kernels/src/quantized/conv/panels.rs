@@ -189,17 +189,17 @@ impl Panels {
         Cut { rows: block, row_blocks, columns, column_blocks: self.columns.div_ceil(columns) }
     }
 
-    /// Bytes of scratch for gathered rows.
+    /// Bytes of scratch for gathered rows on at most so many threads.
     pub(super) fn scratch_bytes(&self, g: &ConvGeometry, threads: usize) -> usize {
         if self.direct(g) {
             return 0;
         }
-        let cut = self.cut(g, threads);
-        if cut.column_blocks == 1 {
-            threads * cut.rows * self.stride()
-        } else {
-            g.groups * g.out_pixels() * self.stride()
-        }
+        // A machine may give fewer threads than were asked for, and fewer may take more rows each.
+        let rows = |threads| {
+            let cut = self.cut(g, threads);
+            if cut.column_blocks == 1 { threads * cut.rows } else { g.groups * g.out_pixels() }
+        };
+        (1..=threads).map(rows).max().unwrap_or(0) * self.stride()
     }
 
     /// Convolves. Lengths have been checked, `scratch` included.
@@ -331,6 +331,14 @@ impl<'a> Sink<'a> {
                 Isa::AvxVnni => super::avx2::block_vnni(block, target, y_stride),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => super::avx2::block(block, target, y_stride),
+                #[cfg(target_arch = "aarch64")]
+                Isa::NeonI8mm => super::neon::block_i8mm(block, target, y_stride),
+                #[cfg(target_arch = "aarch64")]
+                Isa::NeonDot => super::neon::block_dot(block, target, y_stride),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => super::neon::block(block, target, y_stride),
+                #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+                Isa::Simd128 => super::wasm::block(block, target, y_stride),
                 _ => unreachable!("no panels are packed for {isa:?}"),
             }
         }

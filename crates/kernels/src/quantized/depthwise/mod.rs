@@ -7,11 +7,17 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(test)]
 mod tests;
+mod walk;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 
 use std::ops::Range;
 
+use self::walk::BLOCK;
 use super::conv::{fold_zero, scalar};
 use super::epilogue::{Epilogue, Output};
 use super::lookup;
@@ -43,8 +49,8 @@ enum Packed {
 /// Weights, bias and scale in blocks of channels, in the order of the instruction set's registers.
 #[derive(Debug, Clone)]
 struct Weights {
-    /// As they came for the scalar loop; for AVX2
-    /// 16-bit numbers `[block][pair of taps][place][tap]` as bytes.
+    /// As they came for the scalar loop; for NEON 16-bit numbers `[block][tap][channel]` as bytes; for the others
+    /// `[block][pair of taps][place][tap]`.
     packed: Aligned<i8>,
     /// `bias[c] − x_zero·Σ w[c]`.
     bias: Vec<i32>,
@@ -157,9 +163,9 @@ impl QDepthwise {
     /// Bytes of scratch that [`QDepthwise::run`] needs on a pool of `threads`.
     #[must_use]
     pub fn scratch_bytes(&self, threads: usize) -> usize {
-        let _ = threads;
         match &self.weights {
-            Packed::Rows(_) => 0,
+            Packed::Rows(_) if self.isa == Isa::Scalar => 0,
+            Packed::Rows(_) => threads * walk::scratch_bytes(self.geometry.in_c),
             #[cfg(target_arch = "x86_64")]
             Packed::Bands(bands) => threads * bands.scratch_bytes(),
         }
@@ -186,17 +192,16 @@ impl QDepthwise {
             Packed::Rows(Weights { packed, bias, .. }) if self.isa == Isa::Scalar => {
                 scalar::run(g, x, self.x_zero, packed, bias, &self.epilogue, None, y, pool);
             }
-            Packed::Rows(weights) => self.run_blocks(weights, x, y, pool),
+            Packed::Rows(weights) => self.run_blocks(weights, x, y, scratch, pool),
         }
         Ok(())
     }
 
     /// The vector kernels, row by row of the output. Lengths have been checked.
-    fn run_blocks(&self, weights: &Weights, x: &[u8], y: Output<'_>, pool: &Pool) {
+    fn run_blocks(&self, weights: &Weights, x: &[u8], y: Output<'_>, scratch: &mut [u8], pool: &Pool) {
         let g = &self.geometry;
         let window = Window::of(g);
-        let block = block_len(self.isa);
-        let blocks = g.in_c.div_ceil(block);
+        let blocks = g.in_c.div_ceil(BLOCK);
         let rows = g.batch * g.out_h;
         // Rows are the natural share; where there are few, each is cut along the channels.
         let pieces = if pool.threads() == 1 { 1 } else { (4 * pool.threads()).div_ceil(rows).min(blocks) };
@@ -214,10 +219,14 @@ impl QDepthwise {
         // At most a few dozen jobs: a row of a small image is over in less than a microsecond.
         let jobs = rows * pieces;
         let batch = jobs.div_ceil(if pool.threads() == 1 { 1 } else { 8 * pool.threads() });
-        pool.run(jobs.div_ceil(batch), &|chunk| {
+        let part = scratch.len() / pool.threads();
+        let scratch = SharedMut::new(scratch);
+        pool.run_indexed(jobs.div_ceil(batch), &|worker, chunk| {
+            // SAFETY: a worker runs one chunk at a time and its range is its own.
+            let scratch = unsafe { scratch.slice(worker * part..(worker + 1) * part) };
             for job in chunk * batch..((chunk + 1) * batch).min(jobs) {
                 let (row, blocks) = (job / pieces, job % pieces * piece..((job % pieces + 1) * piece).min(blocks));
-                let channels = blocks.start * block..(blocks.end * block).min(g.in_c);
+                let channels = blocks.start * BLOCK..(blocks.end * BLOCK).min(g.in_c);
                 let pixels = match (&bytes, &floats) {
                     (Some(y), _) => Pixels::U8(y.as_mut_ptr().wrapping_add(row * line)),
                     (_, Some(y)) => Pixels::F32(y.as_mut_ptr().wrapping_add(row * line)),
@@ -234,7 +243,7 @@ impl QDepthwise {
                 };
                 // SAFETY: `isa` was limited to what the machine has; the row lies in the output, whose length was
                 // checked, and no other job has these channels of it.
-                unsafe { self.row(weights, &row_of, blocks) };
+                unsafe { self.row(weights, &row_of, blocks, scratch) };
                 if let (Some(table), Some(y)) = (table, &bytes) {
                     for pixel in 0..g.out_w {
                         let start = row * line + pixel * g.out_c;
@@ -249,24 +258,19 @@ impl QDepthwise {
 
     /// # Safety
     /// The machine has `self.isa`, and `row.y` may be written at the blocks' channels of all its pixels.
-    unsafe fn row(&self, weights: &Weights, row: &Row<'_>, blocks: Range<usize>) {
+    unsafe fn row(&self, weights: &Weights, row: &Row<'_>, blocks: Range<usize>, scratch: &mut [u8]) {
         // SAFETY: by the caller's promise.
         unsafe {
             match self.isa {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 | Isa::AvxVnni => avx2::row(row, weights, &self.epilogue, blocks),
+                Isa::Avx2 | Isa::AvxVnni => avx2::row(row, weights, &self.epilogue, blocks, scratch),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => neon::row(row, weights, &self.epilogue, blocks, scratch),
+                #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+                Isa::Simd128 => wasm::row(row, weights, &self.epilogue, blocks, scratch),
                 _ => unreachable!("{:?} has no vector kernel", self.isa),
             }
         }
-    }
-}
-
-/// Channels that a kernel computes at a time.
-fn block_len(isa: Isa) -> usize {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => avx2::BLOCK,
-        _ => 1,
     }
 }
 
@@ -275,32 +279,33 @@ impl Weights {
         let place: fn(usize) -> usize = match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::AvxVnni => avx2::place,
-            _ => {
+            Isa::Scalar => {
                 let (bias, scale) = (bias.to_vec(), scale.to_vec());
                 return Weights { packed: Aligned::from(weights), bias, scale };
             }
+            _ => |channel| channel,
         };
-        let block = block_len(isa);
-        let padded = g.in_c.next_multiple_of(block);
+        let pairs = !matches!(isa, Isa::Neon | Isa::NeonDot | Isa::NeonI8mm);
+        let padded = g.in_c.next_multiple_of(BLOCK);
         let (mut packed_bias, mut packed_scale) = (vec![0; padded], vec![0.0; padded]);
         let mut packed = Vec::new();
         for c in 0..g.in_c {
-            let to = c / block * block + place(c % block);
+            let to = c / BLOCK * BLOCK + place(c % BLOCK);
             (packed_bias[to], packed_scale[to]) = (bias[c], scale[c]);
         }
         // The channel that takes each place.
-        let mut channel_at = vec![0; block];
-        (0..block).for_each(|c| channel_at[place(c)] = c);
+        let mut channel_at = [0; BLOCK];
+        (0..BLOCK).for_each(|c| channel_at[place(c)] = c);
         let [rows, columns] = g.kernel;
         let at = |first: usize, place: usize, row: usize, column: usize| {
             let c = first + channel_at[place];
             let known = c < g.in_c && row < rows && column < columns;
             if known { weights[(c * rows + row) * columns + column] } else { 0 }
         };
-        for first in (0..padded).step_by(block) {
-            for pair in (0..rows * columns).step_by(2) {
-                for place in 0..block {
-                    for tap in pair..pair + 2 {
+        for first in (0..padded).step_by(BLOCK) {
+            for tap in (0..rows * columns).step_by(if pairs { 2 } else { 1 }) {
+                for place in 0..BLOCK {
+                    for tap in tap..tap + if pairs { 2 } else { 1 } {
                         let [low, high] = i16::from(at(first, place, tap / columns, tap % columns)).to_le_bytes();
                         packed.extend([low as i8, high as i8]);
                     }

@@ -12,8 +12,6 @@ fn run(case: &Case, isa: Isa) -> Vec<u32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-
     #[test]
     fn every_instruction_set_equals_the_definition(
         case in cases(

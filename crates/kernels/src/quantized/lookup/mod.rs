@@ -2,6 +2,8 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use crate::cpu::{Isa, has_vbmi};
 use crate::error::{KernelError, expect_len};
@@ -34,6 +36,12 @@ pub fn in_place(isa: Isa, table: &[u8; 256], values: &mut [u8]) {
     if isa.or_supported() == Isa::Avx512 && has_vbmi() {
         // SAFETY: the machine has VBMI.
         unsafe { avx512::in_place(table, values) };
+        return;
+    }
+    #[cfg(target_arch = "aarch64")]
+    if isa.or_supported() >= Isa::Neon {
+        // SAFETY: the machine has NEON.
+        unsafe { neon::in_place(table, values) };
         return;
     }
     let _ = (isa, has_vbmi);
