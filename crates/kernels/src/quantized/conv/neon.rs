@@ -292,7 +292,7 @@ unsafe fn store<const M: usize, const N: usize>(tile: &Tile<'_>, sums: &[[int32x
     // SAFETY: see `Micro::tile`.
     unsafe {
         match tile.y {
-            Target::U8(y, to) => store_u8(tile, sums, y, to),
+            Target::U8(y, finish) => store_u8(tile, sums, y, finish.to),
             Target::F32(y) => store_f32(tile, sums, y),
         }
     }

@@ -58,7 +58,7 @@ impl Micro for Words {
                 weights = weights.add(32 * N);
             }
             match tile.y {
-                Target::U8(y, to) => store_u8(tile, &sums, y, to),
+                Target::U8(y, finish) => store_u8(tile, &sums, y, finish.to),
                 Target::F32(y) => store_f32(tile, &sums, y),
             }
         }
