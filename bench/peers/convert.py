@@ -17,7 +17,7 @@ from onnx import numpy_helper
 def ncnn(source, target):
     """pnnx: a program in the package of that name. Weights stay float32."""
     program = pathlib.Path(importlib.util.find_spec("pnnx").origin).parent / "pnnx"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         model = onnx.load(source)
         for weight in model.graph.initializer:
             # pnnx tries the network on indices up to ten: a table of two rows gets more, which are never asked for.

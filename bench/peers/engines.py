@@ -89,12 +89,16 @@ def model_file(engine, network, precision):
     return source
 
 
+def child(engine, file, network, threads, seconds, output):
+    """The command that measures an engine of `child.py` once and prints JSON."""
+    return [sys.executable, HERE / "child.py", engine, file, FEEDS / network, "--threads", threads, "--seconds", seconds, "--output", output]
+
+
 def command(engine, file, network, threads, seconds, output):
     """The command that measures `engine` once and prints JSON."""
-    options = ["--threads", threads, "--seconds", seconds, "--output", output]
     if ENGINES[engine].rust:
-        return [RUST / f"release/peer-{engine}", file, FEEDS / network, *options]
-    return [sys.executable, HERE / "child.py", engine.removesuffix("_nncf"), file, FEEDS / network, *options]
+        return [RUST / f"release/peer-{engine}", file, FEEDS / network, threads, seconds, output]
+    return child(engine.removesuffix("_nncf"), file, network, threads, seconds, output)
 
 
 def requirements(package, seen=None):

@@ -12,7 +12,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import data  # noqa: E402
+
 OPSET, IR = 17, 8
+# Which of the images that a trained network calibrates on it is compared on.
+IMAGE = 7
 
 
 class Builder:
@@ -326,8 +331,18 @@ def build(name, out, shared):
     return path
 
 
-if __name__ == "__main__":
-    out = pathlib.Path(sys.argv[1])
-    for name in NETWORKS:
-        path = build(name, out, pathlib.Path(sys.argv[2]))
-        print(name, path and f"{gflop(onnx.load(path)):.4f} GFLOP", flush=True)
+def prepare(name, out, folder, shared):
+    """The network in OUT and its input in FOLDER/NAME: inputs.npz for most; N.bin and a line `element dim,dim…` in inputs.txt for the rest."""
+    path = build(name, out, shared)
+    if path and not (folder / name / "inputs.npz").exists():
+        (folder / name).mkdir(exist_ok=True)
+        # An image as the network knows them where there is one: on noise the steps of int8 are amplified beyond all comparison.
+        images = data.calibration_batch(name, shared / "data") if name in data.NETWORKS else None
+        made = feeds(onnx.load(path), IMAGE, images)
+        lines = []
+        for i, value in enumerate(made.values()):
+            value.tofile(folder / name / f"{i}.bin")
+            lines.append(f"{value.dtype} {','.join(map(str, value.shape))}\n")
+        (folder / name / "inputs.txt").write_text("".join(lines))
+        np.savez(folder / name / "inputs.npz", **made)
+    return path

@@ -13,9 +13,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import networks
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-import data  # noqa: E402
+from networks import data
 
 NOISE = 8
 
