@@ -116,9 +116,9 @@ fn blocks(isa: Isa, top: f64, pool: &Pool) {
             Depthwise::pack(isa, depthwise, &weights[1], Some(&biases[1]), Clamp::RELU6).expect("valid geometry");
         let apart = fastest(|| {
             let [a, b] = &mut wide;
-            widen.run(&x, None, a, pool).expect("lengths agree");
+            widen.run(&x, None, a, &mut [], pool).expect("lengths agree");
             middle.run(a, b, pool).expect("lengths agree");
-            narrow.run(b, None, &mut y, pool).expect("lengths agree");
+            narrow.run(b, None, &mut y, &mut [], pool).expect("lengths agree");
         });
         let macs: usize = geometries.iter().map(ConvGeometry::macs).sum();
         let rate = 2.0 * macs as f64 / together / 1e9;
@@ -154,7 +154,7 @@ fn peak(isa: Isa, pool: &Pool) -> f64 {
     let (x, mut y) = (vec![0.5; geometry.input_len()], vec![0.0; geometry.output_len()]);
     let seconds = fastest(|| {
         for _ in 0..100 {
-            conv.run(&x, None, &mut y, pool).expect("lengths agree");
+            conv.run(&x, None, &mut y, &mut [], pool).expect("lengths agree");
         }
     });
     200.0 * geometry.macs() as f64 / seconds / 1e9
@@ -190,7 +190,8 @@ fn main() {
             fastest(|| layer.run(&x, &mut y, &pool).expect("lengths agree"))
         } else {
             let layer = Conv::pack(isa, geometry, &weights, Some(&bias), Clamp::RELU6).expect("valid geometry");
-            fastest(|| layer.run(&x, None, &mut y, &pool).expect("lengths agree"))
+            let mut scratch = vec![0.0; layer.scratch_len(1)];
+            fastest(|| layer.run(&x, None, &mut y, &mut scratch, &pool).expect("lengths agree"))
         };
         let rate = 2.0 * geometry.macs() as f64 / seconds / 1e9;
         *total.entry(network).or_default() += seconds * times as f64;

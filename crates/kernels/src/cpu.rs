@@ -115,6 +115,24 @@ pub fn has_vbmi() -> bool {
     }
 }
 
+/// Bytes of a core's second-level cache; 512 KiB where the machine does not say.
+#[must_use]
+pub fn level2() -> usize {
+    static SIZE: OnceLock<usize> = OnceLock::new();
+    *SIZE.get_or_init(|| {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::__cpuid;
+            // Extended leaf 6: kilobytes of the second level in the upper half of ECX, on AMD and Intel alike.
+            let size = if __cpuid(0x8000_0000).eax >= 0x8000_0006 { __cpuid(0x8000_0006).ecx >> 16 } else { 0 };
+            if (128..=16 << 10).contains(&size) {
+                return (size as usize) << 10;
+            }
+        }
+        512 << 10
+    })
+}
+
 #[cfg(target_arch = "x86_64")]
 fn probe(isa: Isa) -> bool {
     let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");

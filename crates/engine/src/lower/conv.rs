@@ -23,9 +23,10 @@ struct ConvStep {
 
 impl Step for ConvStep {
     fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
-        let (inputs, y, _) = io.split();
+        let (inputs, y, scratch) = io.split();
         let residual = self.residual.then(|| inputs.values(1));
-        self.conv.run(inputs.values(0), residual, bytemuck::cast_slice_mut(y), pool)?;
+        let (y, scratch) = (bytemuck::cast_slice_mut(y), bytemuck::cast_slice_mut(scratch));
+        self.conv.run(inputs.values(0), residual, y, scratch, pool)?;
         Ok(())
     }
 }
@@ -105,8 +106,9 @@ pub(super) fn lower(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError
     } else {
         let packed = Conv::pack(cx.isa, geometry, &weights, bias.as_deref(), tail.clamp);
         let conv = packed.map_err(|e| refuse(cx, e))?;
-        let residual = tail.residual.is_some();
-        StepSpec::new(node, name(cx, "conv f32", &geometry), places, outputs, ConvStep { conv, residual })
+        let scratch = size_of::<f32>() * conv.scratch_len(cx.threads);
+        let step = ConvStep { conv, residual: tail.residual.is_some() };
+        StepSpec { scratch, ..StepSpec::new(node, name(cx, "conv f32", &geometry), places, outputs, step) }
     };
     step.weights = 4 * weights.len() as u64;
     if tail.residual.is_some() {

@@ -69,15 +69,31 @@ impl Conv {
         &self.geometry
     }
 
+    /// How many values of scratch [`Conv::run`] needs on a pool of at most so many threads.
+    #[must_use]
+    pub fn scratch_len(&self, threads: usize) -> usize {
+        match &self.method {
+            Method::Direct(_) => 0,
+            Method::Winograd(winograd) => winograd.scratch_len(threads),
+        }
+    }
+
     /// Computes `y = clamp(conv(x) + bias + residual)` for `x` `[batch, in_h, in_w, in_c]` and `y` and `residual`
-    /// `[batch, out_h, out_w, out_c]`. Allocates nothing after the first run of a thread.
+    /// `[batch, out_h, out_w, out_c]`. `scratch` has at least [`Conv::scratch_len`] values. Allocates nothing.
     ///
     /// # Errors
     /// [`KernelError::Length`] when a slice does not have the length the geometry implies.
-    pub fn run(&self, x: &[f32], residual: Option<&[f32]>, y: &mut [f32], pool: &Pool) -> Result<(), KernelError> {
+    pub fn run(
+        &self,
+        x: &[f32],
+        residual: Option<&[f32]>,
+        y: &mut [f32],
+        scratch: &mut [f32],
+        pool: &Pool,
+    ) -> Result<(), KernelError> {
         match &self.method {
             Method::Direct(direct) => direct.run(x, residual, y, pool),
-            Method::Winograd(winograd) => winograd.run(x, residual, y, pool),
+            Method::Winograd(winograd) => winograd.run(x, residual, y, scratch, pool),
         }
     }
 }

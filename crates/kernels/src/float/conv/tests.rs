@@ -47,7 +47,7 @@ fn check(geometry: ConvGeometry, clamp: Clamp, with_bias: bool, with_residual: b
         let conv = Conv::pack_exact(isa, geometry, &weights, bias.as_deref(), clamp).unwrap();
         for threads in 1..=3 {
             let mut y = vec![f32::NAN; geometry.output_len()];
-            conv.run(&x, residual.as_deref(), &mut y, &Pool::new(threads)).unwrap();
+            conv.run(&x, residual.as_deref(), &mut y, &mut [], &Pool::new(threads)).unwrap();
             assert_close(&y, &expected, &magnitudes, &format!("{} {threads} {geometry:?}", isa.name()));
         }
     }
@@ -134,9 +134,9 @@ fn wrong_lengths_are_refused() {
     let conv = Conv::pack(Isa::Scalar, PLAIN, &weights, None, Clamp::NONE).unwrap();
     let (x, mut y) = (noise(1, PLAIN.input_len()), vec![0.0; PLAIN.output_len()]);
     let pool = Pool::new(1);
-    assert!(conv.run(&x[1..], None, &mut y, &pool).is_err());
-    assert!(conv.run(&x, Some(&[0.0]), &mut y, &pool).is_err());
-    assert!(conv.run(&x, None, &mut y[1..], &pool).is_err());
+    assert!(conv.run(&x[1..], None, &mut y, &mut [], &pool).is_err());
+    assert!(conv.run(&x, Some(&[0.0]), &mut y, &mut [], &pool).is_err());
+    assert!(conv.run(&x, None, &mut y[1..], &mut [], &pool).is_err());
 }
 
 #[test]
@@ -149,8 +149,10 @@ fn the_fast_method_agrees_too() {
         let conv = Conv::pack(isa, geometry, &weights, Some(&bias), Clamp::RELU).unwrap();
         assert_eq!(matches!(conv.method, Method::Winograd(_)), isa != Isa::Scalar);
         let mut y = vec![f32::NAN; geometry.output_len()];
-        conv.run(&x, Some(&residual), &mut y, &Pool::new(2)).unwrap();
+        let mut scratch = vec![f32::NAN; conv.scratch_len(2)];
+        conv.run(&x, Some(&residual), &mut y, &mut scratch, &Pool::new(2)).unwrap();
         assert_close(&y, &expected, &magnitudes, isa.name());
-        assert!(conv.run(&x, None, &mut y[1..], &Pool::new(1)).is_err());
+        assert!(conv.run(&x, None, &mut y[1..], &mut scratch, &Pool::new(1)).is_err());
+        assert_eq!(conv.run(&x, None, &mut y, &mut [], &Pool::new(1)).is_err(), isa != Isa::Scalar);
     }
 }

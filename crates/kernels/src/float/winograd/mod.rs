@@ -6,7 +6,6 @@
 
 mod transform;
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use super::Clamp;
@@ -14,20 +13,16 @@ use super::product::panels::Panels;
 use super::product::{Product, Rows, tile_rows};
 use super::simd::{Kernel, Simd, dispatch};
 use crate::aligned::Aligned;
+use crate::cpu::level2;
 use crate::pool::SharedMut;
 use crate::{ConvGeometry, Isa, KernelError, Pool, expect_len};
 use transform::{POINTS, TILE};
 
-/// Bytes of transformed input and results that one task works on: what fits a second-level cache beside a panel of weights.
-const BLOCK_BYTES: usize = 512 << 10;
-
 /// Columns of a panel at most.
 const PANEL: usize = 32;
 
-thread_local! {
-    /// Transformed inputs and results of one task; grows to what the largest layer of the thread needs.
-    static SCRATCH: RefCell<Aligned<f32>> = RefCell::new(Aligned::zeros(0));
-}
+/// Tiles that share one pass over the weights, at least, where there are that many: each tile reads them once more.
+const SHARED: usize = 28;
 
 /// A convolution with its weights transformed and packed for one instruction set.
 #[derive(Debug, Clone)]
@@ -96,12 +91,18 @@ impl Winograd {
         Winograd { isa, geometry, clamp, panels, weights: packed, bias: biases, zeros }
     }
 
+    /// How many values of scratch [`Winograd::run`] needs on a pool of at most so many threads.
+    pub(crate) fn scratch_len(&self, threads: usize) -> usize {
+        (1..=threads.max(1)).map(|threads| threads * self.worker_len(self.cut(threads)[0])).max().unwrap_or(0)
+    }
+
     /// As [`super::conv::Conv::run`].
     pub(crate) fn run(
         &self,
         x: &[f32],
         residual: Option<&[f32]>,
         y: &mut [f32],
+        scratch: &mut [f32],
         pool: &Pool,
     ) -> Result<(), KernelError> {
         let geometry = &self.geometry;
@@ -110,25 +111,48 @@ impl Winograd {
         if let Some(residual) = residual {
             expect_len("residual", residual.len(), y.len())?;
         }
-        let tiles = tiles(geometry).iter().product::<usize>() * geometry.batch;
-        let rows = self.panels.rows();
-        let row_bytes = POINTS * (self.channels() + PANEL) * size_of::<f32>();
-        let cached = (BLOCK_BYTES / (rows * row_bytes)).clamp(1, 4) * rows;
-        let blocks = tiles.div_ceil(cached).next_multiple_of(pool.threads()).min(tiles);
-        let step = tiles.div_ceil(blocks);
-        let out = SharedMut::new(y);
-        pool.run(tiles.div_ceil(step), &|chunk| {
-            let tiles = chunk * step..tiles.min((chunk + 1) * step);
-            SCRATCH.with_borrow_mut(|scratch| {
-                let len = POINTS * tiles.len() * (self.channels() + PANEL);
-                if scratch.len() < len {
-                    *scratch = Aligned::zeros(len);
-                }
-                let scratch = &mut scratch[..len];
-                dispatch(self.isa, Tiles { layer: self, x, residual, out: &out, tiles, scratch });
-            });
+        let [step, panel_step] = self.cut(pool.threads());
+        let len = self.worker_len(step);
+        if scratch.len() < len * pool.threads() {
+            return Err(KernelError::Length { what: "scratch", expected: len * pool.threads(), found: scratch.len() });
+        }
+        let (tiles, panels) = (self.tiles(), self.panels.count());
+        let groups = panels.div_ceil(panel_step);
+        let (out, scratch) = (SharedMut::new(y), SharedMut::new(scratch));
+        pool.run_indexed(tiles.div_ceil(step) * groups, &|worker, chunk| {
+            let (tile, panel) = (chunk / groups * step, chunk % groups * panel_step);
+            let (tiles, panels) = (tile..tiles.min(tile + step), panel..panels.min(panel + panel_step));
+            // SAFETY: chunks that run at the same time have different workers.
+            let scratch = unsafe { scratch.slice(worker * len..(worker + 1) * len) };
+            dispatch(self.isa, Tiles { layer: self, x, residual, out: &out, tiles, panels, scratch });
         });
         Ok(())
+    }
+
+    /// Tiles and panels of a task. Results do not depend on it.
+    fn cut(&self, threads: usize) -> [usize; 2] {
+        let (tiles, panels) = (self.tiles(), self.panels.count());
+        // Measured: what is transformed may fill the second-level cache, as the weights are passed over once for all of it.
+        let cached = (level2() / (self.worker_len(1) * size_of::<f32>())).max(SHARED).min(tiles);
+        let blocks = tiles.div_ceil(cached);
+        if threads == 1 {
+            return [tiles.div_ceil(blocks), panels];
+        }
+        // Twice as many tasks as threads: of tiles while there are enough of them, else of output channels, which transforms inputs again.
+        let wanted = 2 * threads;
+        let blocks = blocks.max(wanted.min(tiles / SHARED)).max(1);
+        let groups = wanted.div_ceil(blocks).min(panels);
+        [tiles.div_ceil(blocks), panels.div_ceil(groups)]
+    }
+
+    /// Tiles of all images.
+    fn tiles(&self) -> usize {
+        tiles(&self.geometry).iter().product::<usize>() * self.geometry.batch
+    }
+
+    /// Values of scratch for one thread that works on so many tiles at a time.
+    fn worker_len(&self, tiles: usize) -> usize {
+        POINTS * tiles * (self.channels() + PANEL)
     }
 
     /// Input channels, padded to whole vectors.
@@ -142,13 +166,14 @@ fn tiles(geometry: &ConvGeometry) -> [usize; 2] {
     [geometry.out_h.div_ceil(TILE), geometry.out_w.div_ceil(TILE)]
 }
 
-/// Some tiles, all output channels.
+/// Some tiles, some panels of output channels.
 struct Tiles<'a> {
     layer: &'a Winograd,
     x: &'a [f32],
     residual: Option<&'a [f32]>,
     out: &'a SharedMut<'a, f32>,
     tiles: Range<usize>,
+    panels: Range<usize>,
     scratch: &'a mut [f32],
 }
 
@@ -157,7 +182,7 @@ impl Kernel for Tiles<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Tiles { layer, x, residual, out, tiles, scratch } = self;
+        let Tiles { layer, x, residual, out, tiles, panels: range, scratch } = self;
         let (panels, count, channels) = (layer.panels, tiles.len(), layer.channels());
         let (inputs, results) = scratch.split_at_mut(POINTS * count * channels);
         let places = tiles.map(
@@ -174,7 +199,7 @@ impl Kernel for Tiles<'_> {
                 step: count * channels,
             });
         }
-        for panel in 0..panels.count() {
+        for panel in range {
             let width = panels.width(panel);
             for point in 0..POINTS {
                 let at = POINTS * panels.offset(panel) + point * width * layer.geometry.in_c;
@@ -254,9 +279,12 @@ mod tests {
             let largest = magnitudes.iter().copied().fold(0.0, f64::max);
             for isa in Isa::available() {
                 let layer = Winograd::pack(isa, geometry, &weights, bias, clamp);
-                for threads in 1..=3 {
+                let mut first: Option<Vec<f32>> = None;
+                for threads in [1, 2, 3, 8] {
                     let mut y = vec![f32::NAN; geometry.output_len()];
-                    layer.run(&x, residual, &mut y, &Pool::new(threads)).unwrap();
+                    let mut scratch = vec![f32::NAN; layer.scratch_len(threads)];
+                    layer.run(&x, residual, &mut y, &mut scratch, &Pool::new(threads)).unwrap();
+                    prop_assert_eq!(first.get_or_insert_with(|| y.clone()), &y, "{} threads", threads);
                     for (i, (y, expected)) in y.iter().zip(&expected).enumerate() {
                         let error = (f64::from(*y) - expected).abs();
                         prop_assert!(error <= 1e-5 * largest, "{} {geometry:?} {i}: {y}, not {expected}", isa.name());
