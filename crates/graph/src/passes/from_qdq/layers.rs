@@ -304,14 +304,43 @@ fn fills_with_zero(graph: &Graph, node: &Node) -> bool {
 /// weights are next to nothing, by choosing the scale that lets the bias just fit; such channels saturate either way.
 fn limit_bias(bias: &mut [i32], weights: &Tensor, quant: &Quant, axis: usize) {
     let inner: usize = weights.shape()[axis + 1..].iter().product();
-    let mut magnitude = vec![0i64; bias.len()];
-    for (i, w) in weights.to_ints().into_iter().enumerate() {
-        let channel = i / inner % bias.len();
-        magnitude[channel] += i64::from(w - quant.zero(quant.slice_of(weights.shape(), i))).abs();
-    }
+    let per_channel = quant.granularity() == Granularity::Axis(axis);
+    let magnitude = match weights.to_i8s() {
+        Some(codes) if quant.zeros() == [0] => magnitudes(&codes, inner, bias.len(), |_, w| w),
+        _ if quant.zeros().len() == 1 || per_channel => {
+            magnitudes(&weights.to_ints(), inner, bias.len(), |channel, w| w.saturating_sub(quant.zero(channel)))
+        }
+        _ => {
+            let mut ints = weights.to_ints();
+            for (i, w) in ints.iter_mut().enumerate() {
+                *w = w.saturating_sub(quant.zero(quant.slice_of(weights.shape(), i)));
+            }
+            magnitudes(&ints, inner, bias.len(), |_, w| w)
+        }
+    };
     for (bias, magnitude) in bias.iter_mut().zip(magnitude) {
         // 255: the farthest an activation can be from its zero point.
         let limit = (i64::from(i32::MAX) - 255 * magnitude).max(0);
         *bias = i64::from(*bias).clamp(-limit, limit) as i32;
     }
+}
+
+/// The sum of magnitudes of each channel, `inner` neighbours of which lie together; `value` says what a weight stands for.
+fn magnitudes<T: Copy + Into<i32>>(
+    weights: &[T],
+    inner: usize,
+    channels: usize,
+    value: impl Fn(usize, i32) -> i32,
+) -> Vec<i64> {
+    let mut sums = vec![0i64; channels];
+    for (i, piece) in weights.chunks_exact(inner.max(1)).enumerate() {
+        let channel = i % channels.max(1);
+        // Pieces short enough for sums in 32 bits, of which more fit a register; a zero point that is no 16-bit number makes no
+        // legal layer.
+        for piece in piece.chunks(1 << 15) {
+            let magnitudes = piece.iter().map(|w| value(channel, (*w).into()).saturating_abs().min(1 << 15));
+            sums[channel] += i64::from(magnitudes.sum::<i32>());
+        }
+    }
+    sums
 }
