@@ -49,6 +49,14 @@ pub enum EngineError {
         /// How many there are.
         count: usize,
     },
+    /// The run was cancelled.
+    #[error("the run was cancelled after {done} of {steps} steps; the session may be run again")]
+    Cancelled {
+        /// Steps that were completed.
+        done: usize,
+        /// Steps of a whole run.
+        steps: usize,
+    },
     /// A tensor could not be made.
     #[error(transparent)]
     Tensor(#[from] TensorError),

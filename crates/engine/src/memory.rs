@@ -73,17 +73,19 @@ pub(crate) fn assign(blocks: &[Lifetime]) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..blocks.len()).collect();
     order.sort_by_key(|i| (std::cmp::Reverse(blocks[*i].bytes), blocks[*i].first));
     let mut offsets = vec![0; blocks.len()];
+    // By offset, so that gaps are met in order.
     let mut placed: Vec<usize> = vec![];
     let mut size = 0;
     for i in order {
         let block = blocks[i];
         let bytes = block.bytes.next_multiple_of(LINE);
-        let mut taken: Vec<(usize, usize)> = placed
+        if bytes == 0 {
+            continue;
+        }
+        let taken = placed
             .iter()
             .filter(|j| blocks[**j].first <= block.last && block.first <= blocks[**j].last)
-            .map(|j| (offsets[*j], offsets[*j] + blocks[*j].bytes.next_multiple_of(LINE)))
-            .collect();
-        taken.sort_unstable();
+            .map(|j| (offsets[*j], offsets[*j] + blocks[*j].bytes.next_multiple_of(LINE)));
         let mut at = 0;
         for (start, end) in taken {
             if at + bytes <= start {
@@ -93,7 +95,7 @@ pub(crate) fn assign(blocks: &[Lifetime]) -> (Vec<usize>, usize) {
         }
         offsets[i] = at;
         size = size.max(at + bytes);
-        placed.push(i);
+        placed.insert(placed.partition_point(|j| offsets[*j] <= at), i);
     }
     (offsets, size)
 }

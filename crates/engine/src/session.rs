@@ -1,6 +1,12 @@
 //! Running a plan.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use qing_graph::{Graph, GraphError, Tensor, interpret};
 use qing_kernels::Pool;
@@ -108,8 +114,24 @@ impl Session {
     /// # Errors
     /// If an op that is run by reference fails.
     pub fn run_into(&mut self) -> Result<(), EngineError> {
+        self.run_while(&|| true)
+    }
+
+    /// [`Session::run_into`] that another thread can stop by setting `cancel`: it is looked at before every step. A cancelled
+    /// run has given no results; the inputs keep their values, and the session may be run again.
+    ///
+    /// # Errors
+    /// [`EngineError::Cancelled`], and as [`Session::run_into`].
+    pub fn run_cancellable(&mut self, cancel: &AtomicBool) -> Result<(), EngineError> {
+        self.run_while(&|| !cancel.load(Ordering::Relaxed))
+    }
+
+    fn run_while(&mut self, go_on: &dyn Fn() -> bool) -> Result<(), EngineError> {
         let Session { plan, pool, arena, dynamic } = self;
-        for step in &plan.steps {
+        for (done, step) in plan.steps.iter().enumerate() {
+            if !go_on() {
+                return Err(EngineError::Cancelled { done, steps: plan.steps.len() });
+            }
             run_step(plan, step, arena, dynamic, pool)?;
         }
         Ok(())

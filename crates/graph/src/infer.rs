@@ -4,7 +4,7 @@
 //! A graph is imported with whatever dimensions it has: symbolic or unknown ones are kept. When a plan is made,
 //! [`specialize`] binds the inputs to concrete shapes, and everything that follows from them becomes known.
 
-use qing_tensor::Tensor;
+use qing_tensor::{Tensor, element_count};
 
 use crate::{Dim, Eval, Graph, GraphError, Infer, Node, OpError, Type, ValueId};
 
@@ -99,10 +99,10 @@ fn propagate(graph: &mut Graph, node: &Node) -> Result<(), GraphError> {
         return Ok(());
     }
     let small = |id: &ValueId| graph.constant(*id).is_some_and(|t| t.len() <= LARGEST_PROPAGATED);
-    let gives_small = node
-        .outputs
-        .iter()
-        .all(|id| graph.ty(*id).known_shape().is_some_and(|s| s.iter().product::<usize>() <= LARGEST_PROPAGATED));
+    let gives_small = node.outputs.iter().all(|id| {
+        let shape = graph.ty(*id).known_shape();
+        shape.and_then(|s| element_count(&s).ok()).is_some_and(|count| count <= LARGEST_PROPAGATED)
+    });
     if node.inputs.iter().flatten().all(small) && gives_small && is_pure(node) {
         for (id, value) in node.outputs.clone().into_iter().zip(eval_node(graph, node)?) {
             graph.value_mut(id).constant = Some(value);

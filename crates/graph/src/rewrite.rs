@@ -3,7 +3,7 @@
 //! A patch adds nodes in place of the matched one and redirects uses; whatever is dead then is removed. In debug builds
 //! and tests the graph is verified after each pass.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use qing_tensor::Tensor;
 
@@ -14,30 +14,29 @@ use crate::{Graph, GraphError, Node, NodeId, Op, OpError, Type, ValueId, verify}
 pub struct View<'g> {
     /// The graph.
     pub graph: &'g Graph,
-    producers: Vec<Option<NodeId>>,
-    consumers: Vec<Vec<NodeId>>,
+    chains: Cow<'g, Chains>,
 }
 
 impl<'g> View<'g> {
     /// Indexes a graph.
     pub fn new(graph: &'g Graph) -> View<'g> {
-        View { graph, producers: graph.producers(), consumers: graph.consumers() }
+        View { graph, chains: Cow::Owned(Chains::new(graph)) }
     }
 
     /// The node that defines a value.
     pub fn producer(&self, value: ValueId) -> Option<&'g Node> {
-        self.producers[value.0 as usize].map(|i| &self.graph.nodes[i])
+        self.chains.producers[value.0 as usize].map(|i| &self.graph.nodes[i])
     }
 
     /// The nodes that read a value.
     pub fn consumers(&self, value: ValueId) -> impl ExactSizeIterator<Item = &'g Node> {
         let graph = self.graph;
-        self.consumers[value.0 as usize].iter().map(move |i| &graph.nodes[*i])
+        self.chains.consumers[value.0 as usize].iter().map(move |i| &graph.nodes[*i])
     }
 
     /// The only reader of a value that is not a graph output.
     pub fn single_consumer(&self, value: ValueId) -> Option<&'g Node> {
-        match self.consumers[value.0 as usize].as_slice() {
+        match self.chains.consumers[value.0 as usize].as_slice() {
             [one] if !self.graph.outputs.contains(&value) => Some(&self.graph.nodes[*one]),
             _ => None,
         }
@@ -158,28 +157,30 @@ pub fn rewrite(graph: &mut Graph, rules: &[&dyn Rule]) -> Result<usize, GraphErr
     let mut applied = 0;
     loop {
         let before = applied;
-        let mut i = 0;
-        'nodes: while i < graph.nodes.len() {
-            let view = View::new(graph);
-            // One index serves until a patch is applied.
-            let mut at = i;
-            let found = 'search: {
-                while at < view.graph.nodes.len() {
-                    let node = &view.graph.nodes[at];
-                    for rule in rules {
-                        let patch = rule.apply(&view, node).map_err(|source| view.graph.node_error(node, source))?;
-                        if let Some(patch) = patch {
-                            break 'search Some(patch);
-                        }
-                    }
-                    at += 1;
+        let mut chains = Chains::new(graph);
+        let mut at = 0;
+        while at < graph.nodes.len() {
+            if chains.dead[at] {
+                at += 1;
+                continue;
+            }
+            let view = View { graph, chains: Cow::Borrowed(&chains) };
+            let node = &graph.nodes[at];
+            let mut found = None;
+            for rule in rules {
+                found = rule.apply(&view, node).map_err(|source| graph.node_error(node, source))?;
+                if found.is_some() {
+                    break;
                 }
-                None
+            }
+            let Some(patch) = found else {
+                at += 1;
+                continue;
             };
-            let Some(patch) = found else { break 'nodes };
-            apply(graph, at, patch)?;
+            drop(view);
+            // What comes a little before may match now.
+            at = apply(graph, &mut chains, at, patch)?.saturating_sub(BACK);
             applied += 1;
-            i = at.saturating_sub(8);
         }
         graph.remove_dead_nodes();
         if applied == before {
@@ -192,23 +193,66 @@ pub fn rewrite(graph: &mut Graph, rules: &[&dyn Rule]) -> Result<usize, GraphErr
     Ok(applied)
 }
 
-/// Applies a patch whose new nodes go right after the node at `at`.
-///
-/// # Errors
-/// If an op refuses its inputs.
-pub fn apply(graph: &mut Graph, at: NodeId, patch: Patch) -> Result<(), GraphError> {
+/// Nodes before a patch that are looked at again in the same sweep.
+const BACK: usize = 8;
+
+/// Def–use chains that are kept while patches are applied. Dead nodes stay where they are until the sweep is over, so that the
+/// others keep their places; they read nothing.
+#[derive(Debug, Clone)]
+struct Chains {
+    producers: Vec<Option<NodeId>>,
+    consumers: Vec<Vec<NodeId>>,
+    dead: Vec<bool>,
+}
+
+impl Chains {
+    fn new(graph: &Graph) -> Chains {
+        let dead = vec![false; graph.nodes.len()];
+        Chains { producers: graph.producers(), consumers: graph.consumers(), dead }
+    }
+
+    /// Makes room for values that were added.
+    fn grow(&mut self, graph: &Graph) {
+        self.producers.resize(graph.values().len(), None);
+        self.consumers.resize(graph.values().len(), vec![]);
+    }
+
+    /// Takes out the node at `at` and what only it needed, if nobody needs it.
+    fn bury(&mut self, graph: &mut Graph, at: NodeId) {
+        let mut doubtful = vec![at];
+        while let Some(at) = doubtful.pop() {
+            let needed = |id: &ValueId| !self.consumers[id.0 as usize].is_empty() || graph.outputs.contains(id);
+            if self.dead[at] || graph.nodes[at].outputs.iter().any(needed) {
+                continue;
+            }
+            self.dead[at] = true;
+            for id in graph.nodes[at].inputs.iter().flatten() {
+                let readers = &mut self.consumers[id.0 as usize];
+                if let Some(place) = readers.iter().position(|i| *i == at) {
+                    readers.remove(place);
+                }
+                doubtful.extend(self.producers[id.0 as usize]);
+            }
+            graph.nodes[at].inputs.clear();
+        }
+    }
+}
+
+/// Applies a patch whose new nodes go right after the node at `at`; gives where that place is then.
+fn apply(graph: &mut Graph, chains: &mut Chains, at: NodeId, patch: Patch) -> Result<NodeId, GraphError> {
     for (id, ty) in patch.retype {
         graph.value_mut(id).ty = ty;
     }
     let constants: Vec<ValueId> =
         patch.constants.into_iter().map(|(name, ty, value)| graph.add_typed_constant(&name, ty, value)).collect();
-    let tail = graph.nodes.split_off(at + 1);
-    let mut made: Vec<Vec<ValueId>> = vec![];
     let resolve = |made: &[Vec<ValueId>], value: PatchValue| match value {
         PatchValue::Old(id) => id,
         PatchValue::Constant(i) => constants[i],
         PatchValue::Output(node, i) => made[node][i],
     };
+    // New nodes are appended for now.
+    let kept = graph.nodes.len();
+    let mut made: Vec<Vec<ValueId>> = vec![];
     for node in patch.nodes {
         let inputs: Vec<Option<ValueId>> = node.inputs.iter().map(|v| v.map(|v| resolve(&made, v))).collect();
         made.push(match node.types {
@@ -216,32 +260,70 @@ pub fn apply(graph: &mut Graph, at: NodeId, patch: Patch) -> Result<(), GraphErr
             None => graph.add_node(node.op, &node.name, &inputs, node.outputs)?,
         });
     }
-    let kept = graph.nodes.len() - made.len();
-    graph.nodes.extend(tail);
-    let replaced: Vec<(ValueId, ValueId)> =
-        patch.replace.into_iter().map(|(old, new)| (old, resolve(&made, new))).collect();
-    for (old, new) in &replaced {
+    chains.grow(graph);
+    let mut losers = vec![at];
+    for (old, new) in patch.replace {
+        let new = resolve(&made, new);
+        losers.extend(chains.producers[old.0 as usize]);
         // Nodes of the patch itself keep reading the old value: that is how one wraps a value.
-        for (i, node) in graph.nodes.iter_mut().enumerate() {
-            if i >= kept && i < kept + made.len() {
-                continue;
+        for reader in std::mem::take(&mut chains.consumers[old.0 as usize]) {
+            for input in graph.nodes[reader].inputs.iter_mut().flatten().filter(|id| **id == old) {
+                *input = new;
             }
-            for input in node.inputs.iter_mut().flatten().filter(|id| *id == old) {
-                *input = *new;
-            }
+            chains.consumers[new.0 as usize].push(reader);
         }
         let mut was_output = false;
-        for out in graph.outputs.iter_mut().filter(|id| *id == old) {
-            *out = *new;
+        for out in graph.outputs.iter_mut().filter(|id| **id == old) {
+            *out = new;
             was_output = true;
         }
         if was_output {
             // The outside world knows an output by its name.
-            let name = graph.value(*old).name.clone();
-            graph.rename(*old, &format!("{name}.replaced"));
-            graph.rename(*new, &name);
+            let name = graph.value(old).name.clone();
+            graph.rename(old, &format!("{name}.replaced"));
+            graph.rename(new, &name);
         }
     }
-    graph.remove_dead_nodes();
-    Ok(())
+    let own = graph.nodes.split_off(kept);
+    let replaces_itself = {
+        let outputs = &graph.nodes[at].outputs;
+        let needed = |id: &ValueId| {
+            let by_patch = own.iter().any(|node| node.inputs.iter().flatten().any(|input| input == id));
+            by_patch || !chains.consumers[id.0 as usize].is_empty() || graph.outputs.contains(id)
+        };
+        !outputs.iter().any(needed)
+    };
+    let count = own.len();
+    if count == 1 && replaces_itself {
+        // The usual patch: one node takes the place of another, and all others keep theirs.
+        for node in own {
+            for id in node.inputs.iter().flatten() {
+                chains.consumers[id.0 as usize].push(at);
+            }
+            for id in &node.outputs {
+                chains.producers[id.0 as usize] = Some(at);
+            }
+            let old = std::mem::replace(&mut graph.nodes[at], node);
+            for id in &old.outputs {
+                chains.producers[id.0 as usize] = None;
+            }
+            for id in old.inputs.iter().flatten() {
+                let readers = &mut chains.consumers[id.0 as usize];
+                if let Some(place) = readers.iter().position(|i| *i == at) {
+                    readers.remove(place);
+                }
+                losers.extend(chains.producers[id.0 as usize]);
+            }
+        }
+    } else if count > 0 {
+        graph.nodes.splice(at + 1..at + 1, own);
+        graph.remove_dead_nodes();
+        let gone = chains.dead[..at].iter().filter(|dead| **dead).count();
+        *chains = Chains::new(graph);
+        return Ok((at - gone).min(graph.nodes.len()));
+    }
+    for loser in losers {
+        chains.bury(graph, loser);
+    }
+    Ok(at)
 }

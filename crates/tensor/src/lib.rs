@@ -15,5 +15,5 @@ pub use element::{Element, Scalar};
 pub use error::TensorError;
 pub use half::{bf16, f16};
 pub use shape::{broadcast, broadcast_strides, element_count, strides};
-pub use storage::map_file;
+pub use storage::{map_file, release};
 pub use tensor::Tensor;

@@ -225,6 +225,7 @@ pub(crate) fn lower(graph: &Graph, options: &Options) -> Result<Lowered, EngineE
     }
     for (index, node) in graph.nodes.iter().enumerate() {
         if cx.absorbed[index] {
+            release(graph, node);
             continue;
         }
         let first = cx.steps.len();
@@ -245,6 +246,7 @@ pub(crate) fn lower(graph: &Graph, options: &Options) -> Result<Lowered, EngineE
         {
             step.macs += macs;
         }
+        release(graph, node);
     }
     let mut outputs = vec![];
     for id in &graph.outputs {
@@ -252,6 +254,13 @@ pub(crate) fn lower(graph: &Graph, options: &Options) -> Result<Lowered, EngineE
     }
     let Lower { steps, buffers, constants, dynamics, .. } = cx;
     Ok(Lowered { steps, buffers, constants, dynamics, inputs, outputs })
+}
+
+/// What a node had packed is not read again: the pages of a mapped file need not stay in memory beside it.
+fn release(graph: &Graph, node: &Node) {
+    for constant in node.inputs.iter().flatten().filter_map(|id| graph.constant(*id)) {
+        qing_tensor::release(constant.bytes());
+    }
 }
 
 impl Lower<'_> {

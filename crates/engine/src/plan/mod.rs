@@ -19,7 +19,7 @@ use crate::{
 
 /// How a graph is computed on this machine for given input shapes. Immutable; sessions share it.
 pub struct Plan {
-    /// The graph with concrete shapes and folded constants.
+    /// The graph with concrete shapes; the values of constants are in the steps.
     pub(crate) graph: Graph,
     pub(crate) isa: Isa,
     pub(crate) threads: usize,
@@ -74,7 +74,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The graph that is run: concrete shapes, constants folded.
+    /// The graph that is run: concrete shapes, constants folded. The values of constants are not kept.
     pub fn graph(&self) -> &Graph {
         &self.graph
     }
@@ -123,7 +123,7 @@ fn check_sizes(graph: &Graph, limit: usize) -> Result<(), EngineError> {
 }
 
 /// Assigns memory to the buffers of a lowered graph.
-fn place(graph: Graph, lowered: lower::Lowered, options: &Options) -> Plan {
+fn place(mut graph: Graph, lowered: lower::Lowered, options: &Options) -> Plan {
     let lower::Lowered { steps, buffers, constants, dynamics, inputs, outputs } = lowered;
     // A buffer lives from its first mention to its last. Steps are numbered from 1: inputs exist at 0, outputs until the
     // end.
@@ -214,6 +214,11 @@ fn place(graph: Graph, lowered: lower::Lowered, options: &Options) -> Plan {
             step: step.step,
         })
         .collect();
+    // Steps hold what they need of the constants.
+    let constants_of_graph: Vec<_> = graph.values().filter(|(_, v)| v.constant.is_some()).map(|(id, _)| id).collect();
+    for id in constants_of_graph {
+        graph.value_mut(id).constant = None;
+    }
     Plan {
         isa: options.isa(),
         threads: options.threads.max(1),

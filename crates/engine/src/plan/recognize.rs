@@ -56,12 +56,13 @@ impl Rule for Silu {
 struct Gelu;
 
 /// The factors of a tree of products whose inner nodes nobody else reads.
-fn factors(view: &View<'_>, id: ValueId, top: bool, all: &mut Vec<ValueId>) {
+fn factors(view: &View<'_>, id: ValueId, depth: usize, all: &mut Vec<ValueId>) {
     let product = view.producer(id).and_then(|node| operands(node, "Mul"));
     match product {
-        Some((a, b)) if all.len() < 8 && (top || view.single_consumer(id).is_some()) => {
-            factors(view, a, false, all);
-            factors(view, b, false, all);
+        // ½, x and 1 + erf(…) are at most two products deep.
+        Some((a, b)) if depth < 3 && (depth == 0 || view.single_consumer(id).is_some()) => {
+            factors(view, a, depth + 1, all);
+            factors(view, b, depth + 1, all);
         }
         _ => all.push(id),
     }
@@ -98,7 +99,7 @@ impl Rule for Gelu {
             return Ok(None);
         }
         let mut parts = vec![];
-        factors(view, node.outputs[0], true, &mut parts);
+        factors(view, node.outputs[0], 0, &mut parts);
         let [a, b, c] = parts[..] else { return Ok(None) };
         for (half, p, q) in [(a, b, c), (b, a, c), (c, a, b)] {
             if scalar(view, half) != Some(0.5) {

@@ -36,7 +36,7 @@ impl Reshape {
                 w => usize::try_from(w).map_err(|_| fail())?,
             });
         }
-        let count: usize = from.iter().product();
+        let count = qing_tensor::element_count(from)?;
         let others = qing_tensor::element_count(&shape)?;
         if let Some(i) = open {
             if others == 0 || !count.is_multiple_of(others) {

@@ -31,18 +31,25 @@ struct Product {
     factors: Vec<ValueId>,
 }
 
-/// A value as a product, seen through multiplications and divisions by constants; those below the top must have no other
-/// reader.
-fn product(view: &View<'_>, value: ValueId, top: bool) -> Product {
+/// How many multiplications are looked through, one below the other.
+const DEEPEST: usize = 8;
+
+/// A value as a product, seen through multiplications and divisions by constants; those below the top (depth 0) must have no
+/// other reader.
+fn product(view: &View<'_>, value: ValueId, depth: usize) -> Product {
     let graph = view.graph;
     let one = || Product { constant: 1.0, factors: vec![value] };
-    let Some(node) = view.producer(value).filter(|_| top || view.single_consumer(value).is_some()) else {
+    let Some(node) = view
+        .producer(value)
+        .filter(|_| depth == 0 || view.single_consumer(value).is_some())
+        .filter(|_| depth < DEEPEST)
+    else {
         return one();
     };
     let (Some(a), Some(b)) = (node.input(0), node.input(1)) else { return one() };
     if is(node, "Div") {
         let Some(by) = uniform(graph, node, 1).filter(|v| *v != 0.0) else { return one() };
-        let inner = product(view, a, false);
+        let inner = product(view, a, depth + 1);
         return Product { constant: inner.constant / by, factors: inner.factors };
     }
     if !is(node, "Mul") {
@@ -55,7 +62,7 @@ fn product(view: &View<'_>, value: ValueId, top: bool) -> Product {
         } else if graph.constant(input).is_some() {
             return one();
         } else {
-            let inner = product(view, input, false);
+            let inner = product(view, input, depth + 1);
             made.constant *= inner.constant;
             made.factors.extend(inner.factors);
         }
@@ -81,7 +88,7 @@ impl Rule for Activation {
         if !(is(node, "Mul") || is(node, "Div")) || view.graph.ty(node.outputs[0]).quant.is_some() {
             return Ok(None);
         }
-        let whole = product(view, node.outputs[0], true);
+        let whole = product(view, node.outputs[0], 0);
         let [a, b] = whole.factors[..] else { return Ok(None) };
         for (x, gate) in [(a, b), (b, a)] {
             if let Some(op) = gated(view, x, gate, whole.constant)? {
@@ -100,7 +107,7 @@ impl Rule for Activation {
 fn gated(view: &View<'_>, x: ValueId, gate: ValueId, constant: f64) -> Result<Option<Arc<dyn Op>>, OpError> {
     let graph = view.graph;
     if let Some(sigmoid) = producer(view, gate, "Sigmoid").filter(|_| near(constant, 1.0)) {
-        let Some(inside) = sigmoid.input(0).map(|v| product(view, v, false)) else { return Ok(None) };
+        let Some(inside) = sigmoid.input(0).map(|v| product(view, v, 1)) else { return Ok(None) };
         if inside.factors == [x] {
             let alpha = AttrValue::Float(inside.constant as f32);
             return make("Swish", &[("alpha", alpha)]).map(Some);
@@ -125,13 +132,13 @@ fn gated(view: &View<'_>, x: ValueId, gate: ValueId, constant: f64) -> Result<Op
     if !near(one, 1.0) || !near(constant, 0.5) {
         return Ok(None);
     }
-    if let Some(inside) = producer(view, inner, "Erf").and_then(|n| n.input(0)).map(|v| product(view, v, false))
+    if let Some(inside) = producer(view, inner, "Erf").and_then(|n| n.input(0)).map(|v| product(view, v, 1))
         && inside.factors == [x]
         && near(inside.constant, std::f64::consts::FRAC_1_SQRT_2)
     {
         return make("Gelu", &[]).map(Some);
     }
-    if let Some(inside) = producer(view, inner, "Tanh").and_then(|n| n.input(0)).map(|v| product(view, v, false))
+    if let Some(inside) = producer(view, inner, "Tanh").and_then(|n| n.input(0)).map(|v| product(view, v, 1))
         && let [sum] = inside.factors[..]
         && near(inside.constant, (2.0 / std::f64::consts::PI).sqrt())
         && is_cubic(view, sum, x)
@@ -146,7 +153,7 @@ fn is_cubic(view: &View<'_>, sum: ValueId, x: ValueId) -> bool {
     let Some(node) = producer(view, sum, "Add") else { return false };
     let (Some(a), Some(b)) = (node.input(0), node.input(1)) else { return false };
     let cube = |v: ValueId| {
-        let p = product(view, v, false);
+        let p = product(view, v, 1);
         let power = match p.factors[..] {
             [one] => producer(view, one, "Pow")
                 .is_some_and(|n| n.input(0) == Some(x) && uniform(view.graph, n, 1) == Some(3.0)),
