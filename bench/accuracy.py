@@ -13,11 +13,15 @@ import json
 import os
 import pathlib
 import random
+import statistics
 import subprocess
-
-import compare
+import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "bench/peers"))
+
+import engines  # noqa: E402
+import report  # noqa: E402
 
 # Networks to lighten: file, preset, calibration, evaluation, what is judged.
 LIGHTEN = [
@@ -79,18 +83,58 @@ def imported(qing, shared, network):
     return f"| {name} ({sizes[0]}) | {judged} | {percent(of_float['top1'])} | {percent(of_int8['top1'])} ({sizes[1]}), as imported | – |"
 
 
+def beside_onnxruntime(qing, model, precision, folder, rounds, seconds, shuffle):
+    """Interleaved pairs of measurements, and how far both are apart with what is allowed: as `peers/run.py` does, for any one file."""
+    import numpy as np
+    import onnx
+
+    import check
+    import networks
+
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "inputs.npz", **networks.feeds(networks.closed(onnx.load(model))))
+
+    def onnxruntime(seconds, engine="onnxruntime"):
+        """What it measures and what it computes."""
+        command = engines.child(engine, model, folder.resolve(), 1, seconds, folder / "theirs.bin")
+        return json.loads(engines.run(command)), np.fromfile(folder / "theirs.bin", np.float32)
+
+    engines.run([qing, "run", model, folder / "inputs.npz", "--output", folder / "ours.npz", "--top", 0])
+    ours = np.load(folder / "ours.npz")
+    _, theirs = onnxruntime(0)
+    apart, allowed = check.apart(ours[ours.files[0]], theirs), check.FP32
+    if precision == "int8":
+        allowed = max(check.INT8, 1.5 * check.apart(onnxruntime(0, "onnxruntime_plain")[1], theirs))
+    if not apart <= allowed:
+        raise SystemExit(f"{model}: qing deviates from ONNX Runtime by {apart:.1e}, more than {allowed:.1e}")
+    sides = {"theirs": lambda: onnxruntime(seconds)[0], "ours": lambda: run(qing, "bench", model, "--seconds", seconds)}
+    return [{side: sides[side]() for side in shuffle.sample(list(sides), 2)} for _ in range(rounds)], apart, allowed
+
+
 def speed(qing, shared, out, rounds, seconds):
-    models = [path for name, *_ in LIGHTEN for path in (shared / f"models/{name}.onnx", out / f"{name}_w8a8_int8.onnx", out / f"{name}_w4a8_int8.onnx")]
     shuffle = random.Random(0)
-    lines = ["", f"ONNX Runtime / qing on {compare.cpu_name()}, batch 1, one thread, the same ONNX file, {rounds} interleaved pairs of "
-             f"fresh processes, medians; load {os.getloadavg()[0]:.1f}: where that is above the number of cores, CPU time says more than wall time. A ratio below 1 means that qing is faster.", "",
-             "| network | threads | ms | ratio | best ms | CPU ms | ratio | load ms | memory MB | deviation (allowed) |",
-             "|---|---|---|---|---|---|---|---|---|---|"]
-    for model in models:
-        apart, allowed = compare.deviation(qing, model)
-        line = compare.row(model, 1, compare.measure(qing, model, 1, rounds, seconds, shuffle), apart, allowed)
-        print(line, flush=True)
-        lines.append(line.replace("_int8 |", " |"))
+    lines = ["", f"ONNX Runtime / qing on {report.cpu_name()}, batch 1, one thread, the same ONNX file, {rounds} interleaved pairs of "
+             f"fresh processes, medians; load {os.getloadavg()[0]:.1f}: where that is above the number of cores, CPU time says more than wall time. "
+             "A ratio above 1 means that qing is faster.", "",
+             "| network | CPU ms | ratio | wall ms | ratio | load ms | memory MB | deviation (allowed) |",
+             "|---|---|---|---|---|---|---|---|"]
+    for name, *_ in LIGHTEN:
+        files = [(name, "fp32", shared / f"models/{name}.onnx")]
+        files += [(f"{name}_{bits}", "int8", out / f"{name}_{bits}_int8.onnx") for bits in ("w8a8", "w4a8")]
+        for title, precision, model in files:
+            pairs, apart, allowed = beside_onnxruntime(qing, model, precision, out / "feeds", rounds, seconds, shuffle)
+
+            def both(read):
+                return " / ".join(report.digits(statistics.median(read(pair[side]) for pair in pairs)) for side in ("theirs", "ours"))
+
+            def ratio(read):
+                return f"{statistics.median(read(pair['theirs']) / read(pair['ours']) for pair in pairs):.2f}"
+
+            cpu, wall = lambda m: m["cpu_ms"]["median"], lambda m: m["latency_ms"]["median"]
+            memory = lambda m: (m["peak_memory_bytes"] - m["base_memory_bytes"]) / 1e6
+            lines.append(f"| {title} | {both(cpu)} | **{ratio(cpu)}** | {both(wall)} | {ratio(wall)} | {both(lambda m: m['load_ms'])} | {both(memory)} "
+                         f"| {apart:.0e} ({allowed:.0e}) |")
+            print(lines[-1], flush=True)
     lines += ["", "TFLite, qing alone:", "", "| network | ms | load ms | memory MB |", "|---|---|---|---|"]
     for path in [f for network in IMPORTED for f in network[:2]]:
         got = run(qing, "bench", shared / "models" / path, "--seconds", seconds)
@@ -121,7 +165,7 @@ def main():
     if args.speed:
         lines += speed(qing, args.shared, args.out, args.rounds, args.seconds)
     if args.write:
-        compare.write_section(ROOT / "README.md", "measured", "\n".join(lines))
+        report.write_section(ROOT / "README.md", "measured", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def model_file(engine, network, precision):
 
 
 def child(engine, file, network, threads, seconds, output):
-    """The command that measures an engine of `child.py` once and prints JSON."""
+    """The command that measures an engine of `child.py` once and prints JSON; `network` may be any folder of inputs."""
     return [sys.executable, HERE / "child.py", engine, file, FEEDS / network, "--threads", threads, "--seconds", seconds, "--output", output]
 
 

@@ -261,19 +261,25 @@ NETWORKS = {
 
 
 def fixed(model):
-    """The image network with open dimensions set to 1, the shapes of all values inferred, and `image` and `output` for names."""
+    """The image network `closed`, with the shapes of all values inferred, and `image` and `output` for names."""
     names = {model.graph.input[0].name: "image", model.graph.output[0].name: "output"}
     for node in model.graph.node:
         node.input[:] = [names.get(n, n) for n in node.input]
         node.output[:] = [names.get(n, n) for n in node.output]
     for value in [*model.graph.input, *model.graph.output]:
         value.name = names.get(value.name, value.name)
+    closed(model)
+    del model.graph.value_info[:]
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def closed(model):
+    """The model with open dimensions of inputs and outputs set to 1."""
     for value in [*model.graph.input, *model.graph.output]:
         for dim in value.type.tensor_type.shape.dim:
             if dim.WhichOneof("value") != "dim_value":
                 dim.dim_value = 1
-    del model.graph.value_info[:]
-    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return model
 
 
 def shapes(model):

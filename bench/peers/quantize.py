@@ -34,13 +34,17 @@ class Feeds(CalibrationDataReader):
 
 
 def static(source, target, samples):
-    """ONNX Runtime's static quantization with its defaults for x86 with VNNI: QDQ, uint8 activations, int8 weights per channel."""
+    """ONNX Runtime's static quantization with its defaults for x86 with VNNI: QDQ, uint8 activations, int8 weights per channel.
+
+    Of transformers the matrix products alone: OpenVINO runs that a fifth faster than everything quantized, ONNX Runtime as fast.
+    """
+    operators = ["MatMul", "Gemm"] if "input_ids" in samples[0] else None
     with tempfile.TemporaryDirectory() as folder:
         prepared = f"{folder}/prepared.onnx"
         quant_pre_process(str(source), prepared, skip_symbolic_shape=True)
         unfinished = f"{target}.part"
         quantize_static(prepared, unfinished, Feeds(samples), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=False,
-                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=operators)
         pathlib.Path(unfinished).rename(target)
 
 
