@@ -195,3 +195,39 @@ fn values_may_be_inputs_and_outputs_at_once() {
         assert_eq!(session.run(std::slice::from_ref(&input)).expect("runs"), want);
     }
 }
+
+#[test]
+fn a_prelu_between_quantized_values_is_part_of_the_layer_before_it() {
+    let mut graph = Graph::new("prelu");
+    let quantized = |channels: usize, scale: f32, zero: i32| {
+        let ty = Type::new(Element::F32, [1, channels, 5, 5]);
+        ty.quantized(Element::U8, Quant::per_tensor(scale, zero).expect("a positive scale"))
+    };
+    let typed = |graph: &mut Graph, op: Arc<dyn Op>, name: &str, inputs: &[ValueId], ty: Type| {
+        let inputs: Vec<Option<ValueId>> = inputs.iter().copied().map(Some).collect();
+        graph.add_typed_node(op, name, &inputs, vec![ty]).expect("a legal node")[0]
+    };
+    let x = graph.add_input("x", quantized(3, 0.02, 120));
+    let shape = [20, 3, 3, 3];
+    let weights: Vec<i32> = (0..540).map(|i| (i * 37) % 255 - 127).collect();
+    let w_ty = Type::new(Element::F32, shape).quantized(Element::I8, Quant::per_tensor(0.01, 0).expect("positive"));
+    let w = Tensor::from_ints(Element::I8, &shape, &weights).expect("fits");
+    let w = graph.add_typed_constant("w", w_ty, w);
+    let slopes = (0..20).map(|i| i as f32 * 0.0713 - 0.3117).collect::<Vec<f32>>();
+    let slope = graph.add_constant("slope", Tensor::new(&[20, 1, 1], slopes).expect("fits"));
+    let op = ops::Conv { pads: vec![1; 4], ..ops::Conv::default() };
+    let real = Type::new(Element::F32, [1usize, 20, 5, 5]);
+    let y = typed(&mut graph, Arc::new(op), "conv", &[x, w], quantized(20, 0.051_37, 131));
+    let y = typed(&mut graph, Arc::new(ops::Dequantize {}), "real", &[y], real.clone());
+    let y = typed(&mut graph, Arc::new(ops::PRelu {}), "prelu", &[y, slope], real);
+    let y = typed(&mut graph, Arc::new(ops::Quantize {}), "whole", &[y], quantized(20, 0.033_19, 90));
+    graph.mark_output(y);
+    let input = Tensor::from_ints(Element::U8, &[1, 3, 5, 5], &(0..75).map(|i| i * 53 % 256).collect::<Vec<_>>());
+    let input = [input.expect("fits")];
+    let want = interpret(&graph, &input).expect("a legal graph");
+    for isa in Isa::available() {
+        let plan = Plan::new(&graph, &Options { isa: Some(isa), ..Options::default() }).expect("a legal graph");
+        assert!(plan.dump().contains("Conv+Dequantize+PRelu+Quantize"), "{}", plan.dump());
+        assert_eq!(Session::new(Arc::new(plan)).run(&input).expect("a legal input"), want, "{}", isa.name());
+    }
+}

@@ -130,11 +130,30 @@ impl Builder {
         Some(self.add(op, "conv", &inputs, ty))
     }
 
+    /// A PReLU, which between quantized values is an island of floats.
+    fn island(&mut self, x: ValueId) -> ValueId {
+        let shape = self.shape(x);
+        let channels = if self.dice.chance(80) { shape[1] } else { 1 };
+        let slopes: Vec<f32> = (0..channels).map(|_| self.dice.real()).collect();
+        let mut along = vec![1; shape.len() - 1];
+        along[0] = channels;
+        let slope = format!("slope{}", self.graph.nodes.len());
+        let slope = self.graph.add_constant(&slope, Tensor::new(&along, slopes).expect("fits"));
+        let real = Type::new(Element::F32, shape.iter().copied());
+        let x = if self.quantized { self.add(ops::Dequantize {}, "real", &[x], real.clone()) } else { x };
+        let y = self.add(ops::PRelu {}, "prelu", &[x, slope], real);
+        if !self.quantized {
+            return y;
+        }
+        let ty = self.ty(&shape);
+        self.add(ops::Quantize {}, "whole", &[y], ty)
+    }
+
     /// One more layer on a value; `None` if the dice fell on something illegal.
     fn layer(&mut self, x: ValueId) -> Option<ValueId> {
         let shape = self.shape(x);
         let same = |ty: &Type| ty.clone();
-        Some(match self.dice.range(0, 11) {
+        Some(match self.dice.range(0, 12) {
             0..=3 => self.conv(x)?,
             4 => {
                 let ty = if self.dice.chance(60) { same(self.graph.ty(x)) } else { self.ty(&shape) };
@@ -188,6 +207,7 @@ impl Builder {
                 let ty = self.typed(&op, &[x, other])?;
                 self.add(op, "concat", &[x, other], ty)
             }
+            11 => self.island(x),
             _ => {
                 // Batch and channels change places: nothing a convolution likes.
                 let mut perm: Vec<i64> = (0..shape.len() as i64).collect();

@@ -11,6 +11,7 @@ mod movement;
 mod normalize;
 mod pad;
 mod pool;
+mod prelu;
 mod qconv;
 mod quantize;
 mod resize;

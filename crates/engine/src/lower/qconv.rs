@@ -11,7 +11,7 @@ use qing_kernels::{
 use super::{
     Lower, StepSpec,
     conv::name,
-    fuse,
+    fuse, prelu,
     quantize::{self, QuantizedSum},
 };
 use crate::{
@@ -118,6 +118,7 @@ pub(super) fn lower(
     let mut output = y;
     let depthwise = geometry.is_depthwise() && geometry.groups > 1;
     let mut residual = None;
+    let mut bend = None;
     let epilogue = match arithmetic::per_tensor(y_ty) {
         Ok(to) => {
             let tail = fuse::quantized_tail(cx, y);
@@ -125,6 +126,15 @@ pub(super) fn lower(
             let Some(requantize) = tail.requantize(cx, y_ty, scale) else { return Ok(false) };
             output = tail.output;
             absorbed = tail.nodes;
+            if !depthwise
+                && requantize.table.is_none()
+                && absorbed.is_empty()
+                && let Some(fused) = prelu::after(cx, output, geometry.out_c)
+            {
+                output = fused.output;
+                absorbed.extend(fused.nodes);
+                bend = Some(fused.prelu);
+            }
             if !depthwise && let Some((add, other, sum)) = residual_of(cx, output) {
                 residual = Some((sum.add, other));
                 output = sum.output;
@@ -147,6 +157,10 @@ pub(super) fn lower(
         (Packed::Depthwise(conv), "depthwise u8", scratch)
     } else {
         let conv = QConv::pack(cx.isa, geometry, weights, bias.as_deref(), x_zero, epilogue);
+        let conv = conv.and_then(|conv| match bend {
+            Some(prelu) => conv.with_prelu(prelu),
+            None => Ok(conv),
+        });
         let conv = conv.map_err(|e| refuse(cx, e))?;
         let scratch = conv.scratch_bytes(cx.threads);
         (Packed::Dense(conv), if layout == Layout::Plain { "product u8" } else { "conv u8" }, scratch)

@@ -84,6 +84,50 @@ per_isa! {
     }
 }
 
+/// A function of a quantized value that is linear on either side of zero, with a slope for each channel below:
+/// `y = clamp(rint(f32(x − x_zero) ⊗ (x < x_zero ? below[c] : above)) + zero, lo, hi)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QPRelu {
+    /// Stored value of `x` that means zero.
+    pub x_zero: u8,
+    /// Factor of values above zero.
+    pub above: f32,
+    /// Factor of values below zero, for each channel.
+    pub below: Vec<f32>,
+    /// Zero point and range of the output.
+    pub clip: Clip,
+}
+
+impl QPRelu {
+    /// Checks the factors, of which there must be one for each of `channels`, and the clip.
+    pub(crate) fn check(&self, channels: usize) -> Result<(), KernelError> {
+        expect_len("slopes", self.below.len(), channels)?;
+        if let Some(factor) = self.below.iter().chain([&self.above]).find(|f| !f.is_finite()) {
+            return Err(KernelError::Unsupported(format!("a slope of {factor}")));
+        }
+        self.clip.check()
+    }
+
+    /// The function of one stored value of channel `channel`; what the vector kernels are held to.
+    #[must_use]
+    pub fn apply(&self, x: u8, channel: usize) -> u8 {
+        let x = i32::from(x) - i32::from(self.x_zero);
+        let factor = if x < 0 { self.below[channel] } else { self.above };
+        self.clip.limits().close(x as f32 * factor)
+    }
+}
+
+per_isa! {
+    /// Replaces the values of one pixel, which begin at channel `first`.
+    pub(super) fn prelu_in_place(with: &QPRelu, first: usize, values: &mut [u8]) {
+        let (x_zero, above, limits) = (i32::from(with.x_zero), with.above, with.clip.limits());
+        for (value, below) in values.iter_mut().zip(&with.below[first..]) {
+            let x = i32::from(*value) - x_zero;
+            *value = limits.close(x as f32 * if x < 0 { *below } else { above });
+        }
+    }
+}
+
 /// `y = clamp(rint(x ⊘ scale) + zero, lo, hi)`; NaN becomes the zero point.
 ///
 /// # Errors

@@ -23,7 +23,7 @@ mod versions;
 
 pub use conv::QConv;
 pub use depthwise::QDepthwise;
-pub use elementwise::QAdd;
+pub use elementwise::{QAdd, QPRelu};
 pub use epilogue::{Clip, Epilogue, Output, Requantize, Residual, requantize};
 pub use matmul::QMatMul;
 pub use pooling::{AveragePool, MaxPool};

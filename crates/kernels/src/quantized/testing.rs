@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Clip, Epilogue, Output, QAdd, Requantize};
+use super::{Clip, Epilogue, Output, QAdd, QPRelu, Requantize};
 use crate::{Isa, Pool, geometry::ConvGeometry};
 
 /// A convolution with everything it needs, drawn at random.
@@ -14,6 +14,8 @@ pub(crate) struct Case {
     pub(crate) bias: Option<Vec<i32>>,
     pub(crate) x_zero: u8,
     pub(crate) epilogue: Epilogue,
+    /// What may be applied to results of one byte that go through no table.
+    pub(crate) prelu: Option<QPRelu>,
     /// What may be added to results of one byte.
     pub(crate) residual: Option<(Vec<u8>, QAdd)>,
     pub(crate) threads: usize,
@@ -76,7 +78,26 @@ pub(crate) fn fill(geometry: ConvGeometry, seed: u64, threads: usize) -> Case {
         let scale = f32::from(control[14]) * 2e-6;
         (bytes(seed ^ 6, g.output_len()), QAdd { a_zero: control[5], b_zero: control[15], m_a, m_b, scale, clip })
     });
-    Case { residual, x: bytes(seed ^ 5, g.input_len()), weights, bias, x_zero: control[7], epilogue, threads, geometry }
+    let prelu = match &epilogue {
+        Epilogue::Requantize(to) if to.table.is_none() && control[8] % 4 < 2 => Some(QPRelu {
+            x_zero: to.zero,
+            above: f32::from(control[11]) * 0.01,
+            below: bytes(seed ^ 7, g.out_c).iter().map(|b| f32::from(*b as i8) * 0.01).collect(),
+            clip: Clip { zero: control[10], lo, hi },
+        }),
+        _ => None,
+    };
+    Case {
+        prelu,
+        residual,
+        x: bytes(seed ^ 5, g.input_len()),
+        weights,
+        bias,
+        x_zero: control[7],
+        epilogue,
+        threads,
+        geometry,
+    }
 }
 
 /// Kernels, strides, dilations and paddings of every kind; channels as `channels` gives them:

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 
 use super::panels::{Block, Finish, Target};
 use crate::cpu::has_vbmi;
-use crate::quantized::epilogue::avx512::{Clamp, Sum, saturate};
+use crate::quantized::epilogue::avx512::{Bend, Clamp, Sum, saturate};
 use crate::quantized::lookup::avx512::Table;
 
 /// The most rows of a tile with so many vectors of columns: with the weights of a step and a value of the input, the sums
@@ -60,7 +60,8 @@ struct Tile<'a> {
     weights: *const i8,
     bias: *const i32,
     scale: *const f32,
-    /// Columns from here to the end of the block.
+    /// Columns before it, and from it to the end of the block.
+    column: usize,
     columns: usize,
     y: Target<'a>,
     y_stride: usize,
@@ -81,6 +82,7 @@ impl<'a> Tile<'a> {
                 weights: b.weights.as_ptr().add(column * 4 * b.steps),
                 bias: b.bias.as_ptr().add(column),
                 scale: b.scale.as_ptr().add(column),
+                column,
                 columns: b.to - column,
                 y: y.add(offset),
                 y_stride,
@@ -95,7 +97,7 @@ impl<'a> Tile<'a> {
         // SAFETY: all addresses are of `M` rows and `N` vectors of the block, by the caller's promise.
         unsafe {
             let sums = self.sums::<M, N>();
-            if let Target::U8(y, Finish { to, saturates, residual: None }) = self.y
+            if let Target::U8(y, Finish { to, saturates, prelu: None, residual: None }) = self.y
                 && to.table.is_none()
             {
                 if saturates {
@@ -197,6 +199,15 @@ impl<'a> Tile<'a> {
             }
             let clamp = Clamp::new(finish.to);
             let table = finish.to.table.as_deref().filter(|_| has_vbmi()).map(|table| Table::load(table));
+            let mut below = [_mm512_setzero_ps(); N];
+            let prelu = finish.prelu.map(|(slopes, prelu)| {
+                for n in 0..N {
+                    let slopes = &slopes[(self.column + 16 * n).min(slopes.len())..];
+                    let mask = (1u32 << slopes.len().min(16)) - 1;
+                    below[n] = _mm512_maskz_loadu_ps(mask as u16, slopes.as_ptr());
+                }
+                Bend::new(finish.to, prelu)
+            });
             let residual = finish.residual.map(|(values, add)| (values, Sum::new(add)));
             for first in (0..rows).step_by(4 / N) {
                 let mut values = [_mm512_setzero_si512(); 4];
@@ -204,10 +215,16 @@ impl<'a> Tile<'a> {
                     let m = (first + i / N).min(rows - 1);
                     values[i] = clamp.round(*sums.add(m * N + i % N), scale[i % N]);
                 }
-                let mut bytes = clamp.narrow(values);
-                if let Some(table) = &table {
-                    bytes = table.find(bytes);
-                }
+                let mut bytes = match (&prelu, &table) {
+                    (Some(prelu), _) => {
+                        for i in 0..4 / N * N {
+                            values[i] = prelu.apply(values[i], below[i % N]);
+                        }
+                        prelu.clamp.narrow(values)
+                    }
+                    (None, Some(table)) => table.find(clamp.narrow(values)),
+                    (None, None) => clamp.narrow(values),
+                };
                 let (count, offset) = ((4 / N).min(rows - first), first * self.y_stride);
                 if let Some((values, sum)) = &residual {
                     bytes = sum.apply(bytes, self.load::<N>(values.add(offset), count));

@@ -20,6 +20,7 @@ mod wasm;
 
 use panels::Panels;
 
+use super::elementwise::QPRelu;
 use super::epilogue::{Epilogue, Output, Residual};
 use crate::cpu::Isa;
 use crate::error::{KernelError, expect_len};
@@ -34,6 +35,8 @@ pub struct QConv {
     /// `bias[c] − x_zero·Σ w[c]`.
     bias: Vec<i32>,
     epilogue: Epilogue,
+    /// Applied to the results before anything is added.
+    prelu: Option<QPRelu>,
     weights: Weights,
 }
 
@@ -67,7 +70,22 @@ impl QConv {
         let bias = fold_zero(weights, geometry.depth(), bias, geometry.out_c, x_zero)?;
         let panels = Panels::pack(isa.or_supported(), &geometry, weights, &bias, &epilogue);
         let weights = panels.map_or_else(|| Weights::Plain(weights.to_vec()), Weights::Panels);
-        Ok(QConv { geometry, x_zero, bias, epilogue, weights })
+        Ok(QConv { geometry, x_zero, bias, epilogue, prelu: None, weights })
+    }
+
+    /// The same with a function applied to its results while they are in registers.
+    ///
+    /// # Errors
+    /// When there is not one finite slope per output channel, a clip is empty, or the results are real numbers, go through a
+    /// table or have another zero.
+    pub fn with_prelu(self, prelu: QPRelu) -> Result<QConv, KernelError> {
+        prelu.check(self.geometry.out_c)?;
+        if !matches!(&self.epilogue, Epilogue::Requantize(to) if to.table.is_none() && to.zero == prelu.x_zero) {
+            return Err(KernelError::Unsupported(
+                "a PReLU follows bytes with its zero that go through no table".into(),
+            ));
+        }
+        Ok(QConv { prelu: Some(prelu), ..self })
     }
 
     /// The sizes it was packed for.
@@ -125,14 +143,23 @@ impl QConv {
         }
         match &self.weights {
             Weights::Plain(weights) => {
-                scalar::run(g, x, self.x_zero, weights, &self.bias, &self.epilogue, residual, y, pool);
+                let after = After { prelu: self.prelu.as_ref(), residual };
+                scalar::run(g, x, self.x_zero, weights, &self.bias, &self.epilogue, after, y, pool);
             }
             Weights::Panels(panels) => {
-                panels.run(g, x, self.x_zero, &self.epilogue, residual, y, scratch, pool);
+                let after = After { prelu: self.prelu.as_ref(), residual };
+                panels.run(g, x, self.x_zero, &self.epilogue, after, y, scratch, pool);
             }
         }
         Ok(())
     }
+}
+
+/// What becomes of bytes before they are stored.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct After<'a> {
+    pub(crate) prelu: Option<&'a QPRelu>,
+    pub(crate) residual: Option<Residual<'a>>,
 }
 
 /// Folds the input's zero into the bias, `bias[c] − x_zero·Σ w[c]`, after proving that no sum leaves `i32`.

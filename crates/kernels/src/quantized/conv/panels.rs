@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use super::layout::Layout;
-use super::rows;
+use super::{After, rows};
 use crate::aligned::Aligned;
 use crate::cpu::{Isa, has_vbmi};
 use crate::geometry::ConvGeometry;
 use crate::pool::{Pool, SharedMut};
-use crate::quantized::elementwise::{self, QAdd};
-use crate::quantized::epilogue::{Epilogue, Output, Requantize, Residual};
+use crate::quantized::elementwise::{self, QAdd, QPRelu};
+use crate::quantized::epilogue::{Epilogue, Output, Requantize};
 use crate::quantized::lookup;
 
 /// Bytes of rows, results and what is added to them that one block works on: panel after panel of weights passes over them,
@@ -75,6 +75,8 @@ pub(super) struct Finish<'a> {
     pub to: &'a Requantize,
     /// [`Requantize::saturates`].
     pub saturates: bool,
+    /// A function of every byte: the slopes of the group's columns, and its other constants.
+    pub prelu: Option<(&'a [f32], &'a QPRelu)>,
     /// What is added to every byte, and how: rows as far apart as those of the output.
     pub residual: Option<(*const u8, &'a QAdd)>,
 }
@@ -209,7 +211,7 @@ impl Panels {
         x: &[u8],
         x_zero: u8,
         epilogue: &Epilogue,
-        residual: Option<Residual<'_>>,
+        after: After<'_>,
         y: Output<'_>,
         scratch: &mut [u8],
         pool: &Pool,
@@ -267,7 +269,7 @@ impl Panels {
                 to: columns.end,
                 saturates: self.saturates,
             };
-            y.compute(self.isa, &self.layout, &block, offset, g.out_c, epilogue, residual, &columns);
+            y.compute(self.isa, &self.layout, &block, offset, g.out_c, epilogue, after, group * self.columns, &columns);
         });
     }
 }
@@ -295,11 +297,13 @@ impl<'a> Sink<'a> {
         offset: usize,
         y_stride: usize,
         epilogue: &Epilogue,
-        residual: Option<Residual<'_>>,
+        after: After<'_>,
+        first_channel: usize,
         columns: &Range<usize>,
     ) {
+        let After { prelu, residual } = after;
         let last = offset + (block.rows - 1) * y_stride + columns.len();
-        // With AVX-512 table and residual are applied in registers.
+        // With AVX-512 all that follows is applied in registers.
         let after = !(isa == Isa::Avx512 && has_vbmi());
         let (target, len, table) = match (self, epilogue) {
             (Sink::U8(y), Epilogue::Requantize(to)) => {
@@ -308,6 +312,7 @@ impl<'a> Sink<'a> {
                 let finish = Finish {
                     to,
                     saturates: block.saturates,
+                    prelu: prelu.filter(|_| !after).map(|p| (&p.below[first_channel..], p)),
                     residual: now.map(|r| (r.values[offset..].as_ptr(), r.add)),
                 };
                 (Target::U8(start, finish), y.len(), to.table.as_deref())
@@ -343,7 +348,7 @@ impl<'a> Sink<'a> {
             }
         }
         let Sink::U8(y) = self else { return };
-        if !after || (table.is_none() && residual.is_none()) {
+        if !after || (table.is_none() && prelu.is_none() && residual.is_none()) {
             return;
         }
         for row in 0..block.rows {
@@ -352,6 +357,9 @@ impl<'a> Sink<'a> {
             let values = unsafe { y.slice(range.clone()) };
             if let Some(table) = table {
                 lookup::in_place(isa, table, values);
+            }
+            if let Some(prelu) = prelu {
+                elementwise::prelu_in_place(isa, prelu, first_channel + columns.start, values);
             }
             if let Some(residual) = residual {
                 elementwise::add_in_place(isa, residual.add, values, &residual.values[range]);

@@ -1,10 +1,11 @@
 //! The convolution written out: the definition the vector kernels are held to.
 
+use super::After;
 use crate::cpu::Isa;
 use crate::geometry::ConvGeometry;
 use crate::pool::Pool;
 use crate::quantized::elementwise;
-use crate::quantized::epilogue::{Epilogue, Output, Residual};
+use crate::quantized::epilogue::{Epilogue, Output};
 
 /// The sum of output channel `oc` at the output pixel numbered `pixel` over the whole batch.
 ///
@@ -39,7 +40,7 @@ pub(crate) fn run(
     weights: &[i8],
     bias: &[i32],
     epilogue: &Epilogue,
-    residual: Option<Residual<'_>>,
+    after: After<'_>,
     y: Output<'_>,
     pool: &Pool,
 ) {
@@ -50,7 +51,10 @@ pub(crate) fn run(
                 for (oc, y) in y.iter_mut().enumerate() {
                     *y = to.apply(dot(pixel, oc), oc);
                 }
-                if let Some(residual) = residual {
+                if let Some(prelu) = after.prelu {
+                    elementwise::prelu_in_place(Isa::Scalar, prelu, 0, y);
+                }
+                if let Some(residual) = after.residual {
                     let values = &residual.values[pixel * g.out_c..][..g.out_c];
                     elementwise::add_in_place(Isa::Scalar, residual.add, y, values);
                 }

@@ -8,6 +8,10 @@ use crate::quantized::{Requantize, Residual, requantize};
 fn run(case: &Case, isa: Isa) -> Vec<u32> {
     let conv = QConv::pack(isa, case.geometry, &case.weights, case.bias.as_deref(), case.x_zero, case.epilogue.clone())
         .unwrap();
+    let conv = match &case.prelu {
+        Some(prelu) => conv.with_prelu(prelu.clone()).unwrap(),
+        None => conv,
+    };
     let residual = case.residual.as_ref().map(|(values, add)| Residual { values, add });
     result(case, conv.scratch_bytes(case.threads), |y, scratch, pool| {
         conv.run_adding(&case.x, residual, y, scratch, pool).unwrap();

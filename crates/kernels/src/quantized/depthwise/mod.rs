@@ -18,7 +18,7 @@ mod wasm;
 use std::ops::Range;
 
 use self::walk::BLOCK;
-use super::conv::{fold_zero, scalar};
+use super::conv::{After, fold_zero, scalar};
 use super::epilogue::{Epilogue, Output};
 use super::lookup;
 use crate::aligned::Aligned;
@@ -190,7 +190,7 @@ impl QDepthwise {
             #[cfg(target_arch = "x86_64")]
             Packed::Bands(bands) => bands.run(g, x, self.x_zero, &self.epilogue, y, scratch, pool),
             Packed::Rows(Weights { packed, bias, .. }) if self.isa == Isa::Scalar => {
-                scalar::run(g, x, self.x_zero, packed, bias, &self.epilogue, None, y, pool);
+                scalar::run(g, x, self.x_zero, packed, bias, &self.epilogue, After::default(), y, pool);
             }
             Packed::Rows(weights) => self.run_blocks(weights, x, y, scratch, pool),
         }

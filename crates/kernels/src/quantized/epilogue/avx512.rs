@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{Clip, Requantize};
-use crate::quantized::elementwise::QAdd;
+use crate::quantized::elementwise::{QAdd, QPRelu};
 
 /// Where [`Requantize::saturates`].
 ///
@@ -115,6 +115,45 @@ impl Clamp {
     pub(in crate::quantized) unsafe fn narrow(&self, values: [__m512i; 4]) -> __m512i {
         // SAFETY: by the caller's promise.
         unsafe { in_order(self.narrow_lanes(values)) }
+    }
+}
+
+/// The constants of a PReLU in registers.
+pub(in crate::quantized) struct Bend {
+    /// The least value that its input is clamped to, less the zero.
+    lo: __m512i,
+    above: __m512,
+    /// Of its results.
+    pub(in crate::quantized) clamp: Clamp,
+}
+
+impl Bend {
+    /// `to` is what its input is requantized with.
+    ///
+    /// # Safety
+    /// The machine has AVX-512 F and BW; so for `apply`.
+    #[inline(always)]
+    pub(in crate::quantized) unsafe fn new(to: &Requantize, prelu: &QPRelu) -> Bend {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            Bend {
+                lo: _mm512_set1_epi32(i32::from(to.lo) - i32::from(to.zero)),
+                above: _mm512_set1_ps(prelu.above),
+                clamp: Clamp::of(prelu.clip),
+            }
+        }
+    }
+
+    /// Of what [`Clamp::round`] gave, what goes to the narrowing of `clamp`.
+    #[inline(always)]
+    pub(in crate::quantized) unsafe fn apply(&self, value: __m512i, below: __m512) -> __m512i {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let value = _mm512_max_epi32(value, self.lo);
+            let negative = _mm512_cmplt_epi32_mask(value, _mm512_setzero_si512());
+            let factor = _mm512_mask_blend_ps(negative, self.above, below);
+            self.clamp.round(value, factor)
+        }
     }
 }
 
