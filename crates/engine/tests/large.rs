@@ -77,7 +77,7 @@ fn chain_of_transposes_cancels() {
         }
         node(g, ops::Transpose { perm: if i % 3 == 0 { vec![0, 2, 3, 1] } else { vec![0, 3, 1, 2] } }, &[x])
     });
-    assert_eq!(run(&graph), [if (NODES / 3) % 2 == 0 { 0.5 } else { -0.5 }; 64]);
+    assert_eq!(run(&graph), [if (NODES / 3).is_multiple_of(2) { 0.5 } else { -0.5 }; 64]);
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn thousands_of_constants_fold() {
     let mut sum = node(&mut graph, ops::Neg {}, &[big]);
     while graph.nodes.len() < NODES {
         c = node(&mut graph, ops::Neg {}, &[c]);
-        if graph.nodes.len() % 100 == 0 {
+        if graph.nodes.len().is_multiple_of(100) {
             sum = node(&mut graph, ops::Neg {}, &[sum]);
         }
     }
