@@ -1,6 +1,6 @@
-"""Converts an ONNX file to what ncnn, MNN and LiteRT run, with each one's own converter.
+"""Converts an ONNX file to what ncnn, MNN and LiteRT run.
 
-    convert.py ENGINE MODEL.onnx TARGET
+    convert.py ENGINE MODEL.onnx TARGET DATA
 """
 import importlib.util
 import os
@@ -38,6 +38,49 @@ def mnn(source, target):
     os.replace(unfinished, target)
 
 
+def litert(source, target):
+    """onnx2tf without TensorFlow: channels last, float32. Token inputs keep their shape."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        tokens = [i.name for i in onnx.load(source).graph.input if i.name != "image"]
+        keep = ["-kat", *tokens] if tokens else []
+        program = pathlib.Path(sys.executable).with_name("onnx2tf")
+        subprocess.run([program, "-i", source, "-o", folder, "-n", *keep], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        os.replace(f"{folder}/{source.stem}_float32.tflite", target)
+
+
+def litert_int8(source, target, data):
+    """Google's quantizer on the float file beside: int8 activations, int8 weights per channel."""
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import quantizer, recipe
+
+    import networks
+
+    plain = str(target).replace("_int8.tflite", "_fp32.tflite")
+    interpreter = Interpreter(plain)
+    interpreter.allocate_tensors()
+    (signature, names), *_ = list(interpreter.get_signature_list().items()) or [(None, {"inputs": [d["name"] for d in interpreter.get_input_details()]})]
+    details = {d["name"]: d for d in interpreter.get_input_details()}
+
+    def sample(feeds):
+        made = {}
+        for name in names["inputs"]:
+            detail = details.get(name) or next(d for d in details.values() if name in d["name"])
+            (value,) = [v for n, v in feeds.items() if len(feeds) == 1 or n in name]
+            value = value if list(value.shape) == list(detail["shape"]) else value.transpose(0, 2, 3, 1)
+            made[name] = np.ascontiguousarray(value).astype(detail["dtype"])
+        return made
+
+    made = quantizer.Quantizer(plain)
+    made.load_quantization_recipe(recipe.static_wi8_ai8())
+    statistics = made.calibrate({signature: [sample(f) for f in networks.calibration(source, data)]})
+    unfinished = f"{target}.part"
+    made.quantize(statistics).export_model(unfinished, overwrite=True)
+    os.replace(unfinished, target)
+
+
 if __name__ == "__main__":
-    engine, source, target = sys.argv[1], *map(pathlib.Path, sys.argv[2:])
-    {"ncnn": ncnn, "mnn": mnn}[engine](source, target)
+    engine, source, target, data = sys.argv[1], *map(pathlib.Path, sys.argv[2:])
+    if engine == "litert_int8":
+        litert_int8(source, target, data)
+    else:
+        {"ncnn": ncnn, "mnn": mnn, "litert": litert}[engine](source, target)

@@ -13,6 +13,8 @@ ROOT = HERE.parents[1]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 WORK = TARGET / "peers"
 MODELS, FEEDS, RUST = WORK / "models", WORK / "feeds", WORK / "rust"
+# The converter to LiteRT needs a newer Python and other versions of some packages.
+CONVERTER = WORK / "convert/bin/python"
 # One thread for whatever numpy is linked with; the engines are told their number of threads themselves.
 QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CI": "true", "NNCF_CI": "1"}  # NNCF reports usage otherwise
 
@@ -65,28 +67,39 @@ def onnx_file(network, precision):
     return path
 
 
+def convert(engine, network, precision, path):
+    """Makes the file `path` that `engine` runs."""
+    source, data = MODELS / f"{network}.onnx", ROOT.parent / "shared/data"
+    if engine == "openvino_nncf":
+        run([sys.executable, HERE / "quantize.py", "nncf", source, path, data])
+    elif engine == "litert":
+        if not CONVERTER.exists():
+            raise Unavailable("its converter needs Python 3.12 or newer")
+        if precision == "int8":
+            model_file(engine, network, "fp32")
+        run([CONVERTER, HERE / "convert.py", "litert" if precision == "fp32" else "litert_int8", source, path, data])
+    else:
+        run([sys.executable, HERE / "convert.py", engine, source, path, data])
+    if not path.exists():
+        raise Unavailable("the converter wrote nothing")
+
+
 def model_file(engine, network, precision):
     """The file that `engine` runs, converted if it is not there yet; `Unavailable` if that fails, remembered in a file beside it."""
-    source = onnx_file(network, precision)
-    if engine in ("openvino_nncf", "ncnn", "mnn", "litert"):
-        suffix = {"openvino_nncf": "_nncf.xml", "ncnn": ".param", "mnn": ".mnn", "litert": f"_{precision}.tflite"}[engine]
-        path = MODELS / f"{network}{suffix}"
-        failed = path.with_name(path.name + ".failed")
-        if not path.exists():
-            if failed.exists():
-                raise Unavailable(failed.read_text())
-            try:
-                if engine == "openvino_nncf":
-                    run([sys.executable, HERE / "quantize.py", "nncf", MODELS / f"{network}.onnx", path, ROOT.parent / "shared/data"])
-                else:
-                    run([sys.executable, HERE / "convert.py", engine, MODELS / f"{network}.onnx", path])
-                if not path.exists():
-                    raise Unavailable("the converter wrote nothing")
-            except Unavailable as reason:
-                failed.write_text(f"not converted: {reason}")
-                raise Unavailable(f"not converted: {reason}") from None
-        return path
-    return source
+    suffixes = {"openvino_nncf": "_nncf.xml", "ncnn": ".param", "mnn": ".mnn", "litert": f"_{precision}.tflite"}
+    if engine not in suffixes:
+        return onnx_file(network, precision)
+    path = MODELS / f"{network}{suffixes[engine]}"
+    failed = path.with_name(path.name + ".failed")
+    if not path.exists():
+        if failed.exists():
+            raise Unavailable(failed.read_text())
+        try:
+            convert(engine, network, precision, path)
+        except Unavailable as reason:
+            failed.write_text(f"not converted: {reason}")
+            raise Unavailable(f"not converted: {reason}") from None
+    return path
 
 
 def child(engine, file, network, threads, seconds, output):

@@ -18,6 +18,8 @@ import data  # noqa: E402
 OPSET, IR = 17, 8
 # Which of the images that a trained network calibrates on it is compared on.
 IMAGE = 7
+# Samples of noise that the others calibrate on.
+NOISE = 8
 
 
 class Builder:
@@ -314,6 +316,13 @@ def feeds(model, seed=0, images=None):
         else:
             made[value.name] = np.full(shape, value.name == "attention_mask", np.int64)
     return made
+
+
+def calibration(path, folder):
+    """Inputs, one dictionary a sample, to calibrate the network in file `path` with; `folder` is `../shared/data`."""
+    model = onnx.load(path)
+    images = data.calibration_batch(path.stem, folder) if path.stem in data.NETWORKS else None
+    return [feeds(model, i, images) for i in range(NOISE if images is None else len(images))]
 
 
 def build(name, out, shared):

@@ -7,23 +7,10 @@ import pathlib
 import sys
 import tempfile
 
-import numpy as np
-import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import networks
-from networks import data
-
-NOISE = 8
-
-
-def calibration(path, folder):
-    """Inputs, one dictionary a sample, to calibrate the network in file `path` with."""
-    model = onnx.load(path)
-    images = data.calibration_batch(path.stem, folder) if path.stem in data.NETWORKS else None
-    return [networks.feeds(model, i, images) for i in range(NOISE if images is None else len(images))]
-
 
 class Feeds(CalibrationDataReader):
     def __init__(self, samples):
@@ -65,4 +52,4 @@ def nncf_quantized(source, target, samples):
 
 if __name__ == "__main__":
     method, source, target, folder = sys.argv[1], *map(pathlib.Path, sys.argv[2:])
-    {"static": static, "nncf": nncf_quantized}[method](source, target, calibration(source, folder))
+    {"static": static, "nncf": nncf_quantized}[method](source, target, networks.calibration(source, folder))

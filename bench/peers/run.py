@@ -167,6 +167,8 @@ def main():
             os.execv(environment.python(), [str(environment.python()), *sys.argv])
     args = arguments()
     unavailable = {} if args.report else environment.build_rust(args.engines)
+    if "litert" in args.engines and not args.report:
+        environment.install_converter()
     if args.qing is None:
         environment.build_qing()
         args.qing = TARGET / "release/qing"
