@@ -38,13 +38,34 @@ def mnn(source, target):
     os.replace(unfinished, target)
 
 
+def pad_with_zeros(model):
+    """Maximum pooling that TensorFlow's SAME padding does not cover gets zeros, where a ReLU comes before it and zero changes nothing:
+    else the converter pads with minus infinity, which the quantizer refuses."""
+    makers = {o: n for n in model.graph.node for o in n.output}
+    for at, node in reversed(list(enumerate(model.graph.node))):
+        attributes = {a.name: list(a.ints) for a in node.attribute if a.ints}
+        pads = attributes.get("pads", [])
+        if node.op_type == "MaxPool" and attributes.get("strides") != [1, 1] and any(pads) and makers[node.input[0]].op_type == "Relu":
+            half = len(pads) // 2
+            model.graph.initializer.append(numpy_helper.from_array(np.int64([0, 0, *pads[:half], 0, 0, *pads[half:]]), f"{node.name}_pads"))
+            pad = onnx.helper.make_node("Pad", [node.input[0], f"{node.name}_pads"], [f"{node.name}_padded"], name=f"{node.name}_pad")
+            node.input[0] = pad.output[0]
+            for attribute in node.attribute:
+                if attribute.name == "pads":
+                    attribute.ints[:] = [0] * len(pads)
+            model.graph.node.insert(at, pad)
+
+
 def litert(source, target):
     """onnx2tf without TensorFlow: channels last, float32. Token inputs keep their shape."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        tokens = [i.name for i in onnx.load(source).graph.input if i.name != "image"]
+        model = onnx.load(source)
+        tokens = [i.name for i in model.graph.input if i.name != "image"]
         keep = ["-kat", *tokens] if tokens else []
+        pad_with_zeros(model)
+        onnx.save(model, f"{folder}/{source.name}")
         program = pathlib.Path(sys.executable).with_name("onnx2tf")
-        subprocess.run([program, "-i", source, "-o", folder, "-n", *keep], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        subprocess.run([program, "-i", f"{folder}/{source.name}", "-o", folder, "-n", *keep], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         os.replace(f"{folder}/{source.stem}_float32.tflite", target)
 
 

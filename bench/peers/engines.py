@@ -16,7 +16,8 @@ MODELS, FEEDS, RUST = WORK / "models", WORK / "feeds", WORK / "rust"
 # The converter to LiteRT needs a newer Python and other versions of some packages.
 CONVERTER = WORK / "convert/bin/python"
 # One thread for whatever numpy is linked with; the engines are told their number of threads themselves.
-QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CI": "true", "NNCF_CI": "1"}  # NNCF reports usage otherwise
+# NNCF reports usage unless it believes to be tested.
+QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CI": "true", "NNCF_CI": "1", "RUST_BACKTRACE": "0"}
 
 
 @dataclass(frozen=True)

@@ -270,6 +270,14 @@ def fixed(model):
         node.output[:] = [names.get(n, n) for n in node.output]
     for value in [*model.graph.input, *model.graph.output]:
         value.name = names.get(value.name, value.name)
+    weights = {w.name: w for w in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            # Allowed to be left out, but rten wants them.
+            given, kernel = {a.name for a in node.attribute}, list(weights[node.input[1]].dims[2:])
+            for name, default in (("kernel_shape", kernel), ("dilations", [1] * len(kernel))):
+                if name not in given:
+                    node.attribute.append(helper.make_attribute(name, default))
     closed(model)
     del model.graph.value_info[:]
     return onnx.shape_inference.infer_shapes(model, data_prop=True)
