@@ -43,7 +43,8 @@ pub(crate) fn measure(runner: &mut Runner, inputs: &[Tensor], seconds: f64) -> R
     Ok(Timing { runs: wall.len(), min, median: median(wall), cpu_median: median(cpu) })
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The middle value, or the mean of both that are.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let n = values.len();
     if n.is_multiple_of(2) { (values[n / 2 - 1] + values[n / 2]) / 2.0 } else { values[n / 2] }

@@ -172,7 +172,83 @@ fn bench_keeps_its_contract() {
     }
     assert!(got["base_memory_bytes"].is_u64() && got["batch"] == 2, "{got}");
     let layers = got["layers"].as_array().expect("layers");
-    assert!(layers.iter().any(|l| l["node"] == "stem.conv" && l["ms"].as_f64() > Some(0.0)), "{got}");
+    let stem = layers.iter().find(|l| l["node"] == "stem.conv").unwrap_or_else(|| panic!("{got}"));
+    for key in ["ms", "macs", "bytes", "weight_bytes", "roof_ms", "of_roof"] {
+        assert!(stem[key].as_f64() > Some(0.0), "{key} of {stem}");
+    }
+    assert!(stem["bound"] == "compute" || stem["bound"] == "memory", "{stem}");
+    assert!(got.pointer("/profile/peaks/int8_macs_per_second").and_then(Value::as_f64) > Some(1e6), "{got}");
+    let share = |group: &Value| group["share"].as_f64().expect("a share");
+    let kernels = got.pointer("/profile/kernels").and_then(Value::as_array).expect("kernels");
+    assert!((kernels.iter().map(share).sum::<f64>() - 1.0).abs() < 1e-6, "{got}");
+}
+
+#[test]
+fn a_profile_is_a_table_for_people() {
+    let here = folder();
+    let output = qing(here.path(), &["bench", "zoo:fashion", "--seconds", "0.01", "--profile"]);
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for word in ["stem.conv", "of roof", "CPU/wall", "peaks", "slowest", "products", "DRAM"] {
+        assert!(out.contains(word), "{word} in {out}");
+    }
+}
+
+#[test]
+fn a_trace_has_every_layer_of_every_run() {
+    let here = folder();
+    let flags = ["bench", "zoo:fashion", "--seconds", "0.01", "--threads", "2", "--json", "--trace", "trace.json"];
+    let report = json(here.path(), &flags);
+    assert!(report.get("layers").is_none(), "{report}");
+    let trace = fs::read(here.path().join("trace.json")).expect("the trace");
+    let trace: Value = serde_json::from_slice(&trace).expect("JSON");
+    let events = trace["traceEvents"].as_array().expect("events");
+    let spans = |row: u64| events.iter().filter(move |e| e["ph"] == "X" && e["tid"] == row);
+    assert_eq!(spans(0).filter(|e| e["name"] == "stem.conv").count(), 3);
+    assert!(spans(0).all(|e| e["dur"].as_f64() >= Some(0.0) && e["args"]["kernel"].is_string()));
+    // The caller takes part in every job; whether the other thread does is up to the system.
+    assert!(spans(1).count() + spans(2).count() > 0);
+    let layers: Vec<&Value> = spans(0).map(|e| &e["name"]).collect();
+    assert!(spans(1).chain(spans(2)).all(|e| layers.contains(&&e["name"])));
+}
+
+#[test]
+fn without_the_other_engine_the_error_says_how_to_get_it() {
+    let here = folder();
+    let flags = ["bench", "zoo:fashion", "--against", "onnxruntime", "--python", "no-such-python"];
+    insta::assert_snapshot!("error_no_python", transcript(here.path(), &flags));
+    let flags = ["bench", "zoo:fashion", "--against", "tensorflow"];
+    insta::assert_snapshot!("error_no_such_engine", transcript(here.path(), &flags));
+    insta::assert_snapshot!("error_rounds_alone", transcript(here.path(), &["bench", "zoo:fashion", "--rounds", "3"]));
+}
+
+#[test]
+fn beside_onnxruntime() {
+    let here = folder();
+    let python = std::env::var("QING_PYTHON").unwrap_or_else(|_| "python3".into());
+    let has = Command::new(&python).args(["-c", "import numpy, onnxruntime"]).output();
+    if !has.is_ok_and(|o| o.status.success()) {
+        println!("skipped: {python} has no onnxruntime; QING_PYTHON names one that has");
+        return;
+    }
+    // A float network from the zoo, and an integer one that goes out through ONNX first.
+    let light = ["lighten", "zoo:fashion", "--bits", "w8a8", "-o", "light.qing", "--seconds", "0"];
+    assert!(qing(here.path(), &light).status.success());
+    for model in ["zoo:fashion", "light.qing"] {
+        let flags =
+            ["bench", model, "--against", "onnxruntime", "--python", &python, "--rounds", "2", "--seconds", "0.02"];
+        let output = qing(here.path(), &flags);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{model}: {err}");
+        assert!(out.contains("CPU time") && out.contains("Outputs agree"), "{out}");
+        let got = json(here.path(), &[&flags[..], &["--json"]].concat());
+        assert_eq!(got["pairs"].as_array().map(Vec::len), Some(2), "{got}");
+        for measure in ["latency", "cpu_time", "loading", "memory"] {
+            assert!(got["medians"][measure]["ratio"].as_f64() > Some(0.0), "{measure} of {got}");
+        }
+        let output = &got["outputs"][0];
+        assert!(output["deviation"].as_f64() <= output["allowed"].as_f64(), "{got}");
+    }
 }
 
 #[test]

@@ -137,27 +137,38 @@ impl Session {
         Ok(())
     }
 
+    /// [`Session::run_into`], and calls `watch(i)` when step `i` is about to run and `watch(n)` after the last of `n` steps.
+    /// What the steps are is in [`Plan::layers`].
+    ///
+    /// # Errors
+    /// As [`Session::run_into`].
+    pub fn run_watched(&mut self, watch: &mut dyn FnMut(usize)) -> Result<(), EngineError> {
+        let Session { plan, pool, arena, dynamic } = self;
+        for (i, step) in plan.steps.iter().enumerate() {
+            watch(i);
+            run_step(plan, step, arena, dynamic, pool)?;
+        }
+        watch(plan.steps.len());
+        Ok(())
+    }
+
     /// Runs the plan on what the input buffers hold, and says what each step took.
     ///
     /// # Errors
     /// As [`Session::run_into`].
     pub fn profile(&mut self) -> Result<Vec<LayerTime>, EngineError> {
-        let Session { plan, pool, arena, dynamic } = self;
-        let mut times = Vec::with_capacity(plan.steps.len());
-        for step in &plan.steps {
-            let start = Instant::now();
-            run_step(plan, step, arena, dynamic, pool)?;
-            let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            times.push(LayerTime {
-                node: step.node.clone(),
-                op: step.op.clone(),
-                kernel: step.kernel.clone(),
-                nanos,
-                macs: step.macs,
-                bytes: step.bytes,
-            });
+        let mut layers = self.plan.layers();
+        let mut instants = Vec::with_capacity(layers.len() + 1);
+        self.run_watched(&mut |_| instants.push(Instant::now()))?;
+        for (layer, pair) in layers.iter_mut().zip(instants.windows(2)) {
+            layer.nanos = u64::try_from((pair[1] - pair[0]).as_nanos()).unwrap_or(u64::MAX);
         }
-        Ok(times)
+        Ok(layers)
+    }
+
+    /// The threads that run it.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 }
 

@@ -160,7 +160,10 @@ fn a_profile_accounts_for_every_step() {
     assert_eq!(macs, 36 * 8 * (4 * 9 + 8 * 9 + 4));
     let fused = times.iter().find(|t| t.node == "c").expect("a step of that name");
     assert_eq!(fused.op, "Conv+Add+Relu");
-    assert!(times.iter().all(|t| t.bytes > 0));
+    assert!(times.iter().all(|t| t.bytes >= t.held && t.held > t.weights));
+    let mut order = vec![];
+    session.run_watched(&mut |i| order.push(i)).expect("runs");
+    assert!(order.into_iter().eq(0..=times.len()));
 }
 
 #[test]

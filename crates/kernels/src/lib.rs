@@ -15,6 +15,7 @@
 )]
 
 mod aligned;
+pub mod bandwidth;
 pub mod cpu;
 mod error;
 pub mod float;

@@ -29,7 +29,10 @@
 //! Features: `onnx`, `tflite` (readers), `lighten`, `data` (data sets, preprocessing, the embedded networks); all are on
 //! by default. Without them the engine and the reader of `.qing` files are left: what a device needs.
 
-pub use qing_engine::{EngineError, Isa, LayerTime, Options as PlanOptions, Plan, Pool, Session};
+pub use qing_engine::{
+    Arithmetic, Bound, EngineError, Isa, LayerTime, Memory, Options as PlanOptions, Plan, Pool, Roof, Roofline,
+    Session, Span,
+};
 pub use qing_graph::{Dim, Element, Graph, GraphError, Quant, Tensor, TensorError, Type};
 
 /// The network as data: values, nodes, types, and the reference semantics of every op.

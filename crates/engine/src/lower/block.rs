@@ -84,7 +84,6 @@ pub(super) fn lower(cx: &mut Lower<'_>, node: &Node, first: &FloatConv<'_>) -> R
     layers.extend(convs.iter().zip(&chain[1..]).map(|(conv, (_, tail))| conv.layer(tail.clamp)));
     let block = Block::pack(cx.isa, layers.iter().rev().nth(2), &layers[wanted - 2], &layers[wanted - 1]);
     let block = block.map_err(|e| cx.refuse(node, e))?;
-    let macs: u64 = chain[1..].iter().map(|(n, _)| infer::with_context(cx.graph, n, |infer| n.op.macs(infer))).sum();
     let kernel = conv::name(cx, "block f32", &depthwise_geometry);
     let weights: usize = layers.iter().map(|layer| layer.weights.len()).sum();
     let Some((_, last)) = chain.pop() else { return Ok(false) };
@@ -98,7 +97,6 @@ pub(super) fn lower(cx: &mut Lower<'_>, node: &Node, first: &FloatConv<'_>) -> R
     let mut step = StepSpec::new(node, kernel, places, outputs, BlockStep { block, residual: last.residual.is_some() });
     step.scratch = scratch;
     step.weights = 4 * weights as u64;
-    step.macs = macs;
     cx.push_fused(step, &absorbed);
     Ok(true)
 }

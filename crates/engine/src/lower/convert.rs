@@ -5,7 +5,7 @@ use qing_kernels::{Pool, float::permute::permute};
 
 use super::{Lower, Place, Source, StepSpec};
 use crate::{
-    EngineError,
+    Arithmetic, EngineError,
     plan::layout::Layout,
     step::{Step, StepError, StepIo},
     storage::{self, Form},
@@ -105,7 +105,9 @@ fn conversion(node: String, kernel: String, x: Place, y: Place, step: Box<dyn St
         scratch: 0,
         in_place: None,
         macs: 0,
+        arithmetic: Arithmetic::Float,
         weights: 0,
+        unread: 0,
         step,
     }
 }

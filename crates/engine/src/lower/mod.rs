@@ -23,7 +23,7 @@ use qing_graph::{Attribute, Graph, Node, NodeId, Tensor, ValueId, infer};
 use qing_kernels::{Isa, KernelError};
 
 use crate::{
-    EngineError, Options,
+    Arithmetic, EngineError, Options,
     memory::Aligned,
     plan::layout::{Layout, layouts_agree},
     step::Step,
@@ -145,9 +145,14 @@ pub(crate) struct StepSpec {
     pub(crate) scratch: usize,
     /// The input whose place the output may take.
     pub(crate) in_place: Option<usize>,
+    /// Multiply–accumulates; those of the node itself are added when it has been lowered.
     pub(crate) macs: u64,
+    /// What they are done in.
+    pub(crate) arithmetic: Arithmetic,
     /// Bytes of packed weights that the step reads.
     pub(crate) weights: u64,
+    /// Bytes of operands that it does not read.
+    pub(crate) unread: u64,
     pub(crate) step: Box<dyn Step>,
 }
 
@@ -169,14 +174,17 @@ impl StepSpec {
             scratch: 0,
             in_place: None,
             macs: 0,
+            arithmetic: Arithmetic::Float,
             weights: 0,
+            unread: 0,
             step: Box::new(step),
         }
     }
 
     /// Bytes it moves.
     pub(crate) fn bytes(&self) -> u64 {
-        self.weights + self.inputs.iter().chain(&self.outputs).map(|p| p.bytes as u64).sum::<u64>()
+        let operands = self.inputs.iter().chain(&self.outputs).map(|p| p.bytes as u64).sum::<u64>();
+        (self.weights + operands).saturating_sub(self.unread)
     }
 }
 
@@ -241,11 +249,10 @@ pub(crate) fn lower(graph: &Graph, options: &Options) -> Result<Lowered, EngineE
         if !done {
             fallback::lower(&mut cx, node)?;
         }
-        let macs = infer::with_context(graph, node, |infer| node.op.macs(infer));
-        if macs > 0
-            && let Some(step) = cx.steps[first..].iter_mut().rev().find(|s| s.node == node.name)
-        {
-            step.macs += macs;
+        let quantized = node.input(0).is_some_and(|id| graph.ty(id).quant.is_some());
+        if let Some(step) = cx.steps[first..].iter_mut().rev().find(|s| s.node == node.name) {
+            step.macs += macs(graph, node);
+            step.arithmetic = if quantized { Arithmetic::Integer } else { Arithmetic::Float };
         }
         release(graph, node);
     }
@@ -262,6 +269,11 @@ fn release(graph: &Graph, node: &Node) {
     for constant in node.inputs.iter().flatten().filter_map(|id| graph.constant(*id)) {
         qing_tensor::release(constant.bytes());
     }
+}
+
+/// Multiply–accumulates of a node.
+fn macs(graph: &Graph, node: &Node) -> u64 {
+    infer::with_context(graph, node, |infer| node.op.macs(infer))
 }
 
 impl Lower<'_> {
@@ -403,6 +415,7 @@ impl Lower<'_> {
         for index in nodes {
             self.absorbed[*index] = true;
             step.op = format!("{}+{}", step.op, self.graph.nodes[*index].op.name());
+            step.macs += macs(self.graph, &self.graph.nodes[*index]);
         }
         self.steps.push(step);
     }

@@ -311,6 +311,7 @@ pub(super) fn gather(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineErro
     };
     let inputs = vec![cx.read(x, Layout::Plain)?, cx.read(indices, Layout::Plain)?];
     let outputs = vec![cx.write(y, Layout::Plain)];
-    cx.push(StepSpec::new(node, "gather", inputs, outputs, step));
+    let unread = inputs[0].bytes.saturating_sub(outputs[0].bytes) as u64;
+    cx.push(StepSpec { unread, ..StepSpec::new(node, "gather", inputs, outputs, step) });
     Ok(true)
 }

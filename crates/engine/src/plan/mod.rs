@@ -12,7 +12,7 @@ use qing_kernels::Isa;
 use qing_tensor::element_count;
 
 use crate::{
-    EngineError, Options, lower,
+    Arithmetic, EngineError, LayerTime, Options, lower,
     memory::{Aligned, Lifetime, Region, assign},
     step::{Slot, Step},
 };
@@ -52,7 +52,10 @@ pub(crate) struct Planned {
     pub(crate) outputs: Vec<Slot>,
     pub(crate) scratch: Region,
     pub(crate) macs: u64,
+    pub(crate) arithmetic: Arithmetic,
     pub(crate) bytes: u64,
+    pub(crate) weights: u64,
+    pub(crate) held: u64,
     pub(crate) step: Box<dyn Step>,
 }
 
@@ -94,6 +97,22 @@ impl Plan {
         self.arena
     }
 
+    /// What each step is, with no time yet; in the order in which they run.
+    pub fn layers(&self) -> Vec<LayerTime> {
+        let layer = |step: &Planned| LayerTime {
+            node: step.node.clone(),
+            op: step.op.clone(),
+            kernel: step.kernel.clone(),
+            nanos: 0,
+            macs: step.macs,
+            arithmetic: step.arithmetic,
+            bytes: step.bytes,
+            weights: step.weights,
+            held: step.held,
+        };
+        self.steps.iter().map(layer).collect()
+    }
+
     /// Names of the nodes that run by their op's reference semantics for want of a kernel, with their ops.
     pub fn reference_nodes(&self) -> Vec<(&str, &str)> {
         self.steps.iter().filter(|s| s.kernel == lower::REFERENCE).map(|s| (s.node.as_str(), s.op.as_str())).collect()
@@ -120,6 +139,17 @@ fn check_sizes(graph: &Graph, limit: usize) -> Result<(), EngineError> {
         }
     }
     Ok(())
+}
+
+/// Bytes of memory that a step touches; an output in the place of an input counts once.
+fn held(step: &lower::StepSpec, slot: &impl Fn(&lower::Place) -> Slot) -> u64 {
+    let mut bytes = step.bytes();
+    for (i, out) in step.outputs.iter().map(slot).enumerate() {
+        if step.inputs.iter().any(|input| slot(input) == out) {
+            bytes = bytes.saturating_sub(step.outputs[i].bytes as u64);
+        }
+    }
+    bytes
 }
 
 /// Assigns memory to the buffers of a lowered graph.
@@ -200,6 +230,7 @@ fn place(mut graph: Graph, lowered: lower::Lowered, options: &Options) -> Plan {
         .into_iter()
         .enumerate()
         .map(|(i, step)| Planned {
+            held: held(&step, &slot),
             inputs: step.inputs.iter().map(slot).collect(),
             outputs: step.outputs.iter().map(slot).collect(),
             scratch: Region {
@@ -211,6 +242,8 @@ fn place(mut graph: Graph, lowered: lower::Lowered, options: &Options) -> Plan {
             op: step.op,
             kernel: step.kernel,
             macs: step.macs,
+            arithmetic: step.arithmetic,
+            weights: step.weights,
             step: step.step,
         })
         .collect();

@@ -16,7 +16,7 @@ mod product;
 pub mod reduce;
 pub mod resize;
 pub mod rows;
-mod simd;
+pub(crate) mod simd;
 #[cfg(test)]
 mod testing;
 mod winograd;

@@ -4,9 +4,13 @@
 //! put aside never holds work back: whatever it has not yet claimed, the others take. Workers spin for a
 //! moment between two jobs, because layers follow each other closely, and sleep after that.
 
+mod record;
 mod shared;
 
+pub use record::Span;
 pub use shared::SharedMut;
+
+use record::Recorder;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -52,6 +56,7 @@ struct Shared {
     chunks: AtomicUsize,
     stop: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    recorder: Recorder,
 }
 
 /// Keeps a counter on a cache line of its own (two, because processors fetch lines in pairs).
@@ -70,6 +75,7 @@ impl Pool {
             chunks: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             panic: Mutex::new(None),
+            recorder: Recorder::new(threads.max(1)),
         });
         let mut workers = Vec::new();
         let (here, started) = std::sync::mpsc::channel();
@@ -97,6 +103,18 @@ impl Pool {
     #[must_use]
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Records from now on which thread works when, until [`Pool::stop_recording`]. A job of a single chunk is the caller's alone and
+    /// not recorded. While recording, running allocates.
+    pub fn start_recording(&self) {
+        self.shared.recorder.start();
+    }
+
+    /// What was recorded: for each thread in the order of time.
+    #[must_use]
+    pub fn stop_recording(&self) -> Vec<Span> {
+        self.shared.recorder.stop()
     }
 
     /// Runs `f` once for every number in `0..chunks`, in any order and on any thread, and returns when all
@@ -152,7 +170,7 @@ impl Pool {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             while let Some((_, chunk)) = shared.claim() {
                 let ended = CountOnDrop(&shared.done.0);
-                f(0, chunk);
+                shared.recorder.chunk(0, number, || f(0, chunk));
                 drop(ended);
             }
         }));
@@ -239,7 +257,10 @@ impl Shared {
                 // SAFETY: the chunk is claimed and not yet counted as done, so the caller that published `job`
                 // is still waiting in `fork_join` and its borrow is alive; `claim` proved the pointer is its.
                 let f: Job<'_> = unsafe { *job.cast::<Job<'_>>() };
-                if let Err(payload) = catch_unwind(AssertUnwindSafe(|| f(number, chunk))) {
+                // No other job is published before this chunk is done.
+                let ticket = self.ticket.0.load(Ordering::Relaxed) >> CHUNK_BITS;
+                let work = || self.recorder.chunk(number, ticket, || f(number, chunk));
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
                     *self.panic.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(payload);
                     self.abandon();
                 }
@@ -299,6 +320,25 @@ mod tests {
                 assert!(hits.iter().all(|hit| hit.load(Ordering::Relaxed) == 1));
             }
         }
+    }
+
+    #[test]
+    fn recording_counts_every_chunk_once() {
+        let pool = Pool::new(3);
+        pool.run(5, &|_| {});
+        pool.start_recording();
+        for chunks in [4, 1, 30] {
+            pool.run(chunks, &|_| {
+                std::hint::black_box((0..1000).sum::<u64>());
+            });
+        }
+        let spans = pool.stop_recording();
+        assert!(spans.iter().all(|s| s.start <= s.end && s.worker < 3));
+        let of = |job| spans.iter().filter(move |s| s.job == job).map(|s| s.chunks).sum::<usize>();
+        let first = spans.iter().map(|s| s.job).min().unwrap();
+        assert_eq!((of(first), of(first + 1)), (4, 30));
+        pool.run(4, &|_| {});
+        assert!(pool.stop_recording().is_empty());
     }
 
     #[test]
