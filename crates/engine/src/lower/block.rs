@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use qing_graph::{Node, NodeId, ValueId, infer, ops};
+use qing_graph::{Node, NodeId, ValueId, ops};
 use qing_kernels::{
     ConvGeometry, Pool,
     float::{
