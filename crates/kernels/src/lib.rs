@@ -20,6 +20,7 @@ pub mod cpu;
 mod error;
 pub mod float;
 pub mod geometry;
+pub mod heads;
 pub mod pool;
 pub mod quantized;
 
