@@ -1,5 +1,6 @@
 //! From nodes to steps: the table of what computes which op, and the memory of values on the way.
 
+mod attention;
 mod block;
 mod conv;
 mod convert;
@@ -18,6 +19,8 @@ mod resize;
 mod strided;
 mod table;
 mod window;
+
+use std::collections::HashMap;
 
 use qing_graph::{Attribute, Graph, Node, NodeId, Tensor, ValueId, infer};
 use qing_kernels::{Isa, KernelError};
@@ -41,6 +44,7 @@ type LowerFn = fn(&mut Lower<'_>, &Node) -> Result<bool, EngineError>;
 static TABLE: &[(&str, &str, LowerFn)] = &[
     ("", "Abs", elementwise::lower_unary),
     ("", "Add", add),
+    ("", "Attention", attention::lower_op),
     ("", "AveragePool", pool::window),
     ("", "BatchNormalization", elementwise::lower_batch_norm),
     ("", "Clip", elementwise::lower_unary),
@@ -232,7 +236,15 @@ pub(crate) fn lower(graph: &Graph, options: &Options) -> Result<Lowered, EngineE
     for id in &graph.inputs {
         inputs.push((convert::input(&mut cx, *id), *id));
     }
+    let mut attention = if options.reference { HashMap::new() } else { attention::find(&cx) };
+    for index in attention.values().flat_map(|found| found.nodes()) {
+        cx.absorbed[index] = true;
+    }
     for (index, node) in graph.nodes.iter().enumerate() {
+        if let Some(found) = attention.remove(&index) {
+            attention::lower(&mut cx, found)?;
+            continue;
+        }
         if cx.absorbed[index] {
             release(graph, node);
             continue;
@@ -304,7 +316,7 @@ impl Lower<'_> {
     /// The one node that reads a value which is no output of the graph.
     pub(crate) fn single_consumer(&self, id: ValueId) -> Option<(NodeId, &Node)> {
         match self.consumers[id.0 as usize].as_slice() {
-            [one] if !self.graph.outputs.contains(&id) => Some((*one, &self.graph.nodes[*one])),
+            [one] if !self.graph.outputs.contains(&id) && !self.absorbed[*one] => Some((*one, &self.graph.nodes[*one])),
             _ => None,
         }
     }

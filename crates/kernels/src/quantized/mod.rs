@@ -8,6 +8,7 @@
 //!
 //! Activations are laid out with the channel last: `[batch, height, width, channel]`.
 
+pub mod attention;
 pub mod conv;
 pub mod depthwise;
 pub mod elementwise;
@@ -21,6 +22,7 @@ pub mod pooling;
 mod testing;
 mod versions;
 
+pub use attention::QAttention;
 pub use conv::QConv;
 pub use depthwise::QDepthwise;
 pub use elementwise::{QAdd, QPRelu};
