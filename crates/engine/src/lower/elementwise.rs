@@ -54,7 +54,7 @@ impl Step for Map {
 }
 
 /// The kernel's name for a unary op.
-fn unary_of(cx: &Lower<'_>, node: &Node) -> Option<Unary> {
+pub(super) fn unary_of(cx: &Lower<'_>, node: &Node) -> Option<Unary> {
     if let Some(clamp) = fuse::clamp_of(cx, node) {
         return Some(Unary::Clip(clamp));
     }
@@ -144,11 +144,9 @@ impl Step for BinaryStep {
     }
 }
 
-/// `Add`, `Sub`, `Mul`, `Div`, `PRelu`, and `Min` and `Max` of two.
-pub(super) fn lower_binary(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
-    let [Some(a), Some(b)] = node.inputs[..] else { return Ok(false) };
-    let y = node.outputs[0];
-    let op = match node.op.name() {
+/// The kernel's name for an op of two operands.
+pub(super) fn binary_of(node: &Node) -> Option<Binary> {
+    Some(match node.op.name() {
         "Add" => Binary::Add,
         "Sub" => Binary::Sub,
         "Mul" => Binary::Mul,
@@ -156,8 +154,15 @@ pub(super) fn lower_binary(cx: &mut Lower<'_>, node: &Node) -> Result<bool, Engi
         "Min" => Binary::Min,
         "Max" => Binary::Max,
         "PRelu" => Binary::Prelu,
-        _ => return Ok(false),
-    };
+        _ => return None,
+    })
+}
+
+/// `Add`, `Sub`, `Mul`, `Div`, `PRelu`, and `Min` and `Max` of two.
+pub(super) fn lower_binary(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
+    let [Some(a), Some(b)] = node.inputs[..] else { return Ok(false) };
+    let y = node.outputs[0];
+    let Some(op) = binary_of(node) else { return Ok(false) };
     if !(is_f32(cx, a) && is_f32(cx, b) && is_f32(cx, y)) {
         return Ok(false);
     }

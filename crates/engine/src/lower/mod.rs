@@ -2,6 +2,7 @@
 
 mod attention;
 mod block;
+mod chain;
 mod conv;
 mod convert;
 mod elementwise;
@@ -255,7 +256,7 @@ pub(crate) fn lower(graph: &Graph, options: &Options) -> Result<Lowered, EngineE
         let unary: LowerFn = elementwise::lower_unary;
         let lowering = lowering.map(|(_, _, f)| *f).or_else(|| node.op.map(0.0).map(|_| unary));
         let done = match lowering {
-            Some(f) if !options.reference && cx.is_static(node) => f(&mut cx, node)?,
+            Some(f) if !options.reference && cx.is_static(node) => chain::lower(&mut cx, index)? || f(&mut cx, node)?,
             _ => false,
         };
         if !done {

@@ -4,12 +4,12 @@
 //! function.
 
 use qing_graph::{
-    Element, Node, OpError, Tensor, ValueId, ops,
+    Element, Node, OpError, Tensor, Type, ValueId, arithmetic, ops,
     rewrite::{Patch, Rule, View},
 };
 
 /// The rules, in the order they are tried.
-pub(super) const RULES: &[&dyn Rule] = &[&Silu, &Gelu, &PadConv];
+pub(super) const RULES: &[&dyn Rule] = &[&Silu, &Gelu, &PadConv, &QuantizeThenMove];
 
 fn is_float(view: &View<'_>, id: ValueId) -> bool {
     view.graph.ty(id).element == Element::F32 && view.graph.ty(id).quant.is_none()
@@ -163,11 +163,42 @@ impl Rule for PadConv {
     }
 }
 
+/// A value that is moved and then quantized: bytes move faster, and what computed the value can quantize it at once.
+struct QuantizeThenMove;
+
+impl Rule for QuantizeThenMove {
+    fn name(&self) -> &'static str {
+        "quantize before moving"
+    }
+
+    fn apply(&self, view: &View<'_>, node: &Node) -> Result<Option<Patch>, OpError> {
+        let found = || {
+            let moved = node.input(0).filter(|_| node.op.is::<ops::Quantize>())?;
+            let mover = view.producer(moved)?;
+            let moves = mover.op.is::<ops::Transpose>() || mover.op.is::<ops::Reshape>();
+            let source = mover.input(0)?;
+            let ty = view.graph.ty(node.outputs[0]);
+            let uniform = arithmetic::per_tensor(ty).is_ok();
+            let plain = is_float(view, moved) && is_float(view, source) && view.graph.constant(source).is_none();
+            (moves && uniform && plain && view.single_consumer(moved).is_some()).then_some((mover, source, ty.clone()))
+        };
+        let Some((mover, source, ty)) = found() else { return Ok(None) };
+        let mut patch = Patch::new();
+        let before = Type { shape: view.graph.ty(source).shape.clone(), ..ty.clone() };
+        let quantized = patch.typed_node(node.op.clone(), &node.name, &[Some(source.into())], before);
+        let rest = mover.inputs[1..].iter().map(|id| id.map(Into::into));
+        let inputs: Vec<_> = std::iter::once(Some(quantized)).chain(rest).collect();
+        let y = patch.typed_node(mover.op.clone(), &mover.name, &inputs, ty);
+        patch.replace(node.outputs[0], y);
+        Ok(Some(patch))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use qing_graph::{Graph, Op, Type, rewrite::rewrite};
+    use qing_graph::{Graph, Op, Quant, interpret::interpret, rewrite::rewrite};
 
     use super::*;
 
@@ -197,6 +228,31 @@ mod tests {
         graph.mark_output(gelu);
         rewrite(&mut graph, RULES).unwrap();
         assert_eq!(names(&graph), ["Swish", "Gelu"]);
+    }
+
+    #[test]
+    fn quantization_comes_before_movement() {
+        let mut graph = Graph::new("g");
+        let x = graph.add_input("x", Type::new(Element::F32, [2usize, 3]));
+        let turned = node(&mut graph, ops::Transpose { perm: vec![1, 0] }, &[x]);
+        let ty = Type::new(Element::F32, [3usize, 2]).quantized(Element::U8, Quant::per_tensor(0.5, 3).unwrap());
+        let y = graph.add_typed_node(Arc::new(ops::Quantize {}), "q", &[Some(turned)], vec![ty.clone()]).unwrap()[0];
+        graph.mark_output(y);
+        let input = Tensor::new(&[2, 3], vec![0.0f32, 1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
+        let before = interpret(&graph, std::slice::from_ref(&input)).unwrap();
+        rewrite(&mut graph, RULES).unwrap();
+        assert_eq!(names(&graph), ["Quantize", "Transpose"]);
+        assert_eq!(graph.ty(graph.outputs[0]), &ty);
+        assert_eq!(interpret(&graph, &[input]).unwrap(), before);
+        // A value that somebody else reads as it is stays where it is.
+        let mut graph = Graph::new("g");
+        let x = graph.add_input("x", Type::new(Element::F32, [2usize, 3]));
+        let turned = node(&mut graph, ops::Transpose { perm: vec![1, 0] }, &[x]);
+        let y = graph.add_typed_node(Arc::new(ops::Quantize {}), "q", &[Some(turned)], vec![ty]).unwrap()[0];
+        graph.mark_output(y);
+        graph.mark_output(turned);
+        rewrite(&mut graph, RULES).unwrap();
+        assert_eq!(names(&graph), ["Transpose", "Quantize"]);
     }
 
     #[test]

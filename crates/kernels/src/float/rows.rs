@@ -44,6 +44,24 @@ pub fn layer_norm(
     each_row(isa, scale.len(), Some(x), y, RowOp::Normalize { scale, bias, epsilon }, pool)
 }
 
+/// [`layer_norm`] of `y`, in place.
+///
+/// # Errors
+/// [`KernelError`] when lengths do not agree.
+pub fn layer_norm_in_place(
+    isa: Isa,
+    scale: &[f32],
+    bias: Option<&[f32]>,
+    epsilon: f32,
+    y: &mut [f32],
+    pool: &Pool,
+) -> Result<(), KernelError> {
+    if let Some(bias) = bias {
+        expect_len("bias", bias.len(), scale.len())?;
+    }
+    each_row(isa, scale.len(), None, y, RowOp::Normalize { scale, bias, epsilon }, pool)
+}
+
 #[derive(Clone, Copy)]
 enum RowOp<'a> {
     Softmax,
@@ -227,7 +245,11 @@ mod tests {
             for isa in Isa::available() {
                 for threads in 1..=3 {
                     let mut y = vec![f32::NAN; x.len()];
-                    layer_norm(isa, &x, &scale, bias, 1e-3, &mut y, &Pool::new(threads)).unwrap();
+                    let pool = Pool::new(threads);
+                    layer_norm(isa, &x, &scale, bias, 1e-3, &mut y, &pool).unwrap();
+                    let mut z = x.clone();
+                    layer_norm_in_place(isa, &scale, bias, 1e-3, &mut z, &pool).unwrap();
+                    prop_assert_eq!(&y, &z);
                     for (found, expected) in y.iter().zip(&expected) {
                         prop_assert!((f64::from(*found) - expected).abs() < 2e-5, "{} {found} {expected}", isa.name());
                     }

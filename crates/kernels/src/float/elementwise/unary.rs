@@ -118,7 +118,7 @@ impl Kernel for Map<'_> {
             Unary::HardSigmoid { alpha, beta } => each!(|v| hard_sigmoid(s, v, alpha, beta)),
             Unary::HardSwish => each!(|v| s.mul(v, hard_sigmoid(s, v, 1.0 / 6.0, 0.5))),
             Unary::Gelu => each!(|v| {
-                let erf = functions::erf(s, s.mul(v, s.splat(std::f32::consts::FRAC_1_SQRT_2)));
+                let erf = functions::erf_short(s, s.mul(v, s.splat(std::f32::consts::FRAC_1_SQRT_2)));
                 let half = s.mul(v, s.splat(0.5));
                 s.fma(half, erf, half)
             }),

@@ -5,7 +5,7 @@ use crate::heads::{MaskRows, Rows};
 
 /// Bytes that look random.
 fn bytes(len: usize, seed: usize) -> Vec<u8> {
-    (0..len).map(|i| ((i + 1) * (2 * seed + 1) * 0x9e37 >> 7) as u8).collect()
+    (0..len).map(|i| (((i + 1) * (2 * seed + 1) * 0x9e37) >> 7) as u8).collect()
 }
 
 /// The definition, one value at a time; weights as `e^x / Σ` in f32.
