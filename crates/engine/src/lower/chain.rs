@@ -161,14 +161,12 @@ fn link(cx: &Lower<'_>, node: &Node, x: ValueId) -> Option<(Link, Option<usize>)
         let theirs = cx.shape(other);
         let count: usize = theirs.iter().product();
         let significant = &theirs[theirs.iter().take_while(|d| **d == 1).count()..];
-        let rows = if count == 1 {
-            None
-        } else if theirs == shape && cx.layout(other) == Layout::Plain {
-            None
-        } else if theirs.len() <= shape.len() && shape.ends_with(significant) && cx.layout(other) == Layout::Plain {
-            Some(count)
-        } else {
-            return None;
+        let plain = cx.layout(other) == Layout::Plain;
+        let rows = match count {
+            1 => None,
+            _ if theirs == shape && plain => None,
+            _ if theirs.len() <= shape.len() && shape.ends_with(significant) && plain => Some(count),
+            _ => return None,
         };
         return Some((Link::Binary { op, other, second }, rows));
     }

@@ -154,14 +154,27 @@ impl Kernel for Task<'_> {
             };
             // SAFETY: the queries were checked to be there, and the scores are this task's.
             unsafe { product.run_inside(s, 0..count.div_ceil(rows), 0..k_panels.count()) };
-            for i in 0..count {
-                let row = &mut self.scores[i * stride..(i + 1) * stride];
-                let seen = if heads.causal { keys.min(first + i + 1) } else { keys };
-                row[seen..].fill(f32::NEG_INFINITY);
-                let mask = self.mask.zip(heads.mask_at(self.item, self.head, first + i));
-                let mask =
-                    mask.map(|(mask, (at, column))| if column == 0 { &mask[at..=at] } else { &mask[at..at + keys] });
-                self.sums[i] = weigh(s, row, self.attention.scale, mask);
+            let mut i = 0;
+            while i < count {
+                // Several rows at once, because each waits for its maximum and its sum.
+                macro_rules! rows {
+                    ($n:literal) => {{
+                        let lines = self.lines::<$n>(first + i);
+                        let block = &mut self.scores[i * stride..(i + $n) * stride];
+                        let sums = weigh(
+                            s,
+                            block,
+                            stride,
+                            self.attention.scale,
+                            #[inline(always)]
+                            |v| v,
+                            lines,
+                        );
+                        self.sums[i..i + $n].copy_from_slice(&sums);
+                        i += $n;
+                    }};
+                }
+                if count - i >= 4 { rows!(4) } else { rows!(1) }
             }
             // SAFETY: the place was checked to be inside the results.
             let out = unsafe { self.out.0.add(heads.y.start(self.item, self.head) + first * heads.y.row) };
@@ -190,38 +203,90 @@ impl Kernel for Task<'_> {
     }
 }
 
-/// Turns scores, whole vectors of them with negative infinity behind the last, into weights `e^(x·scale + mask − max)`, and
-/// gives their sum. A mask of one value is for all.
+impl<'a> Task<'a> {
+    /// The masks of `R` queries and the keys they see.
+    #[inline(always)]
+    fn lines<const R: usize>(&self, first: usize) -> [Line<'a>; R] {
+        let mut lines = [Line { mask: None, seen: 0 }; R];
+        for (i, line) in lines.iter_mut().enumerate() {
+            *line = Line::of(&self.attention.heads, (self.item, self.head, first + i), self.mask);
+        }
+        lines
+    }
+}
+
+/// What a query is told about the keys.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Line<'a> {
+    /// What is added to the scores: a value for each key, or one for all.
+    mask: Option<&'a [f32]>,
+    /// Keys that it sees.
+    seen: usize,
+}
+
+impl<'a> Line<'a> {
+    /// That of a query of a head of an item.
+    #[inline(always)]
+    pub(crate) fn of(heads: &Heads, (item, head, query): (usize, usize, usize), mask: Option<&'a [f32]>) -> Line<'a> {
+        let mask = mask.zip(heads.mask_at(item, head, query));
+        let mask = mask.map(
+            #[inline(always)]
+            |(mask, (at, column))| if column == 0 { &mask[at..=at] } else { &mask[at..at + heads.keys] },
+        );
+        Line { mask, seen: if heads.causal { heads.keys.min(query + 1) } else { heads.keys } }
+    }
+}
+
+/// Turns `R` rows of scores, each a whole number of vectors, into weights `e^(prepare(x)·scale + mask − max)`, zeros for keys that are not
+/// seen, and gives their sums.
 #[inline(always)]
-pub(crate) fn weigh<S: Simd>(s: S, row: &mut [f32], scale: f32, mask: Option<&[f32]>) -> f32 {
+pub(crate) fn weigh<S: Simd, const R: usize>(
+    s: S,
+    rows: &mut [f32],
+    stride: usize,
+    scale: f32,
+    prepare: impl Fn(S::V) -> S::V,
+    lines: [Line<'_>; R],
+) -> [f32; R] {
     let scale = s.splat(scale);
-    let mut top = s.splat(f32::NEG_INFINITY);
-    match mask {
-        Some(mask) if mask.len() > 1 => {
-            for (x, m) in row.chunks_exact_mut(S::LANES).zip(mask.chunks(S::LANES)) {
-                let m = if m.len() == S::LANES { s.load(m) } else { s.load_tail(m) };
-                let value = s.fma(s.load(x), scale, m);
-                s.store(x, value);
-                top = s.max(top, value);
+    let mut top = [s.splat(f32::NEG_INFINITY); R];
+    for at in (0..stride).step_by(S::LANES) {
+        for r in 0..R {
+            let Line { mask, seen } = lines[r];
+            let m = match mask {
+                None => s.splat(0.0),
+                Some([one]) => s.splat(*one),
+                Some(mask) if mask.len() >= at + S::LANES => s.load(&mask[at..]),
+                Some(mask) => s.load_tail(&mask[at.min(mask.len())..]),
+            };
+            let x = &mut rows[r * stride + at..][..S::LANES];
+            let mut value = s.fma(prepare(s.load(x)), scale, m);
+            s.store(x, value);
+            if at + S::LANES > seen {
+                x[seen.saturating_sub(at)..].fill(f32::NEG_INFINITY);
+                value = s.load(x);
             }
-        }
-        _ => {
-            let m = s.splat(mask.map_or(0.0, |m| m[0]));
-            for x in row.chunks_exact_mut(S::LANES) {
-                let value = s.fma(s.load(x), scale, m);
-                s.store(x, value);
-                top = s.max(top, value);
-            }
+            top[r] = s.max(top[r], value);
         }
     }
-    let shift = s.splat(s.largest(top));
-    let mut sums = s.splat(0.0);
-    for x in row.chunks_exact_mut(S::LANES) {
-        let e = exp(s, s.sub(s.load(x), shift));
-        s.store(x, e);
-        sums = s.add(sums, e);
+    let mut shift = top;
+    for r in 0..R {
+        shift[r] = s.splat(s.largest(top[r]));
     }
-    s.sum(sums)
+    let mut totals = [s.splat(0.0); R];
+    for at in (0..stride).step_by(S::LANES) {
+        for r in 0..R {
+            let x = &mut rows[r * stride + at..][..S::LANES];
+            let e = exp(s, s.sub(s.load(x), shift[r]));
+            s.store(x, e);
+            totals[r] = s.add(totals[r], e);
+        }
+    }
+    let mut sums = [0.0; R];
+    for r in 0..R {
+        sums[r] = s.sum(totals[r]);
+    }
+    sums
 }
 
 #[cfg(test)]

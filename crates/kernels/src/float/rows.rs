@@ -153,19 +153,33 @@ fn softmax_row<S: Simd>(s: S, row: &mut [f32]) {
 fn normalize_row<S: Simd>(s: S, row: &mut [f32], scale: &[f32], bias: Option<&[f32]>, epsilon: f32) {
     let count = row.len() as f32;
     let zero = s.splat(0.0);
-    let mut sums = zero;
-    for x in row.chunks(S::LANES) {
-        sums = s.add(sums, load(s, x));
+    // Sums that do not wait for each other.
+    const CHAINS: usize = 4;
+    let (blocks, rest) = row.split_at(row.len() / (CHAINS * S::LANES) * (CHAINS * S::LANES));
+    let mut sums = [zero; CHAINS];
+    for block in blocks.chunks_exact(CHAINS * S::LANES) {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = s.add(*sum, s.load(&block[i * S::LANES..]));
+        }
     }
-    let mean = s.sum(sums) / count;
+    for x in rest.chunks(S::LANES) {
+        sums[0] = s.add(sums[0], load(s, x));
+    }
+    let mean = s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]))) / count;
     let shift = s.splat(mean);
-    let mut squares = zero;
-    let (whole, tail) = row.split_at(row.len() / S::LANES * S::LANES);
+    let mut squares = [zero; CHAINS];
+    for block in blocks.chunks_exact(CHAINS * S::LANES) {
+        for (i, sum) in squares.iter_mut().enumerate() {
+            let d = s.sub(s.load(&block[i * S::LANES..]), shift);
+            *sum = s.fma(d, d, *sum);
+        }
+    }
+    let (whole, tail) = rest.split_at(rest.len() / S::LANES * S::LANES);
     for x in whole.chunks_exact(S::LANES) {
         let d = s.sub(s.load(x), shift);
-        squares = s.fma(d, d, squares);
+        squares[0] = s.fma(d, d, squares[0]);
     }
-    let mut variance = s.sum(squares);
+    let mut variance = s.sum(s.add(s.add(squares[0], squares[1]), s.add(squares[2], squares[3])));
     for x in tail {
         variance += (x - mean) * (x - mean);
     }

@@ -103,14 +103,7 @@ pub(crate) fn erf_short<S: Simd>(s: S, x: S::V) -> S::V {
     let p = polynomial(
         s,
         square,
-        [
-            2.037_269e-6,
-            2.861_544e-4,
-            3.826_632_6e-3,
-            5.293_399_5e-2,
-            1.918_420_3e-1,
-            std::f32::consts::FRAC_2_SQRT_PI,
-        ],
+        [2.037_269e-6, 2.861_544e-4, 3.826_632_6e-3, 5.293_399_5e-2, 1.918_420_3e-1, std::f32::consts::FRAC_2_SQRT_PI],
     );
     let q = polynomial(s, square, [3.802_647_6e-5, 1.177_204_9e-3, 1.509_046_1e-2, 1.146_987_5e-1, 5.033_478e-1, 1.0]);
     s.select_lt(s.abs(x), end, s.div(s.mul(x, p), q), s.copysign(one, x))

@@ -171,4 +171,15 @@ impl Simd for Avx2 {
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         })
     }
+
+    #[inline(always)]
+    fn store_bytes(self, to: &mut [u8], v: __m256) {
+        let words = have!(_mm256_cvtps_epi32(v));
+        let (low, high) = (have!(_mm256_castsi256_si128(words)), have!(_mm256_extracti128_si256::<1>(words)));
+        let halves = have!(_mm_packus_epi32(low, high));
+        let bytes = have!(_mm_packus_epi16(halves, halves));
+        let to = &mut to[..8];
+        // SAFETY: eight bytes are writable.
+        unsafe { _mm_storel_epi64(to.as_mut_ptr().cast(), bytes) };
+    }
 }

@@ -157,4 +157,12 @@ impl Simd for Avx512 {
     fn largest(self, a: __m512) -> f32 {
         have!(_mm512_reduce_max_ps(a))
     }
+
+    #[inline(always)]
+    fn store_bytes(self, to: &mut [u8], v: __m512) {
+        let bytes = have!(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+        let to = &mut to[..16];
+        // SAFETY: sixteen bytes are writable.
+        unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), bytes) };
+    }
 }

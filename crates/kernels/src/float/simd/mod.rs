@@ -157,6 +157,16 @@ pub(crate) trait Simd: Copy + Send + Sync {
         unsafe { self.store_first(to.as_mut_ptr(), to.len(), v) }
     }
 
+    /// Writes the lanes, whole numbers in `0..=255`, as the first `LANES` bytes of a slice.
+    #[inline(always)]
+    fn store_bytes(self, to: &mut [u8], v: Self::V) {
+        let mut lanes = [0.0; 64];
+        self.store(&mut lanes, v);
+        for (to, lane) in to[..Self::LANES].iter_mut().zip(lanes) {
+            *to = lane as u8;
+        }
+    }
+
     /// `min(hi, max(lo, a))`; NaN stays NaN.
     #[inline(always)]
     fn clamp(self, a: Self::V, lo: Self::V, hi: Self::V) -> Self::V {
@@ -201,6 +211,10 @@ mod tests {
                     list.extend(out);
                 }
                 if x.len() == S::LANES {
+                    let mut bytes = vec![0u8; S::LANES + 1];
+                    s.store_bytes(&mut bytes, s.abs(s.round(a)));
+                    assert!(bytes.iter().zip(x).all(|(byte, x)| f32::from(*byte) == x.round_ties_even().abs()));
+                    assert_eq!(bytes[S::LANES], 0);
                     assert_eq!(s.sum(s.load(x)), x.iter().sum::<f32>());
                     assert_eq!(s.largest(a), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
                 }

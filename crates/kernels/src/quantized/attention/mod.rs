@@ -11,6 +11,7 @@ use super::epilogue::{Clip, Requantize};
 use super::versions::per_isa;
 use crate::cpu::Isa;
 use crate::error::{KernelError, expect_len};
+use crate::float::attention::{Line, weigh};
 use crate::float::simd::{Kernel, Simd, dispatch};
 use crate::heads::{BLOCK, Heads};
 use crate::pool::{Pool, SharedMut};
@@ -246,18 +247,11 @@ impl Task<'_> {
             } else {
                 plain::scores(self.isa, (a, padded, count), &mut scratch);
             }
-            for i in 0..count {
-                let row = &mut scratch.scores[i * padded.keys..(i + 1) * padded.keys];
-                let seen = if heads.causal { heads.keys.min(first + i + 1) } else { heads.keys };
-                let mask = self.mask.zip(heads.mask_at(self.item, self.head, first + i));
-                let mask = mask
-                    .map(|(mask, (at, column))| if column == 0 { &mask[at..=at] } else { &mask[at..at + heads.keys] });
-                dispatch(self.isa, Weigh { attention: a, row, seen, mask });
-                let bytes = &mut scratch.weights[i * padded.keys..(i + 1) * padded.keys];
-                let mut sum = 0;
-                narrow(self.isa, row, heads.keys, bytes, &mut sum);
-                scratch.row_sums[i] = sum;
-            }
+            let place = (self.item, self.head, first);
+            dispatch(
+                self.isa,
+                Weigh { attention: a, stride: padded.keys, count, place, mask: self.mask, scratch: &mut scratch },
+            );
             let to = heads.y.start(self.item, self.head) + first * heads.y.row;
             let place = Place { y: self.y, first: to, stride: heads.y.row };
             if wide {
@@ -291,48 +285,98 @@ impl Place<'_> {
     }
 }
 
-/// From sums (as floats) to stored weights (as floats), in place.
-struct Weigh<'a> {
+/// From the sums of a block of queries to their stored weights.
+struct Weigh<'a, 'b> {
     attention: &'a QAttention,
-    row: &'a mut [f32],
-    /// Keys that count.
-    seen: usize,
+    stride: usize,
+    count: usize,
+    /// Item, head, and first query.
+    place: (usize, usize, usize),
     mask: Option<&'a [f32]>,
+    scratch: &'a mut Scratch<'b>,
 }
 
-impl Kernel for Weigh<'_> {
+impl Kernel for Weigh<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Weigh { attention: a, row, seen, mask } = self;
-        if let Some((step, lo, hi)) = a.scores.rounded {
-            let (step, lo, hi) = (s.splat(step), s.splat(lo), s.splat(hi));
-            for x in row.chunks_exact_mut(S::LANES) {
-                s.store(x, s.round(s.clamp(s.mul(s.load(x), step), lo, hi)));
+        let mut i = 0;
+        while i < self.count {
+            let (count, scratch) = (self.count, &mut *self.scratch);
+            let block =
+                Block { attention: self.attention, stride: self.stride, first: i, place: self.place, mask: self.mask };
+            if count - i >= 4 {
+                block.run::<S, 4>(s, scratch);
+                i += 4;
+            } else {
+                block.run::<S, 1>(s, scratch);
+                i += 1;
             }
-        }
-        row[seen..].fill(f32::NEG_INFINITY);
-        let sum = crate::float::attention::weigh(s, row, a.scores.unit, mask);
-        // Softmax and division by the scale in one factor.
-        let share = s.splat(1.0 / (sum * a.weight_scale));
-        let Clip { zero, lo, hi } = a.weights;
-        let (zero, lo, hi) = (s.splat(f32::from(zero)), s.splat(f32::from(lo)), s.splat(f32::from(hi)));
-        for x in row.chunks_exact_mut(S::LANES) {
-            let value = s.round(s.min(s.mul(s.load(x), share), s.splat(1024.0)));
-            s.store(x, s.clamp(s.add(value, zero), lo, hi));
         }
     }
 }
 
-per_isa! {
-    /// Stored weights as bytes, zeros behind the last of `keys`, and their sum.
-    fn narrow(row: &[f32], keys: usize, bytes: &mut [u8], sum: &mut i32) {
-        for (byte, value) in bytes.iter_mut().zip(row) {
-            *byte = *value as i32 as u8;
+/// Some rows at once, because each waits for its maximum and its sum.
+struct Block<'a> {
+    attention: &'a QAttention,
+    stride: usize,
+    first: usize,
+    place: (usize, usize, usize),
+    mask: Option<&'a [f32]>,
+}
+
+impl Block<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const R: usize>(&self, s: S, scratch: &mut Scratch<'_>) {
+        let (a, stride) = (self.attention, self.stride);
+        let (item, head, query) = self.place;
+        let lines: [Line<'_>; R] = std::array::from_fn(
+            #[inline(always)]
+            |r| Line::of(&a.heads, (item, head, query + self.first + r), self.mask),
+        );
+        let rows = &mut scratch.scores[self.first * stride..(self.first + R) * stride];
+        let sums = match a.scores.rounded {
+            Some((step, lo, hi)) => {
+                let (step, lo, hi) = (s.splat(step), s.splat(lo), s.splat(hi));
+                weigh(
+                    s,
+                    rows,
+                    stride,
+                    a.scores.unit,
+                    #[inline(always)]
+                    |v| s.round(s.clamp(s.mul(v, step), lo, hi)),
+                    lines,
+                )
+            }
+            None => weigh(
+                s,
+                rows,
+                stride,
+                a.scores.unit,
+                #[inline(always)]
+                |v| v,
+                lines,
+            ),
+        };
+        let Clip { zero, lo, hi } = a.weights;
+        let (zero, lo, hi) = (s.splat(f32::from(zero)), s.splat(f32::from(lo)), s.splat(f32::from(hi)));
+        for (r, sum) in sums.into_iter().enumerate() {
+            // Softmax and division by the scale in one factor.
+            let share = s.splat(1.0 / (sum * a.weight_scale));
+            let bytes = &mut scratch.weights[(self.first + r) * stride..][..stride];
+            let mut total = s.splat(0.0);
+            for (at, x) in rows[r * stride..(r + 1) * stride].chunks_exact(S::LANES).enumerate() {
+                let value = s.round(s.min(s.mul(s.load(x), share), s.splat(1024.0)));
+                let value = s.clamp(s.add(value, zero), lo, hi);
+                total = s.add(total, value);
+                s.store_bytes(&mut bytes[at * S::LANES..], value);
+            }
+            // What was stored behind the last key is taken back.
+            let behind: i32 = bytes[a.heads.keys..].iter().map(|byte| i32::from(*byte)).sum();
+            bytes[a.heads.keys..].fill(0);
+            scratch.row_sums[self.first + r] = s.sum(total) as i32 - behind;
         }
-        bytes[keys..].fill(0);
-        *sum = bytes.iter().map(|byte| i32::from(*byte)).sum();
     }
 }
 
