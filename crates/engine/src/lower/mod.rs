@@ -2,6 +2,7 @@
 
 mod attention;
 mod block;
+mod cast;
 mod chain;
 mod conv;
 mod convert;
@@ -16,6 +17,7 @@ mod pool;
 mod prelu;
 mod qconv;
 mod quantize;
+mod recurrent;
 mod resize;
 mod strided;
 mod table;
@@ -48,6 +50,7 @@ static TABLE: &[(&str, &str, LowerFn)] = &[
     ("", "Attention", attention::lower_op),
     ("", "AveragePool", pool::window),
     ("", "BatchNormalization", elementwise::lower_batch_norm),
+    ("", "Cast", cast::lower),
     ("", "Clip", elementwise::lower_unary),
     ("", "Concat", movement::concat),
     ("", "Conv", conv::lower),
@@ -58,6 +61,7 @@ static TABLE: &[(&str, &str, LowerFn)] = &[
     ("", "Exp", elementwise::lower_unary),
     ("", "Expand", movement::lower_expand),
     ("", "Flatten", movement::reshape),
+    ("", "GRU", recurrent::lower),
     ("", "Gather", movement::gather),
     ("", "Gelu", elementwise::lower_unary),
     ("", "Gemm", matmul::gemm),
@@ -66,6 +70,7 @@ static TABLE: &[(&str, &str, LowerFn)] = &[
     ("", "HardSigmoid", elementwise::lower_unary),
     ("", "HardSwish", elementwise::lower_unary),
     ("", "Identity", movement::reshape),
+    ("", "LSTM", recurrent::lower),
     ("", "LayerNormalization", normalize::lower_layer_norm),
     ("", "LeakyRelu", elementwise::lower_unary),
     ("", "MatMul", matmul::matmul),
@@ -76,6 +81,7 @@ static TABLE: &[(&str, &str, LowerFn)] = &[
     ("", "Neg", elementwise::lower_unary),
     ("", "PRelu", elementwise::lower_binary),
     ("", "Pad", pad::lower),
+    ("", "RNN", recurrent::lower),
     ("", "Reciprocal", elementwise::lower_unary),
     ("", "ReduceMax", pool::global),
     ("", "ReduceMean", pool::global),

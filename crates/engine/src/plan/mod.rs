@@ -4,6 +4,7 @@ mod dump;
 pub(crate) mod layout;
 mod prepare;
 mod recognize;
+mod transposed;
 
 use std::fmt;
 

@@ -148,6 +148,7 @@ impl Kernel for Task<'_> {
                 right: self.packed_k,
                 bias: &[],
                 clamp: Clamp::NONE,
+                in_order: false,
                 out: self.scores.as_mut_ptr(),
                 residual: std::ptr::null(),
                 stride,

@@ -14,6 +14,7 @@ pub mod peak;
 pub mod permute;
 pub mod pooling;
 mod product;
+pub mod recurrent;
 pub mod reduce;
 pub mod resize;
 pub mod rows;
