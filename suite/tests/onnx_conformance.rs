@@ -85,6 +85,9 @@ fn report(outcome: &Outcome) -> String {
     reasons.into_iter().map(line).collect()
 }
 
+/// Cases that pass at least, whatever the lists say.
+const FLOOR: usize = 1300;
+
 #[test]
 fn onnx_node_cases() {
     let folder = match folder() {
@@ -104,6 +107,7 @@ fn onnx_node_cases() {
         .collect();
     let passed = outcome.values().filter(|why| why.is_none()).count();
     println!("ONNX node cases: {passed} of {} pass", outcome.len());
+    assert!(passed >= FLOOR, "only {passed} of {} pass", outcome.len());
     if env::var_os("QING_REPORT").is_some_and(|v| v == "1") {
         println!("{}", report(&outcome));
     }

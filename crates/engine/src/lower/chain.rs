@@ -35,6 +35,9 @@ use crate::{
 /// Values of a block, if rows are no longer: with what is read beside them they fit the nearest cache.
 const BLOCK: usize = 4096;
 
+/// Functions of a chain at most; a longer one goes on as another.
+const LONGEST: usize = 32;
+
 /// The other operand of a function of two.
 #[derive(Debug, Clone, Copy)]
 enum Other {
@@ -224,7 +227,9 @@ pub(super) fn lower(cx: &mut Lower<'_>, index: NodeId) -> Result<bool, EngineErr
         return Ok(false);
     }
     let mut to = None;
-    while let Some((next, node)) = cx.single_consumer(value) {
+    while nodes.len() < LONGEST
+        && let Some((next, node)) = cx.single_consumer(value)
+    {
         let Some((link, width)) = link(cx, node, value) else { break };
         if rows.is_some() && width.is_some() && rows != width {
             break;
