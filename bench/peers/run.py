@@ -133,7 +133,7 @@ class Comparison:
             environment.say(f"{network} {precision} {threads} {engine}: {reason}")
             return
         keep = ("load_ms", "peak_memory_bytes", "base_memory_bytes", "runs")
-        self.log.add(kind="time", **about, wall=got["latency_ms"]["median"], cpu=got["cpu_ms"]["median"], **{k: got[k] for k in keep})
+        self.log.add(kind="time", **about, wall=got["latency_ms"]["median"], best=got["latency_ms"]["min"], cpu=got["cpu_ms"]["median"], **{k: got[k] for k in keep})
 
     def round(self, round_):
         rows = self.rows()
