@@ -132,8 +132,11 @@ impl Winograd {
     /// Tiles and panels of a task. Results do not depend on it.
     fn cut(&self, threads: usize) -> [usize; 2] {
         let (tiles, panels) = (self.tiles(), self.panels.count());
-        // Measured: what is transformed may fill the second-level cache, as the weights are passed over once for all of it.
-        let cached = (level2() / (self.worker_len(1) * size_of::<f32>())).max(SHARED).min(tiles);
+        // Measured: what is transformed may fill what the weights leave of the second-level cache; where they do not fit there, all of it, as they
+        // are then passed over once for all that is transformed.
+        let (cache, weights) = (level2(), self.weights.len() * size_of::<f32>());
+        let room = if weights < cache { cache - weights } else { cache };
+        let cached = (room / (self.worker_len(1) * size_of::<f32>())).max(SHARED).min(tiles);
         let blocks = tiles.div_ceil(cached);
         if threads == 1 {
             return [tiles.div_ceil(blocks), panels];
@@ -152,13 +155,19 @@ impl Winograd {
 
     /// Values of scratch for one thread that works on so many tiles at a time.
     fn worker_len(&self, tiles: usize) -> usize {
-        POINTS * tiles * (self.channels() + PANEL)
+        POINTS * (apart(tiles * self.channels()) + apart(tiles * PANEL))
     }
 
     /// Input channels, padded to whole vectors.
     fn channels(&self) -> usize {
         self.geometry.in_c.next_multiple_of(16)
     }
+}
+
+/// From one point to the next, for so many values of each: a line more, as the places of all points of a tile would else often fall into the same
+/// few sets of the first-level cache.
+fn apart(values: usize) -> usize {
+    values + 16
 }
 
 /// Rows and columns of tiles that cover an output image.
@@ -184,7 +193,8 @@ impl Kernel for Tiles<'_> {
     fn run<S: Simd>(self, simd: S) {
         let Tiles { layer, x, residual, out, tiles, panels: range, scratch } = self;
         let (panels, count, channels) = (layer.panels, tiles.len(), layer.channels());
-        let (inputs, results) = scratch.split_at_mut(POINTS * count * channels);
+        let (inputs_step, results_step) = (apart(count * channels), apart(count * PANEL));
+        let (inputs, results) = scratch.split_at_mut(POINTS * inputs_step);
         let places = tiles.map(
             #[inline(always)]
             |tile| place(&layer.geometry, tile),
@@ -196,7 +206,7 @@ impl Kernel for Tiles<'_> {
                 x,
                 place,
                 out: &mut inputs[i * channels..],
-                step: count * channels,
+                step: inputs_step,
             });
         }
         for panel in range {
@@ -204,7 +214,7 @@ impl Kernel for Tiles<'_> {
             for point in 0..POINTS {
                 let at = POINTS * panels.offset(panel) + point * width * layer.geometry.in_c;
                 let product = Product {
-                    left: inputs[point * count * channels..].as_ptr(),
+                    left: inputs[point * inputs_step..].as_ptr(),
                     rows: Rows::Strided(channels),
                     count,
                     tile_rows: tile_rows(count, S::ROWS),
@@ -216,7 +226,7 @@ impl Kernel for Tiles<'_> {
                     bias: &[],
                     clamp: Clamp::NONE,
                     in_order: true,
-                    out: results[point * count * PANEL..].as_mut_ptr(),
+                    out: results[point * results_step..].as_mut_ptr(),
                     residual: std::ptr::null(),
                     stride: PANEL,
                 };
@@ -228,7 +238,7 @@ impl Kernel for Tiles<'_> {
                 let output = transform::Output {
                     geometry: &layer.geometry,
                     results: &results[i * PANEL..],
-                    step: count * PANEL,
+                    step: results_step,
                     place,
                     bias: &layer.bias,
                     residual,
