@@ -211,9 +211,9 @@ struct QuantizedProduct {
 
 impl Step for QuantizedProduct {
     fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
-        let (inputs, y, _) = io.split();
+        let (inputs, y, scratch) = io.split();
         let y = if self.real { Output::F32(bytemuck::cast_slice_mut(y)) } else { Output::U8(y) };
-        self.product.run(self.isa, inputs.values(0), inputs.values(1), y, pool)?;
+        self.product.run(self.isa, inputs.values(0), inputs.values(1), y, scratch, pool)?;
         Ok(())
     }
 }
@@ -258,8 +258,10 @@ fn quantized_pair(
     let product = QMatMul { batch, rows, depth, columns, a_zero, b_zero, epilogue };
     let inputs = vec![cx.read(a, Layout::Plain)?, cx.read(b, Layout::Plain)?];
     let outputs = vec![cx.write(output, Layout::Plain)];
+    let scratch = product.scratch_bytes(cx.isa, cx.threads);
     let step = QuantizedProduct { isa: cx.isa, product, real };
-    let step = StepSpec::new(node, format!("product u8 {}", cx.isa.name()), inputs, outputs, step);
+    let mut step = StepSpec::new(node, format!("product u8 {}", cx.isa.name()), inputs, outputs, step);
+    step.scratch = scratch;
     cx.push_fused(step, &absorbed);
     Ok(true)
 }

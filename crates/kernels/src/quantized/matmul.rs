@@ -1,5 +1,8 @@
 //! Matrix product of two activations. (A product by constant weights is a pointwise [`super::QConv`].)
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use super::epilogue::{Epilogue, Output, Requantize};
 use super::versions::per_isa;
 use crate::cpu::Isa;
@@ -29,11 +32,39 @@ pub struct QMatMul {
 }
 
 impl QMatMul {
+    /// Whether the right side is packed before it is multiplied.
+    fn packs(&self, isa: Isa) -> bool {
+        cfg!(target_arch = "x86_64") && isa.or_supported() == Isa::Avx512 && self.depth.is_multiple_of(4)
+    }
+
+    /// Bytes of scratch that [`QMatMul::run`] needs on a pool of `threads`.
+    #[must_use]
+    pub fn scratch_bytes(&self, isa: Isa, threads: usize) -> usize {
+        if self.packs(isa) { threads * self.packed_bytes() + 64 } else { 0 }
+    }
+
+    /// Bytes of a packed right side and the sums of its columns.
+    fn packed_bytes(&self) -> usize {
+        let columns = self.columns.next_multiple_of(16);
+        (4 * columns * (self.depth.div_ceil(4) + 1)).next_multiple_of(64)
+    }
+
     /// Multiplies `a` by `b` into `y`, `[batch, rows, columns]`.
+    ///
+    /// `scratch` holds at least [`QMatMul::scratch_bytes`] bytes for the pool's number of threads; what it contains does not matter.
+    /// Allocates nothing.
     ///
     /// # Errors
     /// When a length is wrong, a sum could overflow, or `y` is not of the kind the epilogue writes.
-    pub fn run(&self, isa: Isa, a: &[u8], b: &[u8], y: Output<'_>, pool: &Pool) -> Result<(), KernelError> {
+    pub fn run(
+        &self,
+        isa: Isa,
+        a: &[u8],
+        b: &[u8],
+        y: Output<'_>,
+        scratch: &mut [u8],
+        pool: &Pool,
+    ) -> Result<(), KernelError> {
         let QMatMul { batch, rows, depth, columns, .. } = *self;
         expect_len("left side", a.len(), batch * rows * depth)?;
         expect_len("right side", b.len(), batch * depth * columns)?;
@@ -48,6 +79,40 @@ impl QMatMul {
             Output::U8(y) => (Some(SharedMut::new(y)), None),
             Output::F32(y) => (None, Some(SharedMut::new(y))),
         };
+        #[cfg(target_arch = "x86_64")]
+        if self.packs(isa) {
+            let (threads, each) = (pool.threads(), self.packed_bytes());
+            expect_len(
+                "scratch",
+                scratch.len().min(self.scratch_bytes(isa, threads)),
+                self.scratch_bytes(isa, threads),
+            )?;
+            let aligned = scratch.as_ptr().align_offset(64);
+            let scratch = SharedMut::new(&mut scratch[aligned..]);
+            // Rows are shared out where there are fewer products than threads.
+            let groups = if batch < threads { threads.min(rows) } else { 1 };
+            let step = rows.div_ceil(groups);
+            pool.run_indexed(batch * groups, &|worker, job| {
+                let (n, group) = (job / groups, job % groups);
+                let rows = n * rows + rows.min(group * step)..n * rows + rows.min((group + 1) * step);
+                let (a, b) =
+                    (&a[rows.start * depth..rows.end * depth], &b[n * depth * columns..(n + 1) * depth * columns]);
+                let range = rows.start * columns..rows.end * columns;
+                // SAFETY: no two jobs at a time have the same worker, and jobs are distinct rows.
+                let (own, part) = unsafe {
+                    let own = scratch.slice(worker * each..(worker + 1) * each);
+                    let part = match (&bytes, &floats) {
+                        (Some(y), _) => Part::U8(y.slice(range)),
+                        (_, Some(y)) => Part::F32(y.slice(range)),
+                        _ => return,
+                    };
+                    (own, part)
+                };
+                // SAFETY: the machine has the instructions, and the lengths were checked.
+                unsafe { avx512::multiply(self, a, b, bytemuck::cast_slice_mut(own), part) };
+            });
+            return Ok(());
+        }
         let blocks = columns.div_ceil(LANES);
         pool.run(batch * blocks, &|job| {
             let (n, first) = (job / blocks, job % blocks * LANES);
@@ -76,6 +141,12 @@ impl QMatMul {
         });
         Ok(())
     }
+}
+
+/// Rows of results.
+enum Part<'a> {
+    U8(&'a mut [u8]),
+    F32(&'a mut [f32]),
 }
 
 fn finish(to: &Requantize, sums: &[i32; LANES], first: usize, y: &mut [u8]) {
@@ -119,7 +190,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_instruction_set_equals_the_definition(
-            batch in 1usize..3, rows in 1usize..6, depth in 1usize..40, columns in 1usize..140,
+            batch in 1usize..3, rows in 1usize..11, depth in 1usize..40, columns in 1usize..140,
             a_zero: u8, b_zero: u8, real: bool, threads in 1usize..4,
         ) {
             let bytes = |len: usize, step: usize| -> Vec<u8> { (0..len).map(|i| (i * step) as u8).collect() };
@@ -136,7 +207,8 @@ mod tests {
             for isa in Isa::available() {
                 let (mut y, mut reals) = (vec![0u8; len], vec![0f32; len]);
                 let output = if real { Output::F32(&mut reals) } else { Output::U8(&mut y) };
-                product.run(isa, &a, &b, output, &pool).unwrap();
+                let mut scratch = vec![0xab; product.scratch_bytes(isa, threads)];
+                product.run(isa, &a, &b, output, &mut scratch, &pool).unwrap();
                 for i in 0..len {
                     let (n, row, c) = (i / columns / rows, i / columns, i % columns);
                     let sum: i32 = (0..depth).map(|k| {
@@ -158,7 +230,7 @@ mod tests {
         let epilogue = Epilogue::Dequantize { scale: vec![1.0] };
         let product = QMatMul { batch: 1, rows: 1, depth, columns: 1, a_zero: 0, b_zero: 0, epilogue };
         let x = vec![255; depth];
-        let refused = product.run(Isa::Scalar, &x, &x, Output::F32(&mut [0.0]), &Pool::new(1));
+        let refused = product.run(Isa::Scalar, &x, &x, Output::F32(&mut [0.0]), &mut [], &Pool::new(1));
         assert!(matches!(refused, Err(KernelError::Overflow { .. })));
     }
 }

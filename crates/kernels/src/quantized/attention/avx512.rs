@@ -5,7 +5,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Padded, Place, QAttention, Scratch};
+pub(in crate::quantized) use super::LANES;
+use super::{Padded, Place, QAttention, Scratch};
 use crate::quantized::epilogue::Requantize;
 
 /// Rows of a block of sums.
@@ -43,28 +44,43 @@ pub(super) unsafe fn pack(a: &QAttention, padded: Padded, keys: &[u8], values: &
     }
     let words: &mut [u32] = bytemuck::cast_slice_mut(&mut scratch.values[..padded.keys * padded.value_size]);
     let sums = &mut scratch.value_sums[..padded.value_size];
+    let zeros = (v_zero, i32::from(a.weights.zero));
+    pack_lines(values, heads.v.row, (heads.keys, heads.value_size), zeros, words, sums);
+}
+
+/// Packs `depth` lines of `width` bytes, `stride` apart, whose zero is `zeros.0`: words of four lines, less 128, zeros behind the last. To
+/// the sums of columns less zero `sums` is set, times `−zeros.1`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(in crate::quantized) fn pack_lines(
+    lines: &[u8],
+    stride: usize,
+    (depth, width): (usize, usize),
+    (zero, other): (i32, i32),
+    words: &mut [u32],
+    sums: &mut [i32],
+) {
     sums.fill(0);
-    let zero = i32::from(a.weights.zero);
-    for (group, line) in words.chunks_exact_mut(padded.value_size).enumerate() {
-        // Weights of keys that do not exist are 0, so what stands here for them does not matter to the products.
-        let row = |j: usize| {
-            let j = 4 * group + j;
-            if j < heads.keys { &values[j * heads.v.row..][..heads.value_size] } else { &[] }
+    for (group, words) in words.chunks_exact_mut(sums.len()).enumerate() {
+        // What stands for lines that do not exist is multiplied by zeros.
+        let line = |i: usize| {
+            let i = 4 * group + i;
+            if i < depth { &lines[i * stride..][..width] } else { &[] }
         };
-        let rows = [row(0), row(1), row(2), row(3)];
-        for (block, (line, sums)) in line.chunks_exact_mut(LANES).zip(sums.chunks_exact_mut(LANES)).enumerate() {
+        let four = [line(0), line(1), line(2), line(3)];
+        for (block, (words, sums)) in words.chunks_exact_mut(LANES).zip(sums.chunks_exact_mut(LANES)).enumerate() {
             let at = block * LANES;
-            let count = LANES.min(heads.value_size - at.min(heads.value_size));
+            let count = LANES.min(width - at.min(width));
             let mask = ((1u32 << count) - 1) as __mmask16;
             let mut bytes = [_mm_setzero_si128(); 4];
             let mut total = _mm512_setzero_si512();
-            for (byte, row) in bytes.iter_mut().zip(rows) {
-                if row.is_empty() {
+            for (byte, line) in bytes.iter_mut().zip(four) {
+                if line.is_empty() {
                     continue;
                 }
-                // SAFETY: only the lanes of the mask are read, and the row has that many from here.
-                *byte = unsafe { _mm_maskz_loadu_epi8(mask, row.as_ptr().add(at).cast()) };
-                let real = _mm512_sub_epi32(_mm512_cvtepu8_epi32(*byte), _mm512_set1_epi32(v_zero));
+                // SAFETY: only the lanes of the mask are read, and the line has that many from here.
+                *byte = unsafe { _mm_maskz_loadu_epi8(mask, line.as_ptr().add(at).cast()) };
+                let real = _mm512_sub_epi32(_mm512_cvtepu8_epi32(*byte), _mm512_set1_epi32(zero));
                 total = _mm512_add_epi32(total, _mm512_maskz_mov_epi32(mask, real));
                 *byte = _mm_xor_si128(*byte, _mm_set1_epi8(-128));
             }
@@ -76,36 +92,36 @@ pub(super) unsafe fn pack(a: &QAttention, padded: Padded, keys: &[u8], values: &
                 _mm_unpacklo_epi16(high01, high23),
                 _mm_unpackhi_epi16(high01, high23),
             ];
-            for (to, from) in line.chunks_exact_mut(4).zip(quarters) {
+            for (to, from) in words.chunks_exact_mut(4).zip(quarters) {
                 // SAFETY: four words are writable.
                 unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), from) };
             }
             // SAFETY: sixteen sums are readable and writable.
             unsafe {
                 let before = _mm512_loadu_si512(sums.as_ptr().cast());
-                let share = _mm512_mullo_epi32(total, _mm512_set1_epi32(-zero));
+                let share = _mm512_mullo_epi32(total, _mm512_set1_epi32(-other));
                 _mm512_storeu_si512(sums.as_mut_ptr().cast(), _mm512_add_epi32(before, share));
             }
         }
     }
 }
 
-/// `Σ left · right` for [`ROWS`] rows of stored bytes and `NV` vectors of words, added to what each column starts with.
+/// `Σ left · right` for `R` rows of stored bytes and `NV` vectors of words, added to what each column starts with.
 ///
 /// # Safety
-/// `left` must be [`ROWS`] rows `left_stride` bytes apart with `steps` words each, `right` `steps` lines `right_stride` words apart with
+/// `left` must be `R` rows `left_stride` bytes apart with `steps` words each, `right` `steps` lines `right_stride` words apart with
 /// `NV` vectors each, and `starts` `NV` vectors.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn sums<const NV: usize>(
+pub(in crate::quantized) unsafe fn sums<const R: usize, const NV: usize>(
     left: *const u8,
     left_stride: usize,
     right: *const u32,
     right_stride: usize,
     steps: usize,
     starts: *const i32,
-) -> [[__m512i; NV]; ROWS] {
-    let mut all = [[_mm512_setzero_si512(); NV]; ROWS];
+) -> [[__m512i; NV]; R] {
+    let mut all = [[_mm512_setzero_si512(); NV]; R];
     for n in 0..NV {
         // SAFETY: promised by the caller.
         let start = unsafe { _mm512_loadu_si512(starts.add(n * LANES).cast()) };
@@ -154,7 +170,7 @@ pub(super) unsafe fn scores(a: &QAttention, padded: Padded, count: usize, scratc
                 ($n:literal) => {{
                     // SAFETY: the operands were cut to whole rows and lines above, and `$n` vectors are left of each.
                     let all = unsafe {
-                        sums::<$n>(
+                        sums::<ROWS, $n>(
                             queries.as_ptr(),
                             padded.size,
                             words[at..].as_ptr(),
@@ -199,7 +215,7 @@ pub(super) unsafe fn results(a: &QAttention, padded: Padded, count: usize, scrat
                 ($n:literal) => {{
                     // SAFETY: the operands were cut to whole rows and lines above, and `$n` vectors are left of each.
                     let all = unsafe {
-                        sums::<$n>(
+                        sums::<ROWS, $n>(
                             weights.as_ptr(),
                             padded.keys,
                             words[at..].as_ptr(),

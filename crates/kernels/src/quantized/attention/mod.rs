@@ -4,7 +4,7 @@
 //! multiplies the values.
 
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(super) mod avx512;
 mod plain;
 
 use super::epilogue::{Clip, Requantize};
@@ -44,7 +44,7 @@ pub struct QAttention {
 }
 
 /// Keys are worked on in groups of so many; also bytes of a vector of sums in the widest set.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// The parts of a task's scratch, in bytes; each a multiple of 64.
 #[derive(Debug, Clone, Copy)]
