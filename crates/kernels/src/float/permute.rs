@@ -56,17 +56,17 @@ pub fn permute<T: Copy + Send + Sync>(
             // SAFETY: nothing else uses the output.
             unsafe { y.slice(0..len) }.copy_from_slice(x);
         }
-        [outer @ .., run] if run.from == 1 => {
-            let runs = len / run.len;
-            let step = BLOCK.div_ceil(run.len);
-            pool.run(runs.div_ceil(step), &|chunk| {
-                for index in chunk * step..runs.min((chunk + 1) * step) {
-                    let (from, to) = place(outer, index);
-                    // SAFETY: every run has an output of its own.
-                    unsafe { y.slice(to..to + run.len) }.copy_from_slice(&x[from..from + run.len]);
-                }
-            });
+        [run] if run.from == 1 => {
+            // SAFETY: nothing else uses the output.
+            unsafe { y.slice(0..len) }.copy_from_slice(x);
         }
+        [outer @ .., line, run] if run.from == 1 => match run.len {
+            2 => runs::<T, 2>(outer, *line, *run, x, &y, pool),
+            3 => runs::<T, 3>(outer, *line, *run, x, &y, pool),
+            4 => runs::<T, 4>(outer, *line, *run, x, &y, pool),
+            8 => runs::<T, 8>(outer, *line, *run, x, &y, pool),
+            _ => runs::<T, 0>(outer, *line, *run, x, &y, pool),
+        },
         [outer @ .., last] => {
             // The axis along which input lies side by side; the last one of the input, so there is one.
             let Some(at) = outer.iter().position(|axis| axis.from == 1) else { return Err(wrong()) };
@@ -110,6 +110,37 @@ pub fn permute<T: Copy + Send + Sync>(
         }
     }
     Ok(())
+}
+
+/// Runs of values that stay together, of `N` values, or of any number if that is 0; lines of them one after the other.
+fn runs<T: Copy + Send + Sync, const N: usize>(
+    outer: &[Axis],
+    line: Axis,
+    run: Axis,
+    x: &[T],
+    y: &SharedMut<'_, T>,
+    pool: &Pool,
+) {
+    let count = if N == 0 { run.len } else { N };
+    let lines: usize = outer.iter().map(|axis| axis.len).product();
+    let step = BLOCK.div_ceil(count * line.len);
+    pool.run(lines.div_ceil(step), &|chunk| {
+        for index in chunk * step..lines.min((chunk + 1) * step) {
+            let (from, to) = place(outer, index);
+            for i in 0..line.len {
+                // SAFETY: every run has an output of its own.
+                let to = unsafe { y.slice(to + i * line.to..to + i * line.to + count) };
+                let from = &x[from + i * line.from..from + i * line.from + count];
+                if N == 0 {
+                    to.copy_from_slice(from);
+                } else {
+                    for k in 0..N {
+                        to[k] = from[k];
+                    }
+                }
+            }
+        }
+    });
 }
 
 /// `C` planes become pixels of `C` values: the output is written from its begin to its end.
