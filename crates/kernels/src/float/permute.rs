@@ -131,13 +131,7 @@ fn runs<T: Copy + Send + Sync, const N: usize>(
                 // SAFETY: every run has an output of its own.
                 let to = unsafe { y.slice(to + i * line.to..to + i * line.to + count) };
                 let from = &x[from + i * line.from..from + i * line.from + count];
-                if N == 0 {
-                    to.copy_from_slice(from);
-                } else {
-                    for k in 0..N {
-                        to[k] = from[k];
-                    }
-                }
+                to.copy_from_slice(from);
             }
         }
     });
