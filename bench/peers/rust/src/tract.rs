@@ -25,6 +25,6 @@ fn main() -> Result<()> {
             let plan = tract_onnx::onnx().model_for_path(&job.model)?.into_optimized()?.into_runnable()?;
             Ok(move || Ok(plan.run(inputs.clone())?.remove(0)))
         },
-        |out| Ok(out.cast_to::<f32>()?.try_as_plain()?.as_slice::<f32>()?.to_vec()),
+        |out| Ok(out.cast_to::<f32>()?.try_as_plain_ram()?.as_slice::<f32>()?.to_vec()),
     )
 }
