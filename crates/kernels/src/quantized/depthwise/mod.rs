@@ -11,13 +11,18 @@ mod avx512;
 mod neon;
 #[cfg(test)]
 mod tests;
+#[cfg(not(target_arch = "x86_64"))]
 mod walk;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
 
 use std::ops::Range;
 
-use self::walk::BLOCK;
+#[cfg(target_arch = "x86_64")]
+use avx2::BLOCK;
+#[cfg(not(target_arch = "x86_64"))]
+use walk::BLOCK;
+
 use super::conv::{After, fold_zero, scalar};
 use super::epilogue::{Epilogue, Output};
 use super::lookup;
@@ -49,8 +54,8 @@ enum Packed {
 /// Weights, bias and scale in blocks of channels, in the order of the instruction set's registers.
 #[derive(Debug, Clone)]
 struct Weights {
-    /// As they came for the scalar loop; for NEON 16-bit numbers `[block][tap][channel]` as bytes; for the others
-    /// `[block][pair of taps][place][tap]`.
+    /// As they came for the scalar loop; see `pack` of the modules for the
+    /// others.
     packed: Aligned<i8>,
     /// `bias[c] − x_zero·Σ w[c]`.
     bias: Vec<i32>,
@@ -165,6 +170,9 @@ impl QDepthwise {
     pub fn scratch_bytes(&self, threads: usize) -> usize {
         match &self.weights {
             Packed::Rows(_) if self.isa == Isa::Scalar => 0,
+            #[cfg(target_arch = "x86_64")]
+            Packed::Rows(_) => threads * avx2::scratch_bytes(&Window::of(&self.geometry)),
+            #[cfg(not(target_arch = "x86_64"))]
             Packed::Rows(_) => threads * walk::scratch_bytes(self.geometry.in_c),
             #[cfg(target_arch = "x86_64")]
             Packed::Bands(bands) => threads * bands.scratch_bytes(),
@@ -263,7 +271,9 @@ impl QDepthwise {
         unsafe {
             match self.isa {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 | Isa::AvxVnni => avx2::row(row, weights, &self.epilogue, blocks, scratch),
+                Isa::Avx2 => avx2::row(row, weights, &self.epilogue, blocks, scratch),
+                #[cfg(target_arch = "x86_64")]
+                Isa::AvxVnni => avx2::row_vnni(row, weights, &self.epilogue, blocks, scratch),
                 #[cfg(target_arch = "aarch64")]
                 Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => neon::row(row, weights, &self.epilogue, blocks, scratch),
                 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
@@ -285,7 +295,6 @@ impl Weights {
             }
             _ => |channel| channel,
         };
-        let pairs = !matches!(isa, Isa::Neon | Isa::NeonDot | Isa::NeonI8mm);
         let padded = g.in_c.next_multiple_of(BLOCK);
         let (mut packed_bias, mut packed_scale) = (vec![0; padded], vec![0.0; padded]);
         let mut packed = Vec::new();
@@ -303,14 +312,12 @@ impl Weights {
             if known { weights[(c * rows + row) * columns + column] } else { 0 }
         };
         for first in (0..padded).step_by(BLOCK) {
-            for tap in (0..rows * columns).step_by(if pairs { 2 } else { 1 }) {
-                for place in 0..BLOCK {
-                    for tap in tap..tap + if pairs { 2 } else { 1 } {
-                        let [low, high] = i16::from(at(first, place, tap / columns, tap % columns)).to_le_bytes();
-                        packed.extend([low as i8, high as i8]);
-                    }
-                }
-            }
+            #[cfg(target_arch = "x86_64")]
+            avx2::pack(isa == Isa::AvxVnni, &mut packed, g.kernel, |place, row, column| at(first, place, row, column));
+            #[cfg(not(target_arch = "x86_64"))]
+            walk::pack(isa == Isa::Simd128, &mut packed, rows * columns, |place, tap| {
+                at(first, place, tap / columns, tap % columns)
+            });
         }
         Weights { packed: Aligned::from(&packed[..]), bias: packed_bias, scale: packed_scale }
     }

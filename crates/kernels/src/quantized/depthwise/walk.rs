@@ -27,7 +27,7 @@ pub(super) trait Micro {
     /// The sums before the first tap: 16 values.
     unsafe fn start(bias: *const i32) -> Self::Sums;
 
-    /// Adds `TAPS` taps of 16 bytes each times their weights, 16-bit numbers in the order of [`Weights`].
+    /// Adds `TAPS` taps of 16 bytes each times their weights, 16-bit numbers in the order of [`pack`].
     unsafe fn add(sums: &mut Self::Sums, taps: &[*const u8], weights: *const i8);
 
     /// Requantizes with 16 factors and writes `count` bytes.
@@ -35,6 +35,20 @@ pub(super) trait Micro {
 
     /// Multiplies by 16 factors and writes `count` floats.
     unsafe fn store_f32(sums: Self::Sums, scale: *const f32, y: *mut f32, count: usize);
+}
+
+/// Appends the weights of a block, `weight(channel, tap)`, 0 beyond the kernel: 16-bit numbers `[tap][channel]` as bytes, or,
+/// in pairs, `[pair of taps][channel][tap]`.
+pub(super) fn pack(pairs: bool, packed: &mut Vec<i8>, taps: usize, weight: impl Fn(usize, usize) -> i8) {
+    let some = if pairs { 2 } else { 1 };
+    for first in (0..taps).step_by(some) {
+        for channel in 0..BLOCK {
+            for tap in first..first + some {
+                let [low, high] = i16::from(weight(channel, tap)).to_le_bytes();
+                packed.extend([low as i8, high as i8]);
+            }
+        }
+    }
 }
 
 /// Bytes of scratch of one thread: a pixel of zeros.
