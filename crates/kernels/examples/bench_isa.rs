@@ -50,9 +50,10 @@ fn runs(isa: Isa, g: ConvGeometry) -> [Box<dyn FnMut()>; 2] {
         let bytes = QConv::pack(isa, g, &weights, None, 128, to).expect("a valid layer");
         let floats = Conv::pack(isa, g, &reals, None, Clamp::RELU).expect("a valid layer");
         let mut scratch = vec![0; bytes.scratch_bytes(1)];
+        let mut room = vec![0.0; floats.scratch_len(1)];
         [
             Box::new(move || bytes.run(&x, Output::U8(&mut y), &mut scratch, &pool).expect("valid lengths")),
-            Box::new(move || floats.run(&real_x, None, &mut real_y, &real_pool).expect("valid lengths")),
+            Box::new(move || floats.run(&real_x, None, &mut real_y, &mut room, &real_pool).expect("valid lengths")),
         ]
     }
 }

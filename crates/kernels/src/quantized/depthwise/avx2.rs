@@ -188,15 +188,7 @@ fn interleave(row: &Row<'_>, channel: usize, count: usize, first: usize, outputs
                 for i in 0..4 {
                     let from = lines[i].wrapping_add((column - left) * pitch[i]);
                     // SAFETY: the slice taken above ends after the last column's `count` bytes; zeros have a whole block.
-                    rows[i] = unsafe {
-                        if count == BLOCK {
-                            _mm256_loadu_si256(from.cast())
-                        } else {
-                            let mut whole = [0u8; BLOCK];
-                            std::ptr::copy_nonoverlapping(from, whole.as_mut_ptr(), count);
-                            _mm256_loadu_si256(whole.as_ptr().cast())
-                        }
-                    };
+                    rows[i] = unsafe { load(from, count) };
                 }
             }
             let (a, b) = (_mm256_unpacklo_epi8(rows[0], rows[1]), _mm256_unpacklo_epi8(rows[2], rows[3]));
@@ -208,6 +200,49 @@ fn interleave(row: &Row<'_>, channel: usize, count: usize, first: usize, outputs
                 _mm256_storeu_si256(to.add(32).cast(), _mm256_unpackhi_epi16(a, b));
                 _mm256_storeu_si256(to.add(64).cast(), _mm256_unpacklo_epi16(c, d));
                 _mm256_storeu_si256(to.add(96).cast(), _mm256_unpackhi_epi16(c, d));
+            }
+        }
+    }
+}
+
+/// The first `count` bytes of a block; the others are arbitrary.
+///
+/// # Safety
+/// They can be read.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn load(from: *const u8, count: usize) -> __m256i {
+    // SAFETY: by the caller's promise; the array has a whole block.
+    unsafe {
+        match count {
+            BLOCK => _mm256_loadu_si256(from.cast()),
+            // The usual numbers of channels leave half a block.
+            16 => _mm256_castsi128_si256(_mm_loadu_si128(from.cast())),
+            _ => {
+                let mut whole = [0u8; BLOCK];
+                std::ptr::copy_nonoverlapping(from, whole.as_mut_ptr(), count);
+                _mm256_loadu_si256(whole.as_ptr().cast())
+            }
+        }
+    }
+}
+
+/// Writes the first `count` bytes of a block.
+///
+/// # Safety
+/// They can be written.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store(to: *mut u8, count: usize, bytes: __m256i) {
+    // SAFETY: by the caller's promise; the array has a whole block.
+    unsafe {
+        match count {
+            BLOCK => _mm256_storeu_si256(to.cast(), bytes),
+            16 => _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(bytes)),
+            _ => {
+                let mut whole = [0u8; BLOCK];
+                _mm256_storeu_si256(whole.as_mut_ptr().cast(), bytes);
+                std::ptr::copy_nonoverlapping(whole.as_ptr(), to, count);
             }
         }
     }
@@ -266,13 +301,7 @@ impl Stretch {
             for n in 0..N {
                 let y = y.add((output + n) * self.channels);
                 let bytes = clamp.narrow_lanes(sums[n]);
-                if self.count == BLOCK {
-                    _mm256_storeu_si256(y.cast(), bytes);
-                } else {
-                    let mut whole = [0u8; BLOCK];
-                    _mm256_storeu_si256(whole.as_mut_ptr().cast(), bytes);
-                    std::ptr::copy_nonoverlapping(whole.as_ptr(), y, self.count);
-                }
+                store(y, self.count, bytes);
             }
         }
     }
