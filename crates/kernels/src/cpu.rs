@@ -133,6 +133,21 @@ pub fn level2() -> usize {
     })
 }
 
+/// Whether 512-bit registers count the bits of their words and bytes (AVX-512 VPOPCNTDQ and BITALG).
+#[must_use]
+pub fn has_vpopcnt() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        Isa::Avx512.supported()
+            && is_x86_feature_detected!("avx512vpopcntdq")
+            && is_x86_feature_detected!("avx512bitalg")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 fn probe(isa: Isa) -> bool {
     let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");

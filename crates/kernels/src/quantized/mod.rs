@@ -9,6 +9,7 @@
 //! Activations are laid out with the channel last: `[batch, height, width, channel]`.
 
 pub mod attention;
+pub mod bitplane;
 pub mod conv;
 pub mod depthwise;
 pub mod elementwise;
@@ -16,6 +17,7 @@ mod epilogue;
 pub mod lookup;
 pub mod matmul;
 pub mod movement;
+pub mod narrow;
 pub mod peak;
 pub mod pooling;
 #[cfg(test)]
@@ -23,9 +25,11 @@ mod testing;
 mod versions;
 
 pub use attention::QAttention;
+pub use bitplane::{BitConv, BitInput, BitOutput, Codes};
 pub use conv::QConv;
 pub use depthwise::QDepthwise;
 pub use elementwise::{QAdd, QPRelu};
 pub use epilogue::{Clip, Epilogue, Output, Requantize, Residual, requantize};
 pub use matmul::QMatMul;
+pub use narrow::{GroupedMatMul, NarrowConv, Width};
 pub use pooling::{AveragePool, MaxPool};

@@ -12,7 +12,7 @@ mod layout;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod panels;
-mod rows;
+pub(super) mod rows;
 pub(super) mod scalar;
 mod walk;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]

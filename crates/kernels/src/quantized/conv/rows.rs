@@ -23,7 +23,7 @@ per_isa! {
     /// Writes the rows of output pixels `first..first + count` of `group` into `rows`, `stride` bytes apart.
     ///
     /// Bytes between the end of a row and the next one are left with arbitrary values.
-    pub(super) fn gather(
+    pub(in crate::quantized) fn gather(
         g: &ConvGeometry,
         group: usize,
         x: &[u8],
