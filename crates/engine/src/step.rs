@@ -3,7 +3,10 @@
 use qing_graph::{OpError, Tensor, TensorError};
 use qing_kernels::{KernelError, Pool};
 
-use crate::memory::{Aligned, Region};
+use crate::{
+    lower::BitDot,
+    memory::{Aligned, Region},
+};
 
 /// Where a step finds an operand when it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +53,11 @@ pub(crate) trait Step: Send + Sync {
     /// # Errors
     /// What a kernel or op objects to; after planning nothing should.
     fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError>;
+
+    /// The dot over bit planes that it is, while a plan is made.
+    fn bits(&mut self) -> Option<&mut BitDot> {
+        None
+    }
 }
 
 /// The memory of a running step.

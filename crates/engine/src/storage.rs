@@ -1,7 +1,8 @@
 //! How values lie in the engine's memory, and how tensors get in and out.
 //!
 //! Unquantized values lie as in a [`Tensor`]. A quantized value is one byte whatever its width: its integer, plus 128 if
-//! its element is signed, so that kernels see only `u8`.
+//! its element is signed, so that kernels see only `u8`. (Values that only dots over bit planes touch are not stored this way:
+//! see `lower/bits.rs`.)
 
 use qing_graph::{Element, Tensor, TensorError, Type};
 

@@ -83,6 +83,53 @@ fn every_width_gives_a_legal_graph_within_its_noise_budget() {
     }
 }
 
+/// Convolutions wide enough for bit planes, one after the other and around a residual.
+fn wide() -> Graph {
+    let mut g = Graph::new("wide");
+    let mut x = g.add_input("x", Type::new(Element::F32, [1usize, 3, 8, 8]));
+    x = conv(&mut g, "stem", x, [32, 3, 3, 3], 1, 1);
+    x = relu(&mut g, "stem.relu", x);
+    for (i, name) in ["a", "b", "c"].into_iter().enumerate() {
+        x = conv(&mut g, name, x, [32, 32, 3, 3], 1, 3 + 2 * i);
+        x = relu(&mut g, &format!("{name}.relu"), x);
+    }
+    let inner = conv(&mut g, "d", x, [32, 32, 3, 3], 1, 11);
+    let sum = g.add_node(Arc::new(ops::Add {}), "sum", &[Some(inner), Some(x)], 1).unwrap()[0];
+    let sum = relu(&mut g, "sum.relu", sum);
+    let y = conv(&mut g, "head", sum, [10, 32, 8, 8], 1, 13);
+    g.mark_output(y);
+    g
+}
+
+#[test]
+fn the_engine_runs_few_bits_as_they_are_and_equals_the_reference() {
+    let (graph, data) = (wide(), batches(4));
+    let input = noise(&[1, 3, 8, 8], 999, 1.5);
+    for (bits, kernel) in [
+        ("w1a1", "w1a1 bits"),
+        ("w1a2", "w1a2 bits"),
+        ("w2a2", "w2a2 bits"),
+        ("w4a8", "4-bit u8"),
+        ("w2a8", "ternary u8"),
+    ] {
+        let mut options = options(bits);
+        options.quantize.edge_bits = Some(8);
+        let made = lighten(&graph, &data, &options, &mut |_| {}).unwrap();
+        let want = interpret(&made.graph, std::slice::from_ref(&input)).unwrap();
+        for isa in qing_engine::Isa::available() {
+            let options = qing_engine::Options { isa: Some(isa), ..qing_engine::Options::default() };
+            let plan = qing_engine::Plan::new(&made.graph, &options).unwrap();
+            let dump = plan.dump();
+            let got = qing_engine::Session::new(Arc::new(plan)).run(std::slice::from_ref(&input)).unwrap();
+            assert_eq!(got, want, "{bits} {}:\n{dump}", isa.name());
+            if isa == qing_engine::Isa::Scalar {
+                assert!(dump.matches(kernel).count() >= 4, "{bits}:\n{dump}");
+                assert_eq!(dump.contains("to planes"), kernel.contains("bits"), "{bits}:\n{dump}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_whole_network_is_integer_but_its_result() {
     let made = lighten(&network(), &batches(3), &options("w4a8"), &mut |_| {}).unwrap();

@@ -7,7 +7,7 @@ use qing_kernels::{
     quantized::{Epilogue, Output, matmul::QMatMul},
 };
 
-use super::{Lower, StepSpec, attr, fuse, qconv};
+use super::{Lower, StepSpec, attr, fuse, groups, qconv};
 use crate::{
     EngineError,
     plan::layout::Layout,
@@ -64,7 +64,7 @@ pub(super) fn matmul(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineErro
     let cols = b_shape[b_shape.len() - 1];
     if let (Some(weights), [_, _]) = (cx.graph.constant(b), b_shape.as_slice()) {
         if cx.graph.ty(a).quant.is_some() {
-            let Some(weights) = qconv::centered(cx, b, 1) else { return Ok(false) };
+            let Some(weights) = qconv::centered(cx, b, 1) else { return groups::lower(cx, node, depth, cols) };
             return quantized(cx, node, depth, cols, &transposed(&weights, depth, cols));
         }
         if all_f32(cx, &[a, b, y]) {

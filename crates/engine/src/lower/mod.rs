@@ -1,6 +1,7 @@
 //! From nodes to steps: the table of what computes which op, and the memory of values on the way.
 
 mod attention;
+mod bits;
 mod block;
 mod cast;
 mod chain;
@@ -9,6 +10,7 @@ mod convert;
 mod elementwise;
 mod fallback;
 mod fuse;
+mod groups;
 mod matmul;
 mod movement;
 mod normalize;
@@ -27,6 +29,8 @@ use std::collections::HashMap;
 
 use qing_graph::{Attribute, Graph, Node, NodeId, Tensor, ValueId, infer};
 use qing_kernels::{Isa, KernelError};
+
+pub(crate) use bits::BitDot;
 
 use crate::{
     Arithmetic, EngineError, Options,
@@ -279,7 +283,9 @@ pub(crate) fn lower(graph: &Graph, options: &Options) -> Result<Lowered, EngineE
     for id in &graph.outputs {
         outputs.push((convert::output(&mut cx, *id)?, *id));
     }
-    let Lower { steps, buffers, constants, dynamics, .. } = cx;
+    let Lower { mut steps, mut buffers, constants, dynamics, .. } = cx;
+    let ports: Vec<Place> = inputs.iter().chain(&outputs).map(|(place, _)| *place).collect();
+    bits::join(&mut steps, &mut buffers, &ports);
     Ok(Lowered { steps, buffers, constants, dynamics, inputs, outputs })
 }
 

@@ -10,6 +10,7 @@ use qing_kernels::{
 
 use super::{
     Lower, StepSpec,
+    bits::{self, BitDot, FewBits},
     conv::name,
     fuse, prelu,
     quantize::{self, QuantizedSum},
@@ -23,6 +24,7 @@ use crate::{
 
 enum Packed {
     Dense(QConv),
+    FewBits(FewBits),
     Depthwise(QDepthwise),
 }
 
@@ -37,16 +39,26 @@ struct Dot {
 impl Step for Dot {
     fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
         let (inputs, y, scratch) = io.split();
+        let residual = self.residual.as_ref().map(|add| Residual { values: inputs.values(1), add });
+        if let Packed::FewBits(FewBits::Planes(dot)) = &self.packed {
+            return dot.run(&inputs, y, scratch, (self.real, residual), pool);
+        }
         let x = inputs.values(0);
         let y = if self.real { Output::F32(bytemuck::cast_slice_mut(y)) } else { Output::U8(y) };
         match &self.packed {
-            Packed::Dense(conv) => {
-                let residual = self.residual.as_ref().map(|add| Residual { values: inputs.values(1), add });
-                conv.run_adding(x, residual, y, scratch, pool)?;
-            }
+            Packed::Dense(conv) => conv.run_adding(x, residual, y, scratch, pool)?,
+            Packed::FewBits(FewBits::Narrow(conv)) => conv.run_adding(x, residual, y, scratch, pool)?,
             Packed::Depthwise(conv) => conv.run(x, y, scratch, pool)?,
+            Packed::FewBits(FewBits::Planes(_)) => unreachable!("computed above"),
         }
         Ok(())
+    }
+
+    fn bits(&mut self) -> Option<&mut BitDot> {
+        match &mut self.packed {
+            Packed::FewBits(FewBits::Planes(dot)) => Some(dot),
+            _ => None,
+        }
     }
 }
 
@@ -150,11 +162,25 @@ pub(super) fn lower(
     };
     let real = matches!(epilogue, Epilogue::Dequantize { .. });
     let refuse = |cx: &Lower<'_>, e: KernelError| cx.refuse(node, e);
-    let (packed, kernel, scratch) = if depthwise {
+    let few = if depthwise {
+        None
+    } else {
+        let input = (x, x_zero);
+        let alone = residual.is_none().then_some(output);
+        let few = bits::pack(cx, geometry, weights, bias.as_deref(), input, &epilogue, alone);
+        few.map_err(|e| refuse(cx, e))?
+    };
+    let product = if layout == Layout::Plain { "product" } else { "conv" };
+    let mut weight_bytes = weights.len();
+    let (packed, kernel, scratch) = if let Some(few) = few {
+        let (kernel, scratch) = (format!("{product} {}", few.name(w_ty)), few.scratch_bytes(cx.threads));
+        weight_bytes = few.weight_bytes();
+        (Packed::FewBits(few), kernel, scratch)
+    } else if depthwise {
         let conv = QDepthwise::pack(cx.isa, geometry, weights, bias.as_deref(), x_zero, epilogue);
         let conv = conv.map_err(|e| refuse(cx, e))?;
         let scratch = conv.scratch_bytes(cx.threads);
-        (Packed::Depthwise(conv), "depthwise u8", scratch)
+        (Packed::Depthwise(conv), "depthwise u8".into(), scratch)
     } else {
         let conv = QConv::pack(cx.isa, geometry, weights, bias.as_deref(), x_zero, epilogue);
         let conv = conv.and_then(|conv| match bend {
@@ -163,7 +189,7 @@ pub(super) fn lower(
         });
         let conv = conv.map_err(|e| refuse(cx, e))?;
         let scratch = conv.scratch_bytes(cx.threads);
-        (Packed::Dense(conv), if layout == Layout::Plain { "product u8" } else { "conv u8" }, scratch)
+        (Packed::Dense(conv), format!("{product} u8"), scratch)
     };
     let mut inputs = vec![cx.read(x, layout)?];
     if let Some((_, other)) = residual {
@@ -171,9 +197,9 @@ pub(super) fn lower(
     }
     let outputs = vec![cx.write(output, layout)];
     let dot = Dot { packed, real, residual: residual.map(|(add, _)| add) };
-    let mut step = StepSpec::new(node, name(cx, kernel, &geometry), inputs, outputs, dot);
+    let mut step = StepSpec::new(node, name(cx, &kernel, &geometry), inputs, outputs, dot);
     step.scratch = scratch;
-    step.weights = weights.len() as u64;
+    step.weights = weight_bytes as u64;
     cx.push_fused(step, &absorbed);
     Ok(true)
 }

@@ -1,0 +1,245 @@
+//! Speed of the kernels below eight bits against the kernels of bytes on the same layers, one after the other in turn.
+//!
+//! `cargo run --release -p qing-kernels --example bench_lowbit [threads] [isa]`
+
+use std::time::Instant;
+
+use qing_kernels::quantized::{
+    BitConv, BitInput, BitOutput, Codes, Epilogue, GroupedMatMul, NarrowConv, Output, QConv, Requantize,
+};
+use qing_kernels::{ConvGeometry, Isa, Pool};
+
+/// Seconds of each contestant: the least and the median of many runs, taken in turn so that all meet the same machine.
+fn race(contestants: &mut [Box<dyn FnMut() + '_>]) -> Vec<(f64, f64)> {
+    let mut times = vec![vec![]; contestants.len()];
+    let begin = Instant::now();
+    for round in 0..2000 {
+        for (run, times) in contestants.iter_mut().zip(&mut times) {
+            let start = Instant::now();
+            run();
+            times.push(start.elapsed().as_secs_f64());
+        }
+        if round > 20 && begin.elapsed().as_secs_f64() > 0.3 * contestants.len() as f64 {
+            break;
+        }
+    }
+    times
+        .into_iter()
+        .map(|mut t| {
+            t.sort_unstable_by(f64::total_cmp);
+            (t[0], t[t.len() / 2])
+        })
+        .collect()
+}
+
+/// A 3×3 layer over an image as ResNets have it at that depth.
+fn layer(channels: usize) -> ConvGeometry {
+    let size = 56 * 64 / channels;
+    ConvGeometry {
+        batch: 1,
+        in_h: size,
+        in_w: size,
+        in_c: channels,
+        out_h: size,
+        out_w: size,
+        out_c: channels,
+        kernel: [3, 3],
+        stride: [1, 1],
+        dilation: [1, 1],
+        pad_top: 1,
+        pad_left: 1,
+        groups: 1,
+    }
+}
+
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 24) as u8
+        })
+        .collect()
+}
+
+/// The part of a buffer from the first cache line on.
+fn aligned(buffer: &mut [u8]) -> &mut [u8] {
+    let start = buffer.as_ptr().align_offset(64);
+    &mut buffer[start..]
+}
+
+fn requantize(channels: usize, hi: u8) -> Epilogue {
+    Epilogue::Requantize(Requantize { scale: vec![0.01; channels], zero: 0, lo: 0, hi, table: None })
+}
+
+/// The convolutions: bits of weights (all values, or the symmetric ones) by bits of activations.
+fn planes(isa: Isa, pool: &Pool) {
+    let kinds: [(&str, &[i8], usize); 5] = [
+        ("1 × 1", &[-1, 1], 1),
+        ("1 × 2", &[-1, 1], 2),
+        ("2 × 2, −1…1", &[-1, 0, 1, 0], 2),
+        ("2 × 2, −2…1", &[-2, -1, 0, 1], 2),
+        ("2 × 1, −2…1", &[-2, -1, 0, 1], 1),
+    ];
+    println!("\n3×3 convolutions over bit planes, from planes to planes and from bytes to bytes:\n");
+    println!("| layer | weights × activations | int8 µs | planes µs | ratio | of medians | bytes to bytes |");
+    println!("|---|---|---|---|---|---|---|");
+    for channels in [64, 128, 256, 512] {
+        let g = layer(channels);
+        let random = noise(g.input_len().max(g.weights_len()));
+        let weights: Vec<i8> = random[..g.weights_len()].iter().map(|w| *w as i8).collect();
+        let bytes = &random[..g.input_len()];
+        let conv = QConv::pack(isa, g, &weights, None, 128, requantize(channels, 255)).expect("a valid layer");
+        let mut conv_scratch = vec![0; conv.scratch_bytes(pool.threads())];
+        let mut conv_y = vec![0; g.output_len()];
+        for (name, values, planes) in kinds {
+            let few: Vec<i8> = weights.iter().map(|w| values[*w as u8 as usize % values.len()]).collect();
+            let codes = Codes { lo: 0, step: 1, planes };
+            let top = (1u8 << planes) - 1;
+            let packed = BitConv::pack(isa, g, &few, None, (codes, 0), requantize(channels, top), Some(codes));
+            let packed = packed.expect("a valid layer").expect("few bits");
+            let codes_x: Vec<u8> = bytes.iter().map(|x| x & top).collect();
+            let plane_x: Vec<u32> = vec![0x5a5a_3c3c; planes * g.in_h * g.in_w * channels.div_ceil(32)];
+            let mut plane_y = plane_x.clone();
+            let mut y = vec![0; g.output_len()];
+            let (mut scratch, mut scratch_2) =
+                (vec![0; packed.scratch_bytes() + 64], vec![0; packed.scratch_bytes() + 64]);
+            let (scratch, scratch_2) = (aligned(&mut scratch), aligned(&mut scratch_2));
+            let times = race(&mut [
+                Box::new(|| conv.run(bytes, Output::U8(&mut conv_y), &mut conv_scratch, pool).expect("lengths")),
+                Box::new(|| {
+                    let y = BitOutput::Planes(&mut plane_y);
+                    packed.run(BitInput::Planes(&plane_x), y, scratch, pool).expect("lengths");
+                }),
+                Box::new(|| {
+                    packed.run(BitInput::Bytes(&codes_x), BitOutput::U8(&mut y), scratch_2, pool).expect("lengths");
+                }),
+            ]);
+            let [int8, bits, through] = times[..] else { unreachable!("three contestants") };
+            println!(
+                "| {channels}→{channels}, {}² | {name} | {:.1} | {:.1} | **{:.2}** | {:.2} | {:.2} |",
+                g.in_h,
+                int8.0 * 1e6,
+                bits.0 * 1e6,
+                int8.0 / bits.0,
+                int8.1 / bits.1,
+                int8.0 / through.0
+            );
+        }
+    }
+}
+
+/// Convolutions of bytes by weights that are narrow in memory.
+fn narrow(isa: Isa, pool: &Pool) {
+    println!("\n3×3 convolutions of bytes by weights that stay packed:\n");
+    println!("| layer | weights | int8 µs | packed µs | ratio | of medians | memory of weights |");
+    println!("|---|---|---|---|---|---|---|");
+    for channels in [64, 128, 256, 512] {
+        let g = layer(channels);
+        let random = noise(g.input_len().max(g.weights_len()));
+        let weights: Vec<i8> = random[..g.weights_len()].iter().map(|w| *w as i8).collect();
+        let x = &random[..g.input_len()];
+        let conv = QConv::pack(isa, g, &weights, None, 128, requantize(channels, 255)).expect("a valid layer");
+        let mut conv_scratch = vec![0; conv.scratch_bytes(pool.threads())];
+        let mut conv_y = vec![0; g.output_len()];
+        for shift in [4, 6, 7] {
+            // Of −8 … 7, −2 … 1, and −1, 0 or 1.
+            let few: Vec<i8> = weights.iter().map(|w| if shift == 7 { w % 2 } else { w >> shift }).collect();
+            let packed = NarrowConv::pack(isa, g, &few, None, 128, requantize(channels, 255));
+            let packed = packed.expect("a valid layer").expect("few bits");
+            let mut scratch = vec![0; packed.scratch_bytes(pool.threads())];
+            let mut y = vec![0; g.output_len()];
+            let times = race(&mut [
+                Box::new(|| conv.run(x, Output::U8(&mut conv_y), &mut conv_scratch, pool).expect("lengths")),
+                Box::new(|| packed.run(x, Output::U8(&mut y), &mut scratch, pool).expect("lengths")),
+            ]);
+            let [int8, few] = times[..] else { unreachable!("two contestants") };
+            println!(
+                "| {channels}→{channels}, {}² | {} | {:.1} | {:.1} | **{:.2}** | {:.2} | {:.1} % |",
+                g.in_h,
+                packed.width().name(),
+                int8.0 * 1e6,
+                few.0 * 1e6,
+                int8.0 / few.0,
+                int8.1 / few.1,
+                100.0 * packed.weight_bytes() as f64 / weights.len() as f64
+            );
+        }
+    }
+}
+
+/// One row by matrices that come from memory: so many in turn that no cache holds them.
+fn vector(isa: Isa, pool: &Pool) {
+    const SIZE: usize = 4096;
+    const BYTES: usize = 96 << 20;
+    let g = ConvGeometry::matmul(1, SIZE, SIZE);
+    let random = noise(SIZE * SIZE);
+    let x = &random[..SIZE];
+    let weights: Vec<i8> = random.iter().map(|w| *w as i8).collect();
+    let real = || Epilogue::Dequantize { scale: vec![0.01; SIZE] };
+    let conv = QConv::pack(isa, g, &weights, None, 128, real()).expect("a valid layer");
+    let wide = vec![conv; BYTES / (SIZE * SIZE)];
+    let few = |shift: i32| -> Vec<i8> { weights.iter().map(|w| if shift == 7 { w % 2 } else { w >> shift }).collect() };
+    let narrow: Vec<Vec<NarrowConv>> = [4, 6, 7]
+        .map(|shift| {
+            let packed = NarrowConv::pack(isa, g, &few(shift), None, 128, real()).expect("valid").expect("few bits");
+            vec![packed.clone(); BYTES / packed.weight_bytes()]
+        })
+        .into();
+    let scales = vec![0.01; SIZE / 128 * SIZE];
+    let grouped =
+        GroupedMatMul::pack(isa, [1, SIZE, SIZE], 128, &few(4), &scales, 128).expect("valid").expect("few bits");
+    let grouped = vec![grouped.clone(); BYTES / grouped.weight_bytes()];
+    let mut ys = vec![vec![0f32; SIZE]; 5];
+    let [y0, y1, y2, y3, y4] = &mut ys[..] else { unreachable!("five outputs") };
+    let (mut at, mut turns) = (0, [0; 3]);
+    let [turn_4, turn_2, turn_3] = &mut turns;
+    let mut group_at = 0;
+    let mut scratch = vec![0; wide[0].scratch_bytes(pool.threads())];
+    fn next<'a, T>(all: &'a [T], at: &mut usize) -> &'a T {
+        *at = (*at + 1) % all.len();
+        &all[*at]
+    }
+    let run = |conv: &NarrowConv, y: &mut [f32]| conv.run(x, Output::F32(y), &mut [], pool).expect("lengths");
+    let times = race(&mut [
+        Box::new(|| next(&wide, &mut at).run(x, Output::F32(y0), &mut scratch, pool).expect("lengths")),
+        Box::new(|| run(next(&narrow[0], turn_4), y1)),
+        Box::new(|| next(&grouped, &mut group_at).run(x, y2, pool).expect("lengths")),
+        Box::new(|| run(next(&narrow[1], turn_2), y3)),
+        Box::new(|| run(next(&narrow[2], turn_3), y4)),
+    ]);
+    println!("\nOne row times 4096 × 4096 weights that come from memory:\n");
+    println!("| weights | µs | median | ratio | of medians | GB/s |");
+    println!("|---|---|---|---|---|---|");
+    let bytes = [
+        SIZE * SIZE,
+        narrow[0][0].weight_bytes(),
+        grouped[0].weight_bytes(),
+        narrow[1][0].weight_bytes(),
+        narrow[2][0].weight_bytes(),
+    ];
+    let names = ["int8", "4-bit", "4-bit, groups of 128", "2-bit", "ternary"];
+    for ((name, bytes), (least, median)) in names.iter().zip(bytes).zip(&times) {
+        println!(
+            "| {name} | {:.1} | {:.1} | **{:.2}** | {:.2} | {:.1} |",
+            least * 1e6,
+            median * 1e6,
+            times[0].0 / least,
+            times[0].1 / median,
+            bytes as f64 / median / 1e9
+        );
+    }
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let threads: usize = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let isa = arguments.next().and_then(|name| Isa::from_name(&name)).unwrap_or(Isa::detect());
+    let pool = Pool::new(threads);
+    println!("**{}, {threads} thread{}.**", isa.name(), if threads == 1 { "" } else { "s" });
+    planes(isa, &pool);
+    narrow(isa, &pool);
+    vector(isa, &pool);
+}
