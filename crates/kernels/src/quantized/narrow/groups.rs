@@ -50,7 +50,7 @@ impl GroupedMatMul {
         if !group.is_multiple_of(4) || !depth.is_multiple_of(group) || !leaves_room(weights, group) {
             return Ok(None);
         }
-        let packed = Packed::new(width, weights, columns, depth, group);
+        let packed = Packed::new(isa.or_supported(), width, weights, [columns, depth, group]);
         let padded = packed.padded();
         let (mut bias, mut scales) = (vec![0; packed.groups * padded], vec![0.0; packed.groups * padded]);
         for g in 0..packed.groups {

@@ -85,7 +85,7 @@ impl NarrowConv {
         if geometry.groups != 1 || !leaves_room(weights, depth) {
             return Ok(None);
         }
-        let packed = Packed::new(width, weights, columns, depth, depth);
+        let packed = Packed::new(isa.or_supported(), width, weights, [columns, depth, depth]);
         let mut scale = epilogue.scale().to_vec();
         bias.resize(packed.padded(), 0);
         scale.resize(packed.padded(), 0.0);

@@ -3,10 +3,11 @@
 use std::sync::OnceLock;
 
 use crate::aligned::Aligned;
+use crate::cpu::Isa;
 
 /// Output channels of a panel.
 pub(super) const LANES: usize = 16;
-/// Panels that lie side by side, so that a product with few rows reads one run of bytes.
+/// Most panels that lie side by side, so that a product with few rows reads one run of bytes.
 pub(super) const BUNDLE: usize = 4;
 /// Products that one step adds to each lane.
 pub(super) const TAPS: usize = 4;
@@ -136,17 +137,20 @@ pub(super) struct Packed {
     /// Groups that the depth is cut into; 1 if all of it is summed at once.
     pub(super) groups: usize,
     panels: usize,
+    /// Panels that lie side by side: as many as the kernel computes at once where there are few rows.
+    bundle: usize,
 }
 
 impl Packed {
     /// Packs `weights`, `[columns, depth]`, of which `group` along the depth belong together. They must fit the width.
-    pub(super) fn new(width: Width, weights: &[i8], columns: usize, depth: usize, group: usize) -> Packed {
+    pub(super) fn new(isa: Isa, width: Width, weights: &[i8], [columns, depth, group]: [usize; 3]) -> Packed {
+        let bundle = if isa == Isa::Avx512 { BUNDLE } else { 1 };
         let (panels, groups, steps) = (columns.div_ceil(LANES), depth.div_ceil(group), group.div_ceil(TAPS));
         let lines = steps.div_ceil(width.per_byte());
         let mut bytes = Vec::with_capacity(panels * groups * lines * LINE);
-        for bundle in (0..panels).step_by(BUNDLE) {
+        for first in (0..panels).step_by(bundle) {
             for (g, line) in (0..groups).flat_map(|g| (0..lines).map(move |line| (g, line))) {
-                let columns_of = LANES * bundle..LANES * (bundle + BUNDLE).min(panels);
+                let columns_of = LANES * first..LANES * (first + bundle).min(panels);
                 for (column, tap) in columns_of.flat_map(|column| (0..TAPS).map(move |tap| (column, tap))) {
                     let weight = |i: usize| {
                         let k = (line * width.per_byte() + i) * TAPS + tap;
@@ -157,7 +161,7 @@ impl Packed {
                 }
             }
         }
-        Packed { bytes: Aligned::from(&bytes[..]), width, steps, lines, groups, panels }
+        Packed { bytes: Aligned::from(&bytes[..]), width, steps, lines, groups, panels, bundle }
     }
 
     /// Columns with those that fill up the last panel.
@@ -168,7 +172,7 @@ impl Packed {
     /// Where what belongs to a group of a column lies: `[bundle][group][column]`, beside what is read with it.
     pub(super) fn place(&self, group: usize, column: usize) -> usize {
         let panel = column / LANES;
-        let bundle = panel / BUNDLE * BUNDLE * LANES;
+        let bundle = panel / self.bundle * self.bundle * LANES;
         bundle * self.groups + group * self.line_step(panel) / TAPS + column - bundle
     }
 
@@ -179,12 +183,12 @@ impl Packed {
 
     /// Bytes from one line of a panel to the next: a line of every panel of its bundle.
     pub(super) fn line_step(&self, panel: usize) -> usize {
-        BUNDLE.min(self.panels - panel / BUNDLE * BUNDLE) * LINE
+        self.bundle.min(self.panels - panel / self.bundle * self.bundle) * LINE
     }
 
     /// The bytes from the first line of `panel` to the last one of `panels` panels of its bundle.
     pub(super) fn panels(&self, panel: usize, panels: usize) -> &[i8] {
-        let (bundle, within) = (panel / BUNDLE * BUNDLE, panel % BUNDLE);
+        let (bundle, within) = (panel / self.bundle * self.bundle, panel % self.bundle);
         let lines = self.groups * self.lines;
         let start = bundle * lines * LINE + within * LINE;
         let end = start + (lines - 1) * self.line_step(panel) + panels * LINE;
@@ -231,7 +235,7 @@ mod tests {
     fn a_panel_takes_the_bits_it_says() {
         let weights = vec![1; 32 * 640];
         for (width, bits) in [(Width::Four, 4.0), (Width::Two, 2.0), (Width::Ternary, 1.6)] {
-            let packed = Packed::new(width, &weights, 32, 640, 640);
+            let packed = Packed::new(Isa::Scalar, width, &weights, [32, 640, 640]);
             assert_eq!(packed.bytes() as f64 * 8.0 / weights.len() as f64, bits);
         }
     }
