@@ -162,7 +162,8 @@ pub(super) fn lower(
     };
     let real = matches!(epilogue, Epilogue::Dequantize { .. });
     let refuse = |cx: &Lower<'_>, e: KernelError| cx.refuse(node, e);
-    let few = if depthwise {
+    // Only the kernel of bytes bends its results by a PReLU.
+    let few = if depthwise || bend.is_some() {
         None
     } else {
         let input = (x, x_zero);
