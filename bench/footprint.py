@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""Load time and memory of networks, beside what the memory budget allows.
+
+    cargo build --release -p qing --example device
+    python3 bench/footprint.py MODEL… [--device target/release/examples/device] [--runs 5]
+
+Every model is loaded and run in fresh processes. `own` is the peak of resident memory over that before reading; `bound` is the
+model's file (its weights) and 1.2 times the arena, which holds the largest set of activations alive at once, the input and the
+scratch of kernels among them.
+"""
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=pathlib.Path)
+    parser.add_argument("--device", default="target/release/examples/device")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    print("| model | file MB | load ms, best | median | first run ms | arena MB | own MB | bound MB | own / bound |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for model in args.models:
+        command = [args.device, model, str(args.threads), "3"]
+        runs = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(args.runs)]
+        load = [run["load_ms"] for run in runs]
+        own = statistics.median(run["peak_kib"] - run["base_kib"] for run in runs) * 1024
+        size, arena = model.stat().st_size, runs[0]["activation_bytes"]
+        bound = size + 1.2 * arena
+        first = min(run["first_run_ms"] for run in runs)
+        print(f"| {model.name} | {size / 1e6:.1f} | {min(load):.1f} | {statistics.median(load):.1f} | {first:.1f} | "
+              f"{arena / 1e6:.2f} | {own / 1e6:.1f} | {bound / 1e6:.1f} | {own / bound:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
