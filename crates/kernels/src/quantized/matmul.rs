@@ -79,6 +79,8 @@ impl QMatMul {
             Output::U8(y) => (Some(SharedMut::new(y)), None),
             Output::F32(y) => (None, Some(SharedMut::new(y))),
         };
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = scratch;
         #[cfg(target_arch = "x86_64")]
         if self.packs(isa) {
             let (threads, each) = (pool.threads(), self.packed_bytes());

@@ -163,13 +163,15 @@ pub(super) fn triples(isa: Isa, planes: &[u32], words: usize, y: &mut [u32], poo
 /// `x` is two pixels longer than what is written.
 fn three(isa: Isa, x: &[u32], words: usize, y: &mut [u32]) {
     let (b, c) = (&x[words..], &x[2 * words..]);
-    let mut done = 0;
     #[cfg(target_arch = "x86_64")]
-    if isa.or_supported() == Isa::Avx512 {
-        done = c.len() / 16 * 16;
+    let done = if isa.or_supported() == Isa::Avx512 { c.len() / 16 * 16 } else { 0 };
+    #[cfg(target_arch = "x86_64")]
+    if done > 0 {
         // SAFETY: the machine has the instructions; slices have the lengths that are said.
         unsafe { three_by_sixteen(&x[..done], &b[..done], &c[..done], &mut y[..3 * done]) };
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let (done, _) = (0, isa);
     let rest = y[3 * done..].chunks_exact_mut(3).zip(&x[done..]).zip(&b[done..]).zip(&c[done..]);
     for (((y, a), b), c) in rest {
         y.copy_from_slice(&[*a, *b, a ^ b ^ c]);
