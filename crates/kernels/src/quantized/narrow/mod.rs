@@ -151,8 +151,12 @@ impl NarrowConv {
         if self.direct() {
             return 0;
         }
-        let cut = self.cut(threads);
-        self.stride() * if cut.panel_blocks == 1 { threads * cut.rows } else { self.geometry.out_pixels() }
+        // A machine may give fewer threads than were asked for, and fewer may take more rows each.
+        let rows = |threads| {
+            let cut = self.cut(threads);
+            if cut.panel_blocks == 1 { threads * cut.rows } else { self.geometry.out_pixels() }
+        };
+        (1..=threads).map(rows).max().unwrap_or(0) * self.stride()
     }
 
     /// Convolves `x`, `[batch, in_h, in_w, in_c]`, into `y`, `[batch, out_h, out_w, out_c]`.
