@@ -323,6 +323,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(target_family = "wasm", ignore = "needs threads: what one does is the caller's to time")]
     fn recording_counts_every_chunk_once() {
         let pool = Pool::new(3);
         pool.run(5, &|_| {});
