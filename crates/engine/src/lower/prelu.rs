@@ -5,7 +5,7 @@
 //! out when the plan is made. Where one multiplication gives the same for all of them, that is what runs.
 
 use qing_graph::{Node, NodeId, ValueId, arithmetic, ops};
-use qing_kernels::quantized::{Clip, QPRelu};
+use qing_kernels::quantized::QPRelu;
 
 use super::{Lower, quantize::clip_of};
 use crate::storage::bias;
@@ -66,8 +66,8 @@ pub(super) fn after(cx: &Lower<'_>, value: ValueId, channels: usize) -> Option<F
     if below.len() == 1 {
         below = vec![below[0]; channels];
     }
-    let prelu_of = QPRelu { x_zero: stored_zero, above, below, clip: Clip { ..clip } };
-    Some(Fused { prelu: prelu_of, output, nodes: [dequantize, prelu, quantize] })
+    let nodes = [dequantize, prelu, quantize];
+    Some(Fused { prelu: QPRelu { x_zero: stored_zero, above, below, clip }, output, nodes })
 }
 
 /// The number `steps` representable numbers further from zero.

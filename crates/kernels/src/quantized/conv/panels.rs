@@ -304,15 +304,15 @@ impl<'a> Sink<'a> {
         let After { prelu, residual } = after;
         let last = offset + (block.rows - 1) * y_stride + columns.len();
         // With AVX-512 all that follows is applied in registers.
-        let after = !(isa == Isa::Avx512 && has_vbmi());
+        let in_registers = isa == Isa::Avx512 && has_vbmi();
         let (target, len, table) = match (self, epilogue) {
             (Sink::U8(y), Epilogue::Requantize(to)) => {
                 let start = y.as_mut_ptr().wrapping_add(offset);
-                let now = residual.filter(|_| !after);
+                let now = residual.filter(|_| in_registers);
                 let finish = Finish {
                     to,
                     saturates: block.saturates,
-                    prelu: prelu.filter(|_| !after).map(|p| (&p.below[first_channel..], p)),
+                    prelu: prelu.filter(|_| in_registers).map(|p| (&p.below[first_channel..], p)),
                     residual: now.map(|r| (r.values[offset..].as_ptr(), r.add)),
                 };
                 (Target::U8(start, finish), y.len(), to.table.as_deref())
@@ -348,7 +348,7 @@ impl<'a> Sink<'a> {
             }
         }
         let Sink::U8(y) = self else { return };
-        if !after || (table.is_none() && prelu.is_none() && residual.is_none()) {
+        if in_registers || (table.is_none() && prelu.is_none() && residual.is_none()) {
             return;
         }
         for row in 0..block.rows {
