@@ -12,6 +12,7 @@ mod types;
 
 pub mod arithmetic;
 pub mod dump;
+pub mod gradient;
 pub mod infer;
 pub mod interpret;
 pub mod ops;
@@ -21,6 +22,7 @@ pub mod verify;
 
 pub use attributes::{AttrValue, Attribute, Attrs};
 pub use error::{GraphError, OpError};
+pub use gradient::{Backward, Gradients};
 pub use graph::{Graph, Node, NodeId, Value, ValueId};
 pub use op::{Arity, AttrSpec, Case, Eval, Gradient, Infer, Legacy, Op, OpInfo, OpSpec, QuantRule};
 pub use qing_tensor::{Element, Scalar, Tensor, TensorError};

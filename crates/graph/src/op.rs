@@ -7,7 +7,7 @@ use std::{any::Any, fmt, sync::Arc};
 
 use qing_tensor::{Element, Tensor};
 
-use crate::{AttrValue, Attrs, Dim, Graph, OpError, Quant, Type, ValueId};
+use crate::{AttrValue, Attrs, Backward, Dim, Gradients, Graph, OpError, Quant, Type, ValueId};
 
 /// The static description of an op.
 pub struct OpSpec {
@@ -152,6 +152,19 @@ pub trait Op: OpInfo {
     fn value_of_types(&self, cx: &Infer<'_>) -> Option<Tensor> {
         let _ = cx;
         None
+    }
+
+    /// The gradient rule: adds nodes that compute the gradients of the inputs from those of the outputs, and gives one for
+    /// each input; `None` where none is wanted ([`Backward::wants`]) or none exists.
+    ///
+    /// # Errors
+    /// If the op has no useful gradient, or not in this form.
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let _ = cx;
+        Err(OpError::unsupported(match self.spec().gradient {
+            Gradient::None(why) => format!("a gradient: {why}"),
+            Gradient::Smooth => "a gradient; no rule is written for it".into(),
+        }))
     }
 
     /// Multiply–accumulates for these (known) shapes.

@@ -26,8 +26,8 @@
 //! The stages are values: a model file becomes a [`Graph`] ([`formats`]), a lighter `Graph` ([`lighten`]), a [`Plan`] for
 //! this machine, and a [`Session`] that runs it. Each can be printed, saved and stopped at.
 //!
-//! Features: `onnx`, `tflite` (readers), `lighten`, `data` (data sets, preprocessing, the embedded networks); all are on
-//! by default. Without them the engine and the reader of `.qing` files are left: what a device needs.
+//! Features: `onnx`, `tflite` (readers), `lighten`, `data` (data sets, preprocessing, the embedded networks), `train`; all
+//! are on by default. Without them the engine and the reader of `.qing` files are left: what a device needs.
 
 pub use qing_engine::{
     Arithmetic, Bound, EngineError, Isa, LayerTime, Memory, Options as PlanOptions, Plan, Pool, Roof, Roofline,
@@ -59,6 +59,12 @@ pub mod lighten {
         Bits, Calibration, Island, Layer, LightenError, Lightened, Options, Override, Progress, QuantizeOptions,
         RangeMethod, Report, Totals, layers, lighten, matches, totals,
     };
+}
+
+/// Training on the same graph.
+#[cfg(feature = "train")]
+pub mod train {
+    pub use qing_train::{Differentiated, TrainError, differentiate};
 }
 
 /// Data sets, preprocessing and the networks the library carries inside.

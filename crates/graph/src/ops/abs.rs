@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::elementwise::{eval_number, infer_unary};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// The magnitude of every element.
@@ -27,6 +27,10 @@ impl Op for Abs {
 
     fn map(&self, x: f64) -> Option<f64> {
         Some(x.abs())
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        Ok(vec![Some(cx.mul(cx.dy()?, cx.emit(super::Sign {}, &[cx.input(0)?])?)?)])
     }
 }
 

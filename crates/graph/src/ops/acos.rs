@@ -6,6 +6,7 @@ unary! {
     Acos = "Acos" {}
     map: |_, x| x.acos(),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.neg(cx.div(at.dy, cx.sqrt(cx.sub_from(1.0, cx.square(at.x)?)?)?)?),
     cases: cases
 }
 

@@ -6,6 +6,7 @@ unary! {
     Acosh = "Acosh" {}
     map: |_, x| x.acosh(),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.div(at.dy, cx.sqrt(cx.offset(cx.square(at.x)?, -1.0)?)?),
     cases: cases
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::elementwise::{broadcast_indices, infer_broadcast};
-use crate::{
+use crate::{Backward, Gradients, 
     Case, Element, Eval, Gradient, Infer, Legacy, Op, OpError, Quant, QuantRule, Type, arithmetic, binary_arithmetic, op,
 };
 
@@ -46,6 +46,11 @@ impl Op for Add {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Add
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let dy = cx.dy()?;
+        (0..2).map(|i| cx.wanted(i, || cx.sum_like(dy, cx.input(i)?))).collect()
     }
 }
 

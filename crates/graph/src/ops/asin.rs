@@ -6,6 +6,7 @@ unary! {
     Asin = "Asin" {}
     map: |_, x| x.asin(),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.div(at.dy, cx.sqrt(cx.sub_from(1.0, cx.square(at.x)?)?)?),
     cases: cases
 }
 

@@ -6,6 +6,7 @@ unary! {
     Atan = "Atan" {}
     map: |_, x| x.atan(),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.div(at.dy, cx.offset(cx.square(at.x)?, 1.0)?),
     cases: cases
 }
 

@@ -6,6 +6,7 @@ unary! {
     Atanh = "Atanh" {}
     map: |_, x| x.atanh(),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.div(at.dy, cx.sub_from(1.0, cx.square(at.x)?)?),
     cases: cases
 }
 

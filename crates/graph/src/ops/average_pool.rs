@@ -5,7 +5,7 @@ use super::support::{
     mean::{infer_element, means},
     window::{Axis, WindowAttrs, kernel},
 };
-use crate::{Case, Dim, Element, Eval, Gradient, Infer, Op, OpError, Quant, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Element, Eval, Gradient, Infer, Op, OpError, Quant, QuantRule, Type, op};
 
 op! {
     /// Mean over a sliding window of `X [batch, channels, spatial…]`. On quantized values the exact sum, requantized.
@@ -109,6 +109,22 @@ impl Op for AveragePool {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Mean
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let spatial = cx.shape(cx.input(0)?)?[2..].to_vec();
+        let axes = self.window().axes(&spatial, &self.kernel()?)?;
+        let pads = axes.iter().map(|a| a.pad).chain(axes.iter().map(|a| a.pad_end));
+        let op = super::AveragePoolGrad {
+            ceil_mode: self.ceil_mode,
+            count_include_pad: self.count_include_pad,
+            dilations: self.dilations.clone(),
+            input_shape: spatial.iter().map(|n| *n as i64).collect(),
+            kernel_shape: self.kernel_shape.clone(),
+            pads: pads.map(|p| p as i64).collect(),
+            strides: self.strides.clone(),
+        };
+        Ok(vec![Some(cx.emit(op, &[cx.dy()?])?)])
     }
 }
 

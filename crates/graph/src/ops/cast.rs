@@ -1,7 +1,7 @@
 use qing_tensor::{Element, Tensor};
 
 use super::support::data_type::element_of;
-use crate::{AttrValue, Case, Eval, Gradient, Infer, Legacy, Op, OpError, Type, op};
+use crate::{Backward, Gradients, AttrValue, Case, Eval, Gradient, Infer, Legacy, Op, OpError, Type, op};
 
 op! {
     /// The same numbers as another element: floats to integers truncate, everything to bool is `≠ 0`.
@@ -42,6 +42,11 @@ impl Op for Cast {
 
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         Ok(vec![cx.input(0)?.cast(element_of(self.to)?)])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, dy) = (cx.input(0)?, cx.dy()?);
+        Ok(vec![cx.wanted(0, || cx.cast_like(dy, x))?])
     }
 }
 

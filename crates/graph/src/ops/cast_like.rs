@@ -1,6 +1,6 @@
 use qing_tensor::Tensor;
 
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The same numbers as the element of a second input, whose values do not matter.
@@ -22,6 +22,11 @@ impl Op for CastLike {
 
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         Ok(vec![cx.input(0)?.cast(cx.input(1)?.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, dy) = (cx.input(0)?, cx.dy()?);
+        Ok(vec![cx.wanted(0, || cx.cast_like(dy, x))?, None])
     }
 }
 

@@ -12,6 +12,10 @@ unary! {
         x.max(0.0) + (alpha * (x / alpha).exp_m1()).min(0.0)
     },
     gradient: Gradient::Smooth,
+    backward: |op, cx, at| {
+        let slope = cx.offset(cx.scale(at.y, 1.0 / f64::from(op.alpha))?, 1.0)?;
+        cx.choose(cx.above(at.x, 0.0)?, at.dy, cx.mul(at.dy, slope)?)
+    },
     cases: cases
 }
 

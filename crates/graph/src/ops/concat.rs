@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::{REQUIRED, axes::normalize, elementwise::table_lookup, movement::concatenated};
-use crate::{Case, Dim, Element, Eval, Gradient, Infer, Legacy, Op, OpError, Quant, QuantRule, Type, arithmetic, op};
+use crate::{Backward, Gradients, Case, Dim, Element, Eval, Gradient, Infer, Legacy, Op, OpError, Quant, QuantRule, Type, arithmetic, op};
 
 op! {
     /// Its inputs side by side along an axis. Quantized inputs are rescaled to the quantization of the output, one tap each.
@@ -70,6 +70,20 @@ impl Op for Concat {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Rescale
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let dy = cx.dy()?;
+        let mut start = 0;
+        let mut parts = vec![];
+        for i in 0..cx.inputs() {
+            let shape = cx.shape(cx.input(i)?)?;
+            let axis = normalize(self.axis, shape.len())?;
+            let end = start + shape[axis];
+            parts.push(cx.wanted(i, || cx.slice(dy, axis, start, end))?);
+            start = end;
+        }
+        Ok(parts)
     }
 }
 

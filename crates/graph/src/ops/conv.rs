@@ -3,9 +3,9 @@ use qing_tensor::{Element, Tensor};
 use super::support::{
     dot::{Output, centered},
     elementwise::each_index,
-    window::WindowAttrs,
+    window::{Explicit, WindowAttrs},
 };
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, Quant, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, Quant, QuantRule, Type, op};
 
 op! {
     /// Convolution of `X [batch, channels, spatial…]` with `W [out, channels/group, taps…]` and an optional bias `B [out]`.
@@ -103,6 +103,37 @@ impl Op for Conv {
         let Ok(types) = self.infer(cx) else { return 0 };
         let (Some(y), Some(w)) = (types[0].known_shape(), cx.optional(1).and_then(Type::known_shape)) else { return 0 };
         y.iter().product::<usize>() as u64 * w[1..].iter().product::<usize>() as u64
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, w, dy) = (cx.input(0)?, cx.input(1)?, cx.dy()?);
+        let (input, kernel) = (cx.shape(x)?, cx.shape(w)?);
+        let axes = self.window().axes(&input[2..], &kernel[2..])?;
+        let window = Explicit::new(&axes);
+        // The weights first: the input is free after them.
+        let dw = cx.wanted(1, || {
+            let op = super::ConvWeightGrad {
+                dilations: window.dilations.clone(),
+                group: self.group,
+                kernel_shape: kernel[2..].iter().map(|k| *k as i64).collect(),
+                pads: window.pads.clone(),
+                strides: window.strides.clone(),
+            };
+            cx.emit(op, &[x, dy])
+        })?;
+        let db = cx.wanted(2, || cx.sum_to_channels(dy))?;
+        let dx = cx.wanted(0, || {
+            let op = super::ConvTranspose {
+                dilations: window.dilations.clone(),
+                group: self.group,
+                output_padding: window.rest.clone(),
+                pads: window.pads.clone(),
+                strides: window.strides.clone(),
+                ..super::ConvTranspose::default()
+            };
+            cx.emit(op, &[dy, w])
+        })?;
+        Ok(vec![dx, dw, db])
     }
 }
 

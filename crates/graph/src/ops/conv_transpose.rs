@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::{elementwise::each_index, sizes};
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The transpose of a convolution: every value of `X [batch, channels, spatial…]` adds a multiple of
@@ -184,6 +184,49 @@ impl Op for ConvTranspose {
         let known = |i: usize| cx.optional(i).and_then(Type::known_shape);
         let (Some(x), Some(w)) = (known(0), known(1)) else { return 0 };
         x.iter().product::<usize>() as u64 * w.iter().skip(1).product::<usize>() as u64
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, w, dy) = (cx.input(0)?, cx.input(1)?, cx.dy()?);
+        let (input, kernel) = (cx.shape(x)?, cx.shape(w)?);
+        let axes = self.axes(&input[2..], &kernel[2..])?;
+        // The convolution that this transposes: what it does not reach at the end of an axis is left out.
+        let mut reached = dy;
+        let mut pads_end = vec![];
+        for (i, axis) in axes.iter().enumerate() {
+            let extent = (kernel[i + 2] - 1) * axis.dilation + 1;
+            let needed = (input[i + 2].max(1) - 1) * axis.stride + extent;
+            pads_end.push(needed.saturating_sub(axis.output + axis.pad) as i64);
+            if axis.output + axis.pad > needed {
+                reached = cx.slice(reached, i + 2, 0, needed - axis.pad.min(needed))?;
+            }
+        }
+        let list = |f: fn(&Axis) -> usize| axes.iter().map(|a| f(a) as i64).collect::<Vec<i64>>();
+        let (dilations, strides) = (list(|a| a.dilation), list(|a| a.stride));
+        let pads = [list(|a| a.pad), pads_end].concat();
+        let kernel_shape: Vec<i64> = kernel[2..].iter().map(|k| *k as i64).collect();
+        let dw = cx.wanted(1, || {
+            let op = super::ConvWeightGrad {
+                dilations: dilations.clone(),
+                group: self.group,
+                kernel_shape: kernel_shape.clone(),
+                pads: pads.clone(),
+                strides: strides.clone(),
+            };
+            cx.emit(op, &[reached, x])
+        })?;
+        let db = cx.wanted(2, || cx.sum_to_channels(dy))?;
+        let dx = cx.wanted(0, || {
+            let op = super::Conv {
+                dilations: dilations.clone(),
+                group: self.group,
+                pads: pads.clone(),
+                strides: strides.clone(),
+                ..super::Conv::default()
+            };
+            cx.emit(op, &[reached, w])
+        })?;
+        Ok(vec![dx, dw, db])
     }
 }
 

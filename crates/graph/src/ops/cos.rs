@@ -6,6 +6,7 @@ unary! {
     Cos = "Cos" {}
     map: |_, x| x.cos(),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.neg(cx.mul(at.dy, cx.emit(super::Sin {}, &[at.x])?)?),
     cases: cases
 }
 

@@ -6,6 +6,7 @@ unary! {
     Cosh = "Cosh" {}
     map: |_, x| x.cosh(),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.mul(at.dy, cx.emit(super::Sinh {}, &[at.x])?),
     cases: cases
 }
 

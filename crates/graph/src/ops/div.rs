@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::elementwise::{arithmetic, infer_arithmetic, upgrade_broadcast};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// `a / b` with broadcasting. Integers truncate towards zero; an integer divided by zero gives zero.
@@ -19,6 +19,13 @@ impl Op for Div {
 
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         Ok(vec![arithmetic(cx.input(0)?, cx.input(1)?, |x, y| x / y, |x, y| x.checked_div(y).unwrap_or(0))?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (a, b) = (cx.input(0)?, cx.input(1)?);
+        let da = cx.div(cx.dy()?, b)?;
+        let db = cx.wanted(1, || cx.sum_like(cx.neg(cx.mul(da, cx.output(0)?)?)?, b))?;
+        Ok(vec![cx.wanted(0, || cx.sum_like(da, a))?, db])
     }
 }
 

@@ -1,6 +1,6 @@
 use qing_tensor::{Element, Tensor, element_count};
 
-use crate::{Case, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// Its input, unchanged, and a mask that is true everywhere. Dropping values at random, as training does, is refused.
@@ -44,6 +44,10 @@ impl Op for Dropout {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        Ok(vec![Some(cx.dy()?), None, None])
     }
 }
 

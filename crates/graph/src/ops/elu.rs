@@ -9,6 +9,10 @@ unary! {
     }
     map: |op, x| if x < 0.0 { f64::from(op.alpha) * x.exp_m1() } else { x },
     gradient: Gradient::Smooth,
+    backward: |op, cx, at| {
+        let slope = cx.offset(at.y, op.alpha.into())?;
+        cx.choose(cx.below(at.x, 0.0)?, cx.mul(at.dy, slope)?, at.dy)
+    },
     cases: cases
 }
 

@@ -7,6 +7,10 @@ unary! {
     Erf = "Erf" {}
     map: |_, x| math::erf(x),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| {
+        let bell = cx.exp(cx.neg(cx.square(at.x)?)?)?;
+        cx.scale(cx.mul(at.dy, bell)?, std::f64::consts::FRAC_2_SQRT_PI)
+    },
     cases: cases
 }
 

@@ -6,6 +6,7 @@ unary! {
     Exp = "Exp" {}
     map: |_, x| x.exp(),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.mul(at.dy, at.y),
     cases: cases
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::{Tensor, broadcast, broadcast_strides};
 
 use super::support::{elementwise::broadcast_dims, movement::strided, sizes};
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// Its input broadcast against `shape`; axes of size 1 are stretched, on either side.
@@ -35,6 +35,10 @@ impl Op for Expand {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        Ok(vec![Some(cx.sum_like(cx.dy()?, cx.input(0)?)?), None])
     }
 }
 

@@ -1,6 +1,6 @@
 use qing_tensor::Tensor;
 
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// A matrix of the same values: the axes before `axis` become rows, the others columns.
@@ -48,6 +48,10 @@ impl Op for Flatten {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        Ok(vec![Some(cx.reshape_like(cx.dy()?, cx.input(0)?)?)])
     }
 }
 

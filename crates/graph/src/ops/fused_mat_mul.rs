@@ -7,7 +7,7 @@ use super::support::{
     elementwise::each_index,
     matmul::{Product, accumulate, batched_dims},
 };
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// `alpha` times the matrix product of the last two axes, either operand transposed on request, as ONNX Runtime's
@@ -67,6 +67,14 @@ impl Op for FusedMatMul {
         let mut y = accumulate(&product, &a.to_f64s(), &b.to_f64s(), &[]);
         y.iter_mut().for_each(|v| *v *= f64::from(self.alpha));
         Ok(vec![Tensor::new(&product.shape, y)?.cast(a.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        cx.by_parts(|| {
+            let a = if self.transA { cx.transpose_last(cx.input(0)?)? } else { cx.input(0)? };
+            let b = if self.transB { cx.transpose_last(cx.input(1)?)? } else { cx.input(1)? };
+            Ok(vec![Some(cx.scale(cx.matmul(a, b)?, self.alpha.into())?)])
+        })
     }
 }
 

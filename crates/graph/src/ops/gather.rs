@@ -5,7 +5,7 @@ use super::support::{
     movement::position,
     sizes::limited,
 };
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// The slices of `data` along an axis that `indices` name; negative indices count from the end. An embedding is a
@@ -52,6 +52,24 @@ impl Op for Gather {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, indices, dy) = (cx.input(0)?, cx.input(1)?, cx.dy()?);
+        let (shape, chosen) = (cx.shape(x)?, cx.shape(indices)?);
+        let axis = normalize(self.axis, shape.len())?;
+        // Rows are written along the first axis.
+        let rank = cx.rank(dy)?;
+        let front: Vec<usize> = (axis..axis + chosen.len()).chain(0..axis).chain(axis + chosen.len()..rank).collect();
+        let updates = cx.transpose(dy, &front)?;
+        let mut rows = shape.clone();
+        let length = rows.remove(axis);
+        rows.insert(0, length);
+        let zeros = cx.expand(cx.scalar(x, 0.0), &rows)?;
+        let places = cx.reshape(indices, &[&chosen[..], &[1]].concat())?;
+        let sum = cx.emit(super::ScatterND { reduction: "add".into() }, &[zeros, places, updates])?;
+        let back: Vec<usize> = (1..=axis).chain([0]).chain(axis + 1..shape.len()).collect();
+        Ok(vec![Some(cx.transpose(sum, &back)?), None])
     }
 }
 

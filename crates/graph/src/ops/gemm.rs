@@ -7,7 +7,7 @@ use super::support::{
     elementwise::{arithmetic, broadcast_dims},
     matmul::{Product, accumulate, accumulate_wrapping, per_column, transposed},
 };
-use crate::{Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, Quant, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, Quant, QuantRule, Type, op};
 
 op! {
     /// `alpha · A · B + beta · C` with matrices `A [M, K]` and `B [K, N]`, either transposed on request, and `C` broadcast
@@ -122,6 +122,19 @@ impl Op for Gemm {
         let Ok(types) = self.infer(cx) else { return 0 };
         let (Some(y), Some(a)) = (types[0].known_shape(), cx.optional(0).and_then(Type::known_shape)) else { return 0 };
         y.iter().product::<usize>() as u64 * a[usize::from(!self.transA)] as u64
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (a, b, dy) = (cx.input(0)?, cx.input(1)?, cx.dy()?);
+        let product = |transA, transB, x, y| cx.emit(Gemm { alpha: self.alpha, transA, transB, ..Gemm::default() }, &[x, y]);
+        let db = cx.wanted(1, || {
+            if self.transB { product(true, self.transA, dy, a) } else { product(!self.transA, false, a, dy) }
+        })?;
+        let dc = cx.wanted(2, || cx.scale(cx.sum_like(dy, cx.input(2)?)?, self.beta.into()))?;
+        let da = cx.wanted(0, || {
+            if self.transA { product(self.transB, true, b, dy) } else { product(false, !self.transB, dy, b) }
+        })?;
+        Ok(vec![da, db, dc])
     }
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::mean::{infer_element, means};
-use crate::{Case, Dim, Element, Eval, Gradient, Infer, Op, OpError, Quant, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Element, Eval, Gradient, Infer, Op, OpError, Quant, QuantRule, Type, op};
 
 op! {
     /// Mean over all spatial axes of `X [batch, channels, spatial…]`, which become 1. On quantized values the exact sum,
@@ -38,6 +38,13 @@ impl Op for GlobalAveragePool {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Mean
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let x = cx.input(0)?;
+        let shape = cx.shape(x)?;
+        let area: usize = shape[2..].iter().product();
+        Ok(vec![Some(cx.expand(cx.scale(cx.dy()?, 1.0 / area as f64)?, &shape)?)])
     }
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
-use super::support::window::{global, global_dims};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use super::support::{reduce::{Reduced, gradient_of_chosen}, window::{global, global_dims}};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// Maximum over all spatial axes of `X [batch, channels, spatial…]`. On quantized values it compares integers.
@@ -32,6 +32,13 @@ impl Op for GlobalMaxPool {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, y, dy) = (cx.input(0)?, cx.output(0)?, cx.dy()?);
+        let shape = cx.shape(x)?;
+        let (axes, count) = ((2..shape.len()).collect(), shape[2..].iter().product());
+        Ok(vec![Some(gradient_of_chosen(cx, &Reduced { x, y, dy, axes, count })?)])
     }
 }
 

@@ -11,6 +11,10 @@ unary! {
     }
     map: |op, x| (f64::from(op.alpha) * x + f64::from(op.beta)).clamp(0.0, 1.0),
     gradient: Gradient::Smooth,
+    backward: |op, cx, at| {
+        let inside = cx.masked(cx.below(at.y, 1.0)?, cx.scale(at.dy, op.alpha.into())?)?;
+        cx.masked(cx.above(at.y, 0.0)?, inside)
+    },
     cases: cases
 }
 

@@ -6,6 +6,11 @@ unary! {
     HardSwish = "HardSwish" {}
     map: |_, x| x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| {
+        let inside = cx.mul(at.dy, cx.offset(cx.scale(at.x, 1.0 / 3.0)?, 0.5)?)?;
+        let below = cx.masked(cx.above(at.x, -3.0)?, inside)?;
+        cx.choose(cx.at_least(at.x, 3.0)?, at.dy, below)
+    },
     cases: cases
 }
 

@@ -1,6 +1,6 @@
 use qing_tensor::Tensor;
 
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// Its input, unchanged.
@@ -21,6 +21,10 @@ impl Op for Identity {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        Ok(vec![Some(cx.dy()?)])
     }
 }
 

@@ -9,6 +9,7 @@ unary! {
     }
     map: |op, x| if x < 0.0 { f64::from(op.alpha) * x } else { x },
     gradient: Gradient::Smooth,
+    backward: |op, cx, at| cx.choose(cx.below(at.x, 0.0)?, cx.scale(at.dy, op.alpha.into())?, at.dy),
     cases: cases
 }
 

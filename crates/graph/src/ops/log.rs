@@ -6,6 +6,7 @@ unary! {
     Log = "Log" {}
     map: |_, x| x.ln(),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.div(at.dy, at.x),
     cases: cases
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
-use super::support::softmax::{along, infer_softmax, log_softmax_line, upgrade};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use super::support::softmax::{along, axes_of, infer_softmax, log_softmax_line, upgrade};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The logarithm of the softmax along `axis`.
@@ -26,6 +26,12 @@ impl Op for LogSoftmax {
         let x = cx.input(0)?;
         let y = along(x, self.axis, self.coerced)?.map_lines(&x.to_f64s(), log_softmax_line);
         Ok(vec![Tensor::new(x.shape(), y)?.cast(x.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (y, dy) = (cx.output(0)?, cx.dy()?);
+        let total = cx.sum(dy, &axes_of(cx.rank(y)?, self.axis, self.coerced)?)?;
+        Ok(vec![Some(cx.sub(dy, cx.mul(cx.exp(y)?, total)?)?)])
     }
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::{Element, Tensor};
 
-use super::support::matmul::{Product, accumulate, accumulate_wrapping, batched_dims, per_block, per_column};
-use crate::{Case, Eval, Gradient, Granularity, Infer, Op, OpError, Quant, QuantRule, Type, op};
+use super::support::matmul::{Product, accumulate, accumulate_wrapping, batched_dims, gradient_of_left, gradient_of_right, per_block, per_column};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Granularity, Infer, Op, OpError, Quant, QuantRule, Type, op};
 
 op! {
     /// Matrix product of `A […, M, K]` and `B […, K, N]`; leading axes broadcast, an operand of rank 1 is a row or a
@@ -49,6 +49,12 @@ impl Op for MatMul {
         let Ok(types) = self.infer(cx) else { return 0 };
         let (Some(y), Some(a)) = (types[0].known_shape(), cx.optional(0).and_then(Type::known_shape)) else { return 0 };
         y.iter().product::<usize>() as u64 * a.last().copied().unwrap_or(0) as u64
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (a, b, dy) = (cx.input(0)?, cx.input(1)?, cx.dy()?);
+        let db = cx.wanted(1, || gradient_of_right(cx, a, b, dy))?;
+        Ok(vec![cx.wanted(0, || gradient_of_left(cx, a, b, dy))?, db])
     }
 }
 

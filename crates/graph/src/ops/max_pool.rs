@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
-use super::support::{elementwise::each_index, window::WindowAttrs};
-use crate::{Case, Dim, Element, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use super::support::{elementwise::each_index, window::{Explicit, WindowAttrs}};
+use crate::{Backward, Gradients, Case, Dim, Element, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// Maximum over a sliding window of `X [batch, channels, spatial…]`; padding never wins. The second output is the
@@ -106,6 +106,19 @@ impl Op for MaxPool {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let x = cx.input(0)?;
+        let axes = self.window().axes(&cx.shape(x)?[2..], &self.kernel()?)?;
+        let window = Explicit::new(&axes);
+        let op = super::MaxPoolGrad {
+            dilations: window.dilations,
+            kernel_shape: self.kernel_shape.clone(),
+            pads: window.pads,
+            strides: window.strides,
+        };
+        Ok(vec![Some(cx.emit(op, &[x, cx.dy()?])?)])
     }
 }
 

@@ -7,6 +7,11 @@ unary! {
     Mish = "Mish" {}
     map: |_, x| x * math::softplus(x).tanh(),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| {
+        let t = cx.emit(super::Tanh {}, &[cx.emit(super::Softplus {}, &[at.x])?])?;
+        let steep = cx.mul(cx.sub_from(1.0, cx.square(t)?)?, cx.emit(super::Sigmoid {}, &[at.x])?)?;
+        cx.mul(at.dy, cx.add(t, cx.mul(at.x, steep)?)?)
+    },
     cases: cases
 }
 

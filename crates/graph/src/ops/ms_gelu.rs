@@ -1,4 +1,4 @@
-use super::support::{math, unary::unary};
+use super::support::{activation, math, unary::unary};
 use crate::{Case, Gradient};
 
 unary! {
@@ -6,6 +6,7 @@ unary! {
     MsGelu = "Gelu" in "com.microsoft" {}
     map: |_, x| math::gelu(x),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| activation::gelu(cx, at.x, at.dy),
     cases: cases
 }
 

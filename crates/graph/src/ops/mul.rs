@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::elementwise::{arithmetic, infer_arithmetic, upgrade_broadcast};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// `a · b` with broadcasting.
@@ -19,6 +19,13 @@ impl Op for Mul {
 
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         Ok(vec![arithmetic(cx.input(0)?, cx.input(1)?, |x, y| x * y, i128::wrapping_mul)?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (a, b, dy) = (cx.input(0)?, cx.input(1)?, cx.dy()?);
+        let da = cx.wanted(0, || cx.sum_like(cx.mul(dy, b)?, a))?;
+        let db = cx.wanted(1, || cx.sum_like(cx.mul(dy, a)?, b))?;
+        Ok(vec![da, db])
     }
 }
 

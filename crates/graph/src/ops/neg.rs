@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::elementwise::{eval_number, infer_unary};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// The negative of every element, `−x`.
@@ -27,6 +27,10 @@ impl Op for Neg {
 
     fn map(&self, x: f64) -> Option<f64> {
         Some(-x)
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        Ok(vec![Some(cx.neg(cx.dy()?)?)])
     }
 }
 

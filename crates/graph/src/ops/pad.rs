@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
-use super::support::{axes::normalize_all, elementwise::each_index, sizes::limited};
-use crate::{
+use super::support::{axes::normalize_all, elementwise::each_index, movement::gradient_of_moved, sizes::limited};
+use crate::{Backward, Gradients, 
     Case, Dim, Element, Eval, Gradient, Infer, Legacy, Op, OpError, Quant, QuantRule, Type, arithmetic, op,
 };
 
@@ -148,6 +148,34 @@ impl Op for Pad {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, dy) = (cx.input(0)?, cx.dy()?);
+        let mut all = vec![None; cx.inputs()];
+        if self.mode != "constant" {
+            all[0] = cx.wanted(0, || gradient_of_moved(cx, self, 0))?;
+            return Ok(all);
+        }
+        let pads = pads_of(cx.rank(x)?, &cx.constant_input(1)?, cx.optional_constant(3)?.as_ref())?;
+        // What was added is taken off again, and the other way round.
+        let back: Vec<i64> = pads.iter().map(|p| -p.0).chain(pads.iter().map(|p| -p.1)).collect();
+        let inside = if back.iter().all(|p| *p <= 0) {
+            let mut inside = dy;
+            for (axis, ((before, _), n)) in pads.iter().zip(cx.shape(x)?).enumerate() {
+                inside = cx.slice(inside, axis, *before as usize, *before as usize + n)?;
+            }
+            inside
+        } else {
+            cx.emit(Pad::default(), &[dy, cx.tensor(Tensor::vector(back))])?
+        };
+        all[0] = cx.wanted(0, || Ok(inside))?;
+        if cx.wants(2) {
+            let every = |v| Ok::<_, OpError>((0..cx.rank(v)?).collect::<Vec<usize>>());
+            let outside = cx.sub(cx.sum(dy, &every(dy)?)?, cx.sum(inside, &every(inside)?)?)?;
+            all[2] = Some(cx.reshape_like(outside, cx.input(2)?)?);
+        }
+        Ok(all)
     }
 }
 

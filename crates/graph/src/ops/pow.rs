@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::elementwise::{arithmetic, infer_arithmetic, upgrade_broadcast};
-use crate::{Case, Element, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Element, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// `x^y` with broadcasting; the result has the element of `x`.
@@ -31,6 +31,27 @@ impl Op for Pow {
         };
         let result = arithmetic(&x.cast(Element::I64), &y.cast(Element::I64), f64::powf, power)?;
         Ok(vec![result.cast(x.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, y, dy) = (cx.input(0)?, cx.input(1)?, cx.dy()?);
+        let dx = cx.wanted(0, || {
+            let exponent = cx.constant(y).filter(|t| t.len() == 1).map(|t| t.to_f64s()[0]);
+            let slope = match exponent {
+                Some(2.0) => cx.scale(x, 2.0)?,
+                _ => {
+                    let y = cx.cast_like(y, x)?;
+                    cx.mul(y, cx.emit(Pow {}, &[x, cx.offset(y, -1.0)?])?)?
+                }
+            };
+            cx.sum_like(cx.mul(dy, slope)?, x)
+        })?;
+        // Of a base that is not positive, the power is no function of a real exponent.
+        let dy = cx.wanted(1, || {
+            let log = cx.masked(cx.above(x, 0.0)?, cx.emit(super::Log {}, &[x])?)?;
+            cx.cast_like(cx.sum_like(cx.mul(dy, cx.mul(cx.output(0)?, log)?)?, y)?, y)
+        })?;
+        Ok(vec![dx, dy])
     }
 }
 

@@ -1,5 +1,4 @@
-use super::support::unary::unary;
-use super::support::math;
+use super::support::{activation, math, unary::unary};
 use crate::{Case, Gradient};
 
 unary! {
@@ -10,6 +9,7 @@ unary! {
     }
     map: |op, x| x * math::sigmoid(f64::from(op.alpha) * x),
     gradient: Gradient::Smooth,
+    backward: |op, cx, at| activation::swish(cx, op.alpha, at),
     cases: cases
 }
 

@@ -6,6 +6,7 @@ unary! {
     Reciprocal = "Reciprocal" {}
     map: |_, x| 1.0 / x,
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.neg(cx.mul(at.dy, cx.square(at.y)?)?),
     cases: cases
 }
 

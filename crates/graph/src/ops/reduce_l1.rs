@@ -8,6 +8,7 @@ reduction! {
         real: |v| v.iter().map(|v| v.abs()).sum(),
         integer: Some(|v| v.iter().fold(0, |a, b| a.wrapping_add(b.wrapping_abs()))),
     },
+    backward: |cx, at| cx.mul(at.dy, cx.emit(super::Sign {}, &[at.x])?),
     cases: cases
 }
 

@@ -8,6 +8,11 @@ reduction! {
         real: |v| v.iter().map(|v| v * v).sum::<f64>().sqrt(),
         integer: None,
     },
+    backward: |cx, at| {
+        // Where everything is zero there is no direction; zero is one of the slopes.
+        let unit = cx.masked(cx.above(at.y, 0.0)?, cx.div(at.x, at.y)?)?;
+        cx.mul(at.dy, unit)
+    },
     cases: cases
 }
 

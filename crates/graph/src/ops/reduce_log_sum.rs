@@ -8,6 +8,7 @@ reduction! {
         real: |v| v.iter().sum::<f64>().ln(),
         integer: None,
     },
+    backward: |cx, at| cx.expand(cx.div(at.dy, cx.exp(at.y)?)?, &cx.shape(at.x)?),
     cases: cases
 }
 

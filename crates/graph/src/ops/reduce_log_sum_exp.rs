@@ -8,6 +8,7 @@ reduction! {
         real: log_sum_exp,
         integer: None,
     },
+    backward: |cx, at| cx.mul(at.dy, cx.exp(cx.sub(at.x, at.y)?)?),
     cases: cases
 }
 

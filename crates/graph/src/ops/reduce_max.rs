@@ -1,4 +1,4 @@
-use super::support::reduce::{Reduction, reduction};
+use super::support::reduce::{self, Reduction, reduction};
 use crate::Case;
 
 reduction! {
@@ -8,6 +8,7 @@ reduction! {
         real: |v| v.iter().fold(f64::NEG_INFINITY, |a, b| if *b > a || b.is_nan() { *b } else { a }),
         integer: Some(|v| v.iter().copied().max().unwrap_or(i64::MIN)),
     },
+    backward: reduce::gradient_of_chosen,
     cases: cases
 }
 

@@ -4,7 +4,7 @@ use super::support::{
     dot::centered,
     reduce::{self, Reduction},
 };
-use crate::{Case, Element, Eval, Gradient, Infer, Op, OpError, Quant, QuantRule, Type, arithmetic, op};
+use crate::{Backward, Gradients, Case, Element, Eval, Gradient, Infer, Op, OpError, Quant, QuantRule, Type, arithmetic, op};
 
 op! {
     /// The mean over `axes`. On quantized values a dot with weights 1, requantized; integers truncate.
@@ -52,6 +52,12 @@ impl Op for ReduceMean {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Mean
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        reduce::gradient(cx, self.noop_with_empty_axes, |cx, at| {
+            cx.expand(cx.scale(at.dy, 1.0 / at.count as f64)?, &cx.shape(at.x)?)
+        })
     }
 }
 

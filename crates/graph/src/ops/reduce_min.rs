@@ -1,4 +1,4 @@
-use super::support::reduce::{Reduction, reduction};
+use super::support::reduce::{self, Reduction, reduction};
 use crate::Case;
 
 reduction! {
@@ -8,6 +8,7 @@ reduction! {
         real: |v| v.iter().fold(f64::INFINITY, |a, b| if *b < a || b.is_nan() { *b } else { a }),
         integer: Some(|v| v.iter().copied().min().unwrap_or(i64::MAX)),
     },
+    backward: reduce::gradient_of_chosen,
     cases: cases
 }
 

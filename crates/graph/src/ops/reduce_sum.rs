@@ -8,6 +8,7 @@ reduction! {
         real: |v| v.iter().sum(),
         integer: Some(|v| v.iter().fold(0, |a, b| a.wrapping_add(*b))),
     },
+    backward: |cx, at| cx.expand(at.dy, &cx.shape(at.x)?),
     cases: cases
 }
 

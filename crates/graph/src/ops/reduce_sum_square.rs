@@ -8,6 +8,7 @@ reduction! {
         real: |v| v.iter().map(|v| v * v).sum(),
         integer: Some(|v| v.iter().fold(0, |a, b| a.wrapping_add(b.wrapping_mul(*b)))),
     },
+    backward: |cx, at| cx.mul(at.dy, cx.scale(at.x, 2.0)?),
     cases: cases
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::elementwise::{infer_unary, lookup};
-use crate::{Case, Element, Eval, Gradient, Infer, Op, OpError, Quant, QuantRule, Type, arithmetic, op};
+use crate::{Backward, Gradients, Case, Element, Eval, Gradient, Infer, Op, OpError, Quant, QuantRule, Type, arithmetic, op};
 
 op! {
     /// `max(x, 0)`. On quantized values one tap, requantized, with the range narrowed to what is not negative; between
@@ -39,6 +39,10 @@ impl Op for Relu {
 
     fn table(&self, x: &Type, y: &Type) -> Result<Option<Vec<i32>>, OpError> {
         arithmetic::rescale_table(x, y, 0.0, f32::INFINITY).map(Some)
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        Ok(vec![Some(cx.emit(super::ReluGrad {}, &[cx.output(0)?, cx.dy()?])?)])
     }
 }
 

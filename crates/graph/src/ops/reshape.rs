@@ -1,6 +1,6 @@
 use qing_tensor::Tensor;
 
-use crate::{Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// The same values under another shape. In `shape`, 0 keeps the input's dimension (unless `allowzero`) and one −1
@@ -83,6 +83,10 @@ impl Op for Reshape {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        Ok(vec![Some(cx.reshape_like(cx.dy()?, cx.input(0)?)?), None])
     }
 }
 

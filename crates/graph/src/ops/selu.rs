@@ -11,6 +11,11 @@ unary! {
     }
     map: |op, x| f64::from(op.gamma) * if x > 0.0 { x } else { f64::from(op.alpha) * x.exp_m1() },
     gradient: Gradient::Smooth,
+    backward: |op, cx, at| {
+        let (alpha, gamma) = (f64::from(op.alpha), f64::from(op.gamma));
+        let slope = cx.offset(at.y, gamma * alpha)?;
+        cx.choose(cx.above(at.x, 0.0)?, cx.scale(at.dy, gamma)?, cx.mul(at.dy, slope)?)
+    },
     cases: cases
 }
 

@@ -7,6 +7,7 @@ unary! {
     Sigmoid = "Sigmoid" {}
     map: |_, x| math::sigmoid(x),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.mul(at.dy, cx.mul(at.y, cx.sub_from(1.0, at.y)?)?),
     cases: cases
 }
 

@@ -6,6 +6,7 @@ unary! {
     Sin = "Sin" {}
     map: |_, x| x.sin(),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.mul(at.dy, cx.emit(super::Cos {}, &[at.x])?),
     cases: cases
 }
 

@@ -6,6 +6,7 @@ unary! {
     Sinh = "Sinh" {}
     map: |_, x| x.sinh(),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.mul(at.dy, cx.emit(super::Cosh {}, &[at.x])?),
     cases: cases
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::{Tensor, strides};
 
-use super::support::{axes::normalize_all, movement::strided};
-use crate::{Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, op};
+use super::support::{axes::normalize_all, movement::{gradient_of_moved, strided}};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// Every `steps`-th value from `starts` to before `ends` along `axes` (all of them, in order, if absent). Negative
@@ -139,6 +139,23 @@ impl Op for Slice {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, dy) = (cx.input(0)?, cx.dy()?);
+        let shape = cx.shape(x)?;
+        let (axes, steps) = (cx.optional_constant(3)?, cx.optional_constant(4)?);
+        let (starts, ends) = (cx.constant_input(1)?, cx.constant_input(2)?);
+        let spans = Slice::spans(&shape, &starts, &ends, axes.as_ref(), steps.as_ref())?;
+        let mut dx = vec![None; cx.inputs()];
+        dx[0] = Some(if spans.iter().all(|s| s.step == 1 || s.count <= 1) {
+            let behind = spans.iter().zip(&shape).map(|(s, n)| n - s.start - s.count);
+            let pads: Vec<usize> = spans.iter().map(|s| s.start).chain(behind).collect();
+            cx.emit(super::Pad::default(), &[dy, cx.ints(&pads)])?
+        } else {
+            gradient_of_moved(cx, self, 0)?
+        });
+        Ok(dx)
     }
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
-use super::support::softmax::{along, infer_softmax, softmax_line, upgrade};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use super::support::softmax::{along, axes_of, infer_softmax, softmax_line, upgrade};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// Exponentials along `axis`, divided by their sum.
@@ -26,6 +26,13 @@ impl Op for Softmax {
         let x = cx.input(0)?;
         let y = along(x, self.axis, self.coerced)?.map_lines(&x.to_f64s(), softmax_line);
         Ok(vec![Tensor::new(x.shape(), y)?.cast(x.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (y, dy) = (cx.output(0)?, cx.dy()?);
+        let axes = axes_of(cx.rank(y)?, self.axis, self.coerced)?;
+        let inner = cx.sum(cx.mul(dy, y)?, &axes)?;
+        Ok(vec![Some(cx.mul(cx.sub(dy, inner)?, y)?)])
     }
 }
 

@@ -7,6 +7,7 @@ unary! {
     Softplus = "Softplus" {}
     map: |_, x| math::softplus(x),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.mul(at.dy, cx.emit(super::Sigmoid {}, &[at.x])?),
     cases: cases
 }
 

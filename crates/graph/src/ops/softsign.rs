@@ -6,6 +6,7 @@ unary! {
     Softsign = "Softsign" {}
     map: |_, x| x / (1.0 + x.abs()),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.div(at.dy, cx.square(cx.offset(cx.emit(super::Abs {}, &[at.x])?, 1.0)?)?),
     cases: cases
 }
 

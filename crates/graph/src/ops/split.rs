@@ -1,7 +1,7 @@
 use qing_tensor::{Tensor, strides};
 
 use super::support::{axes::normalize, movement::strided, sizes::dimension};
-use crate::{Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// Its input cut along an axis into pieces of the sizes in `split`, or of equal size, the last one perhaps smaller.
@@ -79,6 +79,23 @@ impl Op for Split {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let axis = normalize(self.axis, cx.rank(cx.input(0)?)?)?;
+        let mut parts = vec![];
+        for (i, part) in cx.gradients().into_iter().enumerate() {
+            parts.push(part.map_or_else(|| cx.zeros_like(cx.output(i)?), Ok)?);
+        }
+        // Pieces that the node does not name are not used either.
+        let shape = cx.shape(cx.input(0)?)?;
+        let given = parts.iter().map(|p| Ok(cx.shape(*p)?[axis])).sum::<Result<usize, OpError>>()?;
+        if given < shape[axis] {
+            let mut rest = shape;
+            rest[axis] -= given;
+            parts.push(cx.expand(cx.scalar(cx.input(0)?, 0.0), &rest)?);
+        }
+        Ok(vec![Some(cx.emit(super::Concat { axis: axis as i64 }, &parts)?), None])
     }
 }
 

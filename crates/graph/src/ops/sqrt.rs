@@ -6,6 +6,7 @@ unary! {
     Sqrt = "Sqrt" {}
     map: |_, x| x.sqrt(),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.div(at.dy, cx.scale(at.y, 2.0)?),
     cases: cases
 }
 

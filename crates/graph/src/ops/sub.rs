@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::elementwise::{arithmetic, infer_arithmetic, upgrade_broadcast};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// `a − b` with broadcasting.
@@ -19,6 +19,13 @@ impl Op for Sub {
 
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         Ok(vec![arithmetic(cx.input(0)?, cx.input(1)?, |x, y| x - y, i128::wrapping_sub)?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let dy = cx.dy()?;
+        let a = cx.wanted(0, || cx.sum_like(dy, cx.input(0)?))?;
+        let b = cx.wanted(1, || cx.neg(cx.sum_like(dy, cx.input(1)?)?))?;
+        Ok(vec![a, b])
     }
 }
 

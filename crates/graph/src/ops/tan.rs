@@ -6,6 +6,7 @@ unary! {
     Tan = "Tan" {}
     map: |_, x| x.tan(),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.mul(at.dy, cx.offset(cx.square(at.y)?, 1.0)?),
     cases: cases
 }
 

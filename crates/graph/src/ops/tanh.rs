@@ -6,6 +6,7 @@ unary! {
     Tanh = "Tanh" {}
     map: |_, x| x.tanh(),
     gradient: Gradient::Smooth,
+    backward: |_, cx, at| cx.mul(at.dy, cx.sub_from(1.0, cx.square(at.y)?)?),
     cases: cases
 }
 

@@ -9,6 +9,7 @@ unary! {
     }
     map: |op, x| if x > f64::from(op.alpha) { x } else { 0.0 },
     gradient: Gradient::Smooth,
+    backward: |op, cx, at| cx.masked(cx.above(at.x, op.alpha.into())?, at.dy),
     cases: cases
 }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use qing_tensor::{Tensor, strides};
 
 use super::support::{axes::normalize_all, movement::strided};
-use crate::{Case, Dim, Element, Eval, Gradient, Granularity, Infer, Op, OpError, Quant, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Element, Eval, Gradient, Granularity, Infer, Op, OpError, Quant, QuantRule, Type, op};
 
 op! {
     /// Its input with the axes in another order.
@@ -63,6 +63,13 @@ impl Op for Transpose {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let order = self.order(cx.rank(cx.input(0)?)?)?;
+        let mut back = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(to, from)| back[*from] = to);
+        Ok(vec![Some(cx.transpose(cx.dy()?, &back)?)])
     }
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::{axes::normalize_all, sizes::length};
-use crate::{Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// Its input with new axes of size 1 where `axes` says, counted in the output.
@@ -42,6 +42,10 @@ impl Op for Unsqueeze {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        Ok(vec![Some(cx.reshape_like(cx.dy()?, cx.input(0)?)?), None])
     }
 }
 

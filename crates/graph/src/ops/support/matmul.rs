@@ -8,7 +8,7 @@ use super::{
     dot::{Output, centered},
     elementwise::{broadcast_dims, each_index},
 };
-use crate::{Dim, Granularity, OpError, Type, arithmetic};
+use crate::{Backward, Dim, Granularity, OpError, Type, ValueId, arithmetic, ops::Gemm};
 
 /// How two operands are multiplied: where each pair of matrices begins, and how large they are.
 #[derive(Debug)]
@@ -181,6 +181,56 @@ pub fn per_block(product: &Product, a: &Tensor, b: &Tensor, x: &Type, w: &Type, 
     let to = arithmetic::per_tensor(y)?;
     let values: Vec<i32> = out.into_iter().map(|v| arithmetic::quantize(v, to.scale, to.zero, to.lo, to.hi)).collect();
     Ok(Tensor::from_ints(y.element, &product.shape, &values)?)
+}
+
+/// Left operand, right operand and result with at least two axes: a vector is a row on the left, a column on the right.
+fn matrices(cx: &Backward<'_>, a: ValueId, b: ValueId, dy: ValueId) -> Result<[ValueId; 3], OpError> {
+    let (a_shape, b_shape, mut y_shape) = (cx.shape(a)?, cx.shape(b)?, cx.shape(dy)?);
+    if b_shape.len() == 1 {
+        y_shape.push(1);
+    }
+    if a_shape.len() == 1 {
+        y_shape.insert(y_shape.len() - 1, 1);
+    }
+    let a = if let [k] = a_shape[..] { cx.reshape(a, &[1, k])? } else { a };
+    let b = if let [k] = b_shape[..] { cx.reshape(b, &[k, 1])? } else { b };
+    Ok([a, b, cx.reshape(dy, &y_shape)?])
+}
+
+/// A stack of matrices seen as one, all rows below each other.
+fn stacked(cx: &Backward<'_>, a: ValueId) -> Result<ValueId, OpError> {
+    let shape = cx.shape(a)?;
+    let columns = shape.last().copied().unwrap_or(1);
+    cx.reshape(a, &[shape[..shape.len() - 1].iter().product(), columns])
+}
+
+/// Gradient of the left operand of a matrix product `a · b`: `dy · bᵀ`, summed over batches that it does not have.
+///
+/// # Errors
+/// If shapes are not known.
+pub fn gradient_of_left(cx: &Backward<'_>, a: ValueId, b: ValueId, dy: ValueId) -> Result<ValueId, OpError> {
+    let [left, right, dy] = matrices(cx, a, b, dy)?;
+    if cx.rank(right)? == 2 {
+        let da = cx.emit(Gemm { transB: true, ..Gemm::default() }, &[stacked(cx, dy)?, right])?;
+        return cx.reshape_like(da, a);
+    }
+    let da = cx.matmul(dy, cx.transpose_last(right)?)?;
+    cx.reshape_like(cx.sum_like(da, left)?, a)
+}
+
+/// Gradient of the right operand of a matrix product `a · b`: `aᵀ · dy`, summed over batches that it does not have.
+///
+/// # Errors
+/// If shapes are not known.
+pub fn gradient_of_right(cx: &Backward<'_>, a: ValueId, b: ValueId, dy: ValueId) -> Result<ValueId, OpError> {
+    let [left, right, dy] = matrices(cx, a, b, dy)?;
+    if cx.rank(right)? == 2 {
+        // All batches share the weights: one product, and no sum over it.
+        let db = cx.emit(Gemm { transA: true, ..Gemm::default() }, &[stacked(cx, left)?, stacked(cx, dy)?])?;
+        return cx.reshape_like(db, b);
+    }
+    let db = cx.matmul(cx.transpose_last(left)?, dy)?;
+    cx.reshape_like(cx.sum_like(db, right)?, b)
 }
 
 /// A matrix with rows and columns exchanged.

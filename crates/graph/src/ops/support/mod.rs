@@ -1,5 +1,6 @@
 //! What several ops share: axes, sizes, data movement, elementwise evaluation, reductions, windows, quantized dots.
 
+pub mod activation;
 pub mod arg;
 pub mod axes;
 pub mod data_type;

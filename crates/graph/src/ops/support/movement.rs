@@ -3,7 +3,7 @@
 use qing_tensor::{Element, Tensor};
 
 use super::{axes::Along, elementwise::each_index};
-use crate::OpError;
+use crate::{Backward, Eval, Op, OpError, Type, ValueId, ops::ScatterND};
 
 /// Linear indices of `base + Σ at[i]·steps[i]` for every index `at` of `shape`, in row-major order.
 pub fn strided(shape: &[usize], base: usize, steps: &[isize]) -> Vec<usize> {
@@ -98,6 +98,37 @@ pub fn position(index: i64, size: usize) -> Result<usize, OpError> {
         .ok()
         .filter(|i| *i < size)
         .ok_or_else(|| OpError::invalid(format!("index {index} into {size} values")))
+}
+
+/// The gradient of float input `i` of an op that only moves values: everything goes back where it came from. Where that is
+/// shows in what the op makes of numbered values, so all inputs that are not of floats must be constant.
+///
+/// # Errors
+/// If they are not, or a shape is not known.
+pub fn gradient_of_moved(cx: &Backward<'_>, op: &dyn Op, i: usize) -> Result<ValueId, OpError> {
+    let (x, dy) = (cx.input(i)?, cx.dy()?);
+    let shape = cx.shape(x)?;
+    let count = super::sizes::limited(&shape)?;
+    let mut inputs = vec![];
+    for k in 0..cx.inputs() {
+        inputs.push(match cx.optional(k) {
+            Some(_) if k == i => Some(Tensor::new::<i64>(&shape, (1..=count as i64).collect())?),
+            Some(value) if cx.element(value).is_float() => Some(zeros(Element::I64, &cx.shape(value)?)?),
+            Some(_) => Some(cx.constant_input(k)?),
+            None => None,
+        });
+    }
+    let typed = |t: &Tensor| Type::new(t.element(), t.shape().iter().copied());
+    let types: Vec<Option<Type>> = inputs.iter().map(|t| t.as_ref().map(typed)).collect();
+    let outputs = vec![Type::maybe(Element::I64, None); cx.outputs()];
+    let inputs: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_ref).collect();
+    let types: Vec<Option<&Type>> = types.iter().map(Option::as_ref).collect();
+    let moved = op.eval(&Eval { inputs: &inputs, types: &types, outputs: &outputs })?.remove(0);
+    // Place 0 collects what came from nowhere.
+    let places = cx.tensor(moved.reshaped(&[moved.len(), 1])?);
+    let zeros = cx.expand(cx.scalar(x, 0.0), &[count + 1])?;
+    let sum = cx.emit(ScatterND { reduction: "add".into() }, &[zeros, places, cx.reshape(dy, &[moved.len()])?])?;
+    cx.reshape(cx.slice(sum, 0, 1, count + 1)?, &shape)
 }
 
 #[cfg(test)]

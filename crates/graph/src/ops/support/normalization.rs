@@ -3,7 +3,7 @@
 use qing_tensor::{Tensor, broadcast, broadcast_strides, strides};
 
 use super::axes::Along;
-use crate::OpError;
+use crate::{Backward, Dim, Eval, Infer, OpError, Type, ValueId};
 
 /// Mean and (biased) variance.
 pub fn moments(values: &[f64]) -> (f64, f64) {
@@ -83,4 +83,87 @@ pub fn normalize_groups(
         }
     }
     Ok(vec![Tensor::new(x.shape(), y)?.cast(x.element())])
+}
+
+/// Type of a vector with a value for each channel (axis 1) of input 0; the inputs `vectors` must be such.
+///
+/// # Errors
+/// If one is not, or input 0 has no channels.
+pub fn infer_channels(cx: &Infer<'_>, vectors: &[usize]) -> Result<Type, OpError> {
+    let x = cx.ty(0)?;
+    let channels = match &x.shape {
+        None => Dim::Unknown,
+        Some(dims) => dims.get(1).cloned().ok_or_else(|| OpError::invalid("X has no channels"))?,
+    };
+    for i in vectors {
+        let fits = cx.shape(*i)?.is_none_or(|have| match (have, &channels) {
+            ([Dim::Known(have)], Dim::Known(want)) => have == want,
+            (have, _) => have.len() == 1,
+        });
+        if !fits {
+            return Err(OpError::invalid(format!("input {i} is {} for {channels} channels", cx.ty(*i)?)));
+        }
+    }
+    Ok(Type::maybe(x.element, Some(vec![channels])))
+}
+
+/// Input 0 seen along its channels (axis 1), and the values of inputs that have one for each channel.
+///
+/// # Errors
+/// If one has not, or input 0 is empty, has no channels or is not of floats.
+pub fn channel_vectors<const N: usize>(cx: &Eval<'_>, inputs: [usize; N]) -> Result<(Along, [Vec<f64>; N]), OpError> {
+    let x = cx.input(0)?;
+    if x.rank() < 2 || x.is_empty() || !x.element().is_float() {
+        return Err(OpError::invalid(format!("X {x:?}; expected floats with channels")));
+    }
+    let along = Along::new(x.shape(), 1);
+    let mut vectors = [const { Vec::new() }; N];
+    for (vector, i) in vectors.iter_mut().zip(inputs) {
+        *vector = cx.input(i)?.to_f64s();
+        if vector.len() != along.length {
+            return Err(OpError::invalid(format!(
+                "{} values in input {i} for {} channels",
+                vector.len(),
+                along.length
+            )));
+        }
+    }
+    Ok((along, vectors))
+}
+
+/// For every channel (axis 1) of a shape of rank 2 or more, the linear indices of its values.
+pub fn by_channel(shape: &[usize]) -> impl Iterator<Item = Vec<usize>> {
+    let Along { outer, length, inner } = Along::new(shape, 1);
+    (0..length).map(move |c| (0..outer).flat_map(|o| (0..inner).map(move |i| (o * length + c) * inner + i)).collect())
+}
+
+/// `x` with mean 0 and variance 1 over `axes`, and the inverses of the standard deviations it was divided by.
+///
+/// # Errors
+/// If the shape of `x` is not known.
+pub fn standardized(
+    cx: &Backward<'_>,
+    x: ValueId,
+    axes: &[usize],
+    epsilon: f32,
+) -> Result<(ValueId, ValueId), OpError> {
+    let centred = cx.sub(x, cx.mean(x, axes)?)?;
+    let var = cx.mean(cx.square(centred)?, axes)?;
+    let inverse = cx.emit(crate::ops::Reciprocal {}, &[cx.sqrt(cx.offset(var, epsilon.into())?)?])?;
+    Ok((cx.mul(centred, inverse)?, inverse))
+}
+
+/// The gradient of what [`standardized`] was made of, from that of its result:
+/// `inverse · (g − mean(g) − normal · mean(g · normal))`.
+///
+/// # Errors
+/// If shapes do not fit.
+pub fn gradient_of_standardized(
+    cx: &Backward<'_>,
+    (normal, inverse): (ValueId, ValueId),
+    axes: &[usize],
+    g: ValueId,
+) -> Result<ValueId, OpError> {
+    let along = cx.mul(normal, cx.mean(cx.mul(g, normal)?, axes)?)?;
+    cx.mul(inverse, cx.sub(cx.sub(g, cx.mean(g, axes)?)?, along)?)
 }

@@ -3,7 +3,7 @@
 use qing_tensor::{Element, Tensor, strides};
 
 use super::{axes::normalize_all, elementwise::each_index};
-use crate::{Dim, Eval, Infer, Legacy, OpError, Type};
+use crate::{Backward, Dim, Eval, Gradients, Infer, Legacy, OpError, Type, ValueId};
 
 /// The axes became an input in opset 18 (13 for `ReduceSum`).
 ///
@@ -118,12 +118,57 @@ fn grouped(shape: &[usize], axes: &[usize]) -> (Vec<usize>, usize) {
     (all, size)
 }
 
-/// Declares a reduction by its [`Reduction`]; see [`op!`](crate::op!) for the rest.
+/// What the gradient rule of a reduction reads.
+#[derive(Debug, Clone)]
+pub struct Reduced {
+    /// The input.
+    pub x: ValueId,
+    /// The output, reduced axes being there with size 1.
+    pub y: ValueId,
+    /// The gradient of the output, likewise.
+    pub dy: ValueId,
+    /// The reduced axes.
+    pub axes: Vec<usize>,
+    /// How many values fall together.
+    pub count: usize,
+}
+
+/// The gradient of a reduction by its rule.
+///
+/// # Errors
+/// If the axes are computed, and those of the rule.
+pub fn gradient(
+    cx: &Backward<'_>,
+    noop: bool,
+    rule: impl FnOnce(&Backward<'_>, &Reduced) -> Result<ValueId, OpError>,
+) -> Gradients {
+    let (x, dy) = (cx.input(0)?, cx.dy()?);
+    let shape = cx.shape(x)?;
+    let axes = cx.optional_constant(1)?.map(|t| t.to_i64s());
+    let Some(axes) = chosen(axes, shape.len(), noop)? else { return Ok(vec![Some(dy), None]) };
+    let kept = reduced(&shape, &axes, true, 1);
+    let count = axes.iter().map(|a| shape[*a]).product();
+    let at = Reduced { x, y: cx.reshape(cx.output(0)?, &kept)?, dy: cx.reshape(dy, &kept)?, axes, count };
+    Ok(vec![Some(rule(cx, &at)?), None])
+}
+
+/// The gradient where the result is one of the values: those equal to it share it.
+///
+/// # Errors
+/// If shapes are not known.
+pub fn gradient_of_chosen(cx: &Backward<'_>, at: &Reduced) -> Result<ValueId, OpError> {
+    let equal = cx.cast_like(cx.emit(crate::ops::Equal {}, &[at.x, at.y])?, at.x)?;
+    let share = cx.div(at.dy, cx.sum(equal, &at.axes)?)?;
+    cx.mul(equal, share)
+}
+
+/// Declares a reduction by its [`Reduction`] and its gradient rule; see [`op!`](crate::op!) for the rest.
 macro_rules! reduction {
     (
         $(#[doc = $doc:literal])*
         $name:ident = $onnx:literal,
         reduction: $reduction:expr,
+        backward: $backward:expr,
         cases: $cases:path $(,)?
     ) => {
         $crate::op! {
@@ -147,6 +192,10 @@ macro_rules! reduction {
 
             fn eval(&self, cx: &$crate::Eval<'_>) -> Result<Vec<$crate::Tensor>, $crate::OpError> {
                 $crate::ops::support::reduce::eval(cx, self.keepdims, self.noop_with_empty_axes, $reduction)
+            }
+
+            fn gradient(&self, cx: &$crate::Backward<'_>) -> $crate::Gradients {
+                $crate::ops::support::reduce::gradient(cx, self.noop_with_empty_axes, $backward)
             }
         }
     };

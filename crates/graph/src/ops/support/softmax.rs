@@ -58,6 +58,15 @@ pub fn along(x: &Tensor, axis: i64, coerced: bool) -> Result<Along, OpError> {
     Ok(along)
 }
 
+/// The axes of the lines to normalize, of a tensor of this rank.
+///
+/// # Errors
+/// If the axis does not exist.
+pub fn axes_of(rank: usize, axis: i64, coerced: bool) -> Result<Vec<usize>, OpError> {
+    let axis = normalize(axis, rank)?;
+    Ok(if coerced { (axis..rank).collect() } else { vec![axis] })
+}
+
 fn max(line: &[f64]) -> f64 {
     line.iter().copied().fold(f64::NEG_INFINITY, f64::max)
 }

@@ -1,6 +1,6 @@
 //! The frame of an elementwise unary op: given its real function, shape rule, semantics and table follow.
 
-use crate::{Legacy, OpError};
+use crate::{Legacy, OpError, ValueId};
 
 /// Before opset 6 nodes could say which inputs they overwrite.
 ///
@@ -11,13 +11,26 @@ pub fn upgrade(node: &mut Legacy<'_>) -> Result<(), OpError> {
     Ok(())
 }
 
-/// Declares a unary op by its function of `(&self, f64)`; see [`op!`](crate::op!) for the rest.
+/// What the gradient rule of a unary op reads.
+#[derive(Debug, Clone, Copy)]
+pub struct At {
+    /// The input.
+    pub x: ValueId,
+    /// The output.
+    pub y: ValueId,
+    /// The gradient of the output.
+    pub dy: ValueId,
+}
+
+/// Declares a unary op by its function of `(&self, f64)` and its gradient rule, a function of `(&self, cx, At)` that is left
+/// out where the op is constant between its steps; see [`op!`](crate::op!) for the rest.
 macro_rules! unary {
     (
         $(#[doc = $doc:literal])*
         $name:ident = $onnx:literal $(in $domain:literal)? { $($fields:tt)* }
         map: $map:expr,
         gradient: $gradient:expr,
+        $(backward: $backward:expr,)?
         cases: $cases:path $(,)?
     ) => {
         $crate::op! {
@@ -46,7 +59,26 @@ macro_rules! unary {
                 let f: fn(&$name, f64) -> f64 = $map;
                 Some(f(self, x))
             }
+
+            fn gradient(&self, cx: &$crate::Backward<'_>) -> $crate::Gradients {
+                $crate::ops::support::unary::rule!($name, self, cx $(, $backward)?)
+            }
         }
     };
 }
 pub(crate) use unary;
+
+/// The body of a unary op's gradient rule. Without one the op is constant between its steps: nothing flows back.
+macro_rules! rule {
+    ($name:ident, $op:expr, $cx:expr, $backward:expr) => {{
+        use $crate::ops::support::unary::At;
+        let rule: fn(&$name, &$crate::Backward<'_>, At) -> Result<$crate::ValueId, $crate::OpError> = $backward;
+        let at = At { x: $cx.input(0)?, y: $cx.output(0)?, dy: $cx.dy()? };
+        Ok(vec![Some(rule($op, $cx, at)?)])
+    }};
+    ($name:ident, $op:expr, $cx:expr) => {{
+        $cx.dy()?;
+        Ok(vec![None])
+    }};
+}
+pub(crate) use rule;

@@ -129,6 +129,37 @@ impl WindowAttrs<'_> {
     }
 }
 
+/// The same windows said with explicit pads alone, as gradients need them: no `auto_pad`, no `ceil_mode`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explicit {
+    /// Distance between taps, per spatial axis.
+    pub dilations: Vec<i64>,
+    /// Begins of all spatial axes, then ends.
+    pub pads: Vec<i64>,
+    /// Step of the window, per spatial axis.
+    pub strides: Vec<i64>,
+    /// How many values at the end of each padded axis no window reaches: the `output_padding` of the transposed convolution.
+    pub rest: Vec<i64>,
+}
+
+impl Explicit {
+    /// For axes as [`WindowAttrs::axes`] gives them.
+    pub fn new(axes: &[Axis]) -> Explicit {
+        let list = |f: fn(&Axis) -> usize| axes.iter().map(|a| f(a) as i64).collect::<Vec<i64>>();
+        let ends = |axis: &Axis| {
+            let extent = (axis.kernel.max(1) - 1) * axis.dilation + 1;
+            let reach = (axis.output.max(1) - 1) * axis.stride + extent;
+            let declared = axis.input + axis.pad + axis.pad_end;
+            let fits = declared >= reach && declared - reach < axis.stride;
+            let end = if fits { axis.pad_end } else { reach.saturating_sub(axis.input + axis.pad) };
+            (end as i64, (axis.input + axis.pad + end).saturating_sub(reach) as i64)
+        };
+        let (ends, rest): (Vec<i64>, Vec<i64>) = axes.iter().map(ends).unzip();
+        let pads = [list(|a| a.pad), ends].concat();
+        Explicit { dilations: list(|a| a.dilation), pads, strides: list(|a| a.stride), rest }
+    }
+}
+
 fn positive(name: &str, values: &[i64], rank: usize) -> Result<Vec<usize>, OpError> {
     match values.len() {
         0 => Ok(vec![1; rank]),
