@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::{elementwise::each_index, sizes::shape_of};
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// Where the positions of an image `[batch, channels, height, width]` (or with depth) go under affine maps
@@ -53,6 +53,24 @@ impl Op for AffineGrid {
         }
         let shape = [&size[..1], spatial, &[axes]].concat();
         Ok(vec![Tensor::new(&shape, grid)?.cast(theta.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (theta, dy) = (cx.input(0)?, cx.dy()?);
+        let size = shape_of(&cx.constant_input(1)?.to_i64s())?;
+        let (axes, points) = (size.len() - 2, size[2..].iter().product::<usize>());
+        // What the grid is made of shows in the maps that pick one coordinate each.
+        let mut unit = vec![0.0; (axes + 1) * axes * (axes + 1)];
+        (0..=axes).for_each(|j| unit[j * axes * (axes + 1) + j] = 1.0);
+        let unit = Tensor::new::<f64>(&[axes + 1, axes, axes + 1], unit)?;
+        let mut one_each: Vec<i64> = size.iter().map(|n| *n as i64).collect();
+        one_each[0] = axes as i64 + 1;
+        let sizes = Tensor::vector(one_each);
+        let picked = self.eval(&Eval { inputs: &[Some(&unit), Some(&sizes)], types: &[None, None], outputs: &[] })?.remove(0);
+        let base = picked.take(&[axes + 1, points], (0..(axes + 1) * points).map(|i| i * axes))?;
+        let base = cx.tensor(base.cast(cx.element(theta)));
+        let by_axis = cx.transpose(cx.reshape(dy, &[size[0], points, axes])?, &[0, 2, 1])?;
+        Ok(vec![Some(cx.matmul(by_axis, cx.transpose_last(base)?)?), None])
     }
 }
 

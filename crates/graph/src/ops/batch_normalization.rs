@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::axes::Along;
-use crate::{Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, Type, op};
 
 op! {
     /// `(X − mean) / √(var + epsilon) · scale + B` for each channel (axis 1) of `X`. In training mode mean and variance are
@@ -91,6 +91,36 @@ impl Op for BatchNormalization {
         }
         let running = |v: Vec<f64>, i| -> Result<Tensor, OpError> { Ok(Tensor::vector(v).cast(cx.input(i)?.element())) };
         Ok(vec![y, running(new_mean, 3)?, running(new_var, 4)?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, scale, dy) = (cx.input(0)?, cx.input(1)?, cx.dy()?);
+        let rank = cx.rank(x)?;
+        if self.training_mode {
+            let training = super::BatchNormTraining { epsilon: self.epsilon };
+            let statistics = cx.emit_all(training, &[Some(x), Some(scale), cx.optional(2)], 3)?;
+            let op = super::BatchNormGrad { epsilon: self.epsilon };
+            let all = cx.emit_all(op, &[x, scale, statistics[1], statistics[2], dy].map(Some), 3)?;
+            return Ok(vec![Some(all[0]), Some(all[1]), Some(all[2]), None, None]);
+        }
+        let (mean, var) = (cx.input(3)?, cx.input(4)?);
+        let inverse = cx.emit(super::Reciprocal {}, &[cx.sqrt(cx.offset(var, self.epsilon.into())?)?])?;
+        let factor = cx.mul(scale, inverse)?;
+        let mut all = vec![None; 5];
+        if cx.wants(1) || cx.wants(4) {
+            // Σ dY · (X − mean), for each channel.
+            let centred = cx.sub(x, cx.along(mean, 1, rank)?)?;
+            let product = cx.sum_to_channels(cx.mul(dy, centred)?)?;
+            all[1] = cx.wanted(1, || cx.mul(product, inverse))?;
+            all[4] = cx.wanted(4, || cx.scale(cx.mul(product, cx.mul(factor, cx.square(inverse)?)?)?, -0.5))?;
+        }
+        if cx.wants(2) || cx.wants(3) {
+            let sum = cx.sum_to_channels(dy)?;
+            all[2] = cx.wanted(2, || Ok(sum))?;
+            all[3] = cx.wanted(3, || cx.neg(cx.mul(sum, factor)?))?;
+        }
+        all[0] = cx.wanted(0, || cx.mul(dy, cx.along(factor, 1, rank)?))?;
+        Ok(all)
     }
 }
 

@@ -1,10 +1,11 @@
 use qing_tensor::Tensor;
 
 use super::support::{
+    activation,
     elementwise::{fold, infer_arithmetic, map_float},
     math,
 };
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The Gaussian error linear unit of the sum of two inputs.
@@ -22,6 +23,12 @@ impl Op for BiasGelu {
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         let sum = fold(cx, |x, b| x + b, i128::wrapping_add)?;
         Ok(vec![map_float(&sum[0], math::gelu)?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (a, b) = (cx.input(0)?, cx.input(1)?);
+        let dx = activation::gelu(cx, cx.add(a, b)?, cx.dy()?)?;
+        Ok(vec![Some(cx.sum_like(dx, a)?), Some(cx.sum_like(dx, b)?)])
     }
 }
 

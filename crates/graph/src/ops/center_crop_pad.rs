@@ -2,10 +2,10 @@ use qing_tensor::{Tensor, strides};
 
 use super::support::{
     axes::normalize_all,
-    movement::{concatenated, moved, zeros},
+    movement::{concatenated, gradient_of_moved, moved, zeros},
     sizes::{dimension, limited},
 };
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The middle of its input, cropped or padded with zeros to the sizes in `shape`.
@@ -68,6 +68,10 @@ impl Op for CenterCropPad {
             index
         };
         Ok(vec![moved(&all, &shape, from)?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        Ok(vec![Some(gradient_of_moved(cx, self, 0)?), None])
     }
 }
 

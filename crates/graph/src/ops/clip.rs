@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::elementwise::{infer_unary, map_float};
-use crate::{
+use crate::{Backward, Gradients, 
     Case, Element, Eval, Gradient, Infer, Legacy, Op, OpError, Quant, QuantRule, Type, arithmetic, for_scalar, op,
 };
 
@@ -78,6 +78,24 @@ impl Op for Clip {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Table
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, dy) = (cx.input(0)?, cx.dy()?);
+        let mut all = vec![None; 3];
+        let mut inside = dy;
+        if let Some(min) = cx.optional(1) {
+            let below = cx.emit(super::Less {}, &[x, min])?;
+            all[1] = cx.wanted(1, || cx.sum_like(cx.masked(below, dy)?, min))?;
+            inside = cx.choose(below, cx.scalar(dy, 0.0), inside)?;
+        }
+        if let Some(max) = cx.optional(2) {
+            let above = cx.emit(super::Greater {}, &[x, max])?;
+            all[2] = cx.wanted(2, || cx.sum_like(cx.masked(above, dy)?, max))?;
+            inside = cx.choose(above, cx.scalar(dy, 0.0), inside)?;
+        }
+        all[0] = cx.wanted(0, || Ok(inside))?;
+        Ok(all)
     }
 }
 

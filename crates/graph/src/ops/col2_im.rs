@@ -5,7 +5,7 @@ use super::support::{
     sizes::{dimension, limited},
     window::WindowAttrs,
 };
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The sum of overlapping blocks: `[batch, channels·block, blocks]` to `[batch, channels, image…]`; the reverse of taking
@@ -83,6 +83,25 @@ impl Op for Col2Im {
             pairs.iter().for_each(|(i, j)| to[*j] += from[*i]);
         }
         Ok(vec![Tensor::new(&shape, y)?.cast(x.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, dy) = (cx.input(0)?, cx.dy()?);
+        let (image, block) = (dimensions(&cx.constant_input(1)?)?, dimensions(&cx.constant_input(2)?)?);
+        let (shape, taps) = (cx.shape(x)?, limited(&block)?);
+        // A convolution with one output for each tap takes the windows apart again.
+        let mut one_each = vec![0.0; limited(&[taps, taps])?];
+        (0..taps).for_each(|i| one_each[i * taps + i] = 1.0);
+        let weights = Tensor::new::<f64>(&[&[taps, 1], &block[..]].concat(), one_each)?;
+        let planes = cx.reshape(dy, &[&[shape[0] * (shape[1] / taps), 1], &image[..]].concat())?;
+        let op = super::Conv {
+            dilations: self.dilations.clone(),
+            pads: self.pads.clone(),
+            strides: self.strides.clone(),
+            ..super::Conv::default()
+        };
+        let apart = cx.emit(op, &[planes, cx.tensor(weights.cast(cx.element(dy)))])?;
+        Ok(vec![Some(cx.reshape(apart, &shape)?), None, None])
     }
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
-use super::support::axes::{Along, normalize};
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use super::support::{axes::{Along, normalize}, movement::gradient_of_moved};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// The slices along an axis whose condition is true; of the flattened values if there is no axis.
@@ -51,6 +51,10 @@ impl Op for Compress {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        Ok(vec![Some(gradient_of_moved(cx, self, 0)?), None])
     }
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::scan::{Scan, eval_scan};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The running products along the axis that a second input names.
@@ -25,6 +25,13 @@ impl Op for CumProd {
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         let scan = Scan { first: 1, real: |a, b| a * b, integer: i64::wrapping_mul };
         eval_scan(cx, self.exclusive, self.reverse, &scan)
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        // Every product that holds a value changes by the product over the value, so a value must not be zero.
+        let op = super::CumSum { exclusive: self.exclusive, reverse: !self.reverse };
+        let sum = cx.emit(op, &[cx.mul(cx.dy()?, cx.output(0)?)?, cx.input(1)?])?;
+        Ok(vec![Some(cx.div(sum, cx.input(0)?)?), None])
     }
 }
 

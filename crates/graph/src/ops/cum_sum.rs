@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::scan::{Scan, eval_scan};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The running sums along the axis that a second input names.
@@ -25,6 +25,11 @@ impl Op for CumSum {
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         let scan = Scan { first: 0, real: |a, b| a + b, integer: i64::wrapping_add };
         eval_scan(cx, self.exclusive, self.reverse, &scan)
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let op = CumSum { exclusive: self.exclusive, reverse: !self.reverse };
+        Ok(vec![Some(cx.emit(op, &[cx.dy()?, cx.input(1)?])?), None])
     }
 }
 

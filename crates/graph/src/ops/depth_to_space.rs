@@ -1,7 +1,7 @@
 use qing_tensor::{Tensor, strides};
 
 use super::support::{REQUIRED, movement::moved, sizes::dimension};
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// Moves channels into blocks of space: `[batch, channels, height, width]` becomes
@@ -71,6 +71,18 @@ impl Op for DepthToSpace {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let x = cx.input(0)?;
+        let packed = cx.emit(super::SpaceToDepth { blocksize: self.blocksize }, &[cx.dy()?])?;
+        if self.mode == "DCR" {
+            return Ok(vec![Some(packed)]);
+        }
+        // Space to depth has the block before the channel.
+        let (shape, b) = (cx.shape(x)?, block_side(self.blocksize)?);
+        let blocks = cx.reshape(packed, &[shape[0], b * b, shape[1] / (b * b), shape[2], shape[3]])?;
+        Ok(vec![Some(cx.reshape(cx.transpose(blocks, &[0, 2, 1, 3, 4])?, &shape)?)])
     }
 }
 

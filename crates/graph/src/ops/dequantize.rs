@@ -7,7 +7,7 @@ op! {
     /// The real numbers that quantized values stand for: `scale · (q − zero)` in f32.
     Dequantize = "Dequantize" in "qing" {}
     inputs: 1..=1, outputs: 1..=1,
-    gradient: Gradient::Smooth,
+    gradient: Gradient::None("its input is integers"),
     cases: cases
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::{Element, Tensor};
 
-use super::support::{data_type::element_of, integers};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use super::support::{axes::normalize, data_type::element_of, integers};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// ONNX's dequantization with scale and zero point as inputs: `(x − zero) ⊗ scale`, per tensor, per slice of an axis, or
@@ -46,6 +46,28 @@ impl Op for DequantizeLinear {
         let values: Vec<f32> =
             x.to_ints().into_iter().zip(which).map(|(q, i)| q.wrapping_sub(zeros[i]) as f32 * scales[i]).collect();
         Ok(vec![Tensor::new(x.shape(), values)?.cast(self.element(scale.element())?)])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        cx.by_parts(|| {
+            let (x, scale) = (cx.input(0)?, cx.input(1)?);
+            let shape = cx.shape(x)?;
+            // Scales and zero points as they broadcast to the values.
+            let spread = |v| match cx.shape(v)?.iter().product::<usize>() {
+                1 => cx.reshape(v, &[]),
+                _ if self.block_size == 0 => cx.along(v, normalize(self.axis, shape.len())?, shape.len()),
+                _ => {
+                    let axis = normalize(self.axis, shape.len())?;
+                    let blocks: Vec<usize> = (0..shape[axis]).map(|i| i / self.block_size.max(1) as usize).collect();
+                    cx.emit(super::Gather { axis: axis as i64 }, &[v, cx.ints(&blocks)])
+                }
+            };
+            let mut centred = cx.cast_like(x, scale)?;
+            if let Some(zero) = cx.optional(2) {
+                centred = cx.sub(centred, spread(cx.cast_like(zero, scale)?)?)?;
+            }
+            Ok(vec![Some(cx.mul(centred, spread(scale)?)?)])
+        })
     }
 }
 

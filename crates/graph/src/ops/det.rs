@@ -1,6 +1,6 @@
 use qing_tensor::Tensor;
 
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The determinant of the square matrices of the last two axes.
@@ -60,6 +60,30 @@ impl Op for Det {
         let mut values = x.to_f64s();
         let dets = values.chunks_exact_mut(rows * rows).map(|a| determinant(a, *rows)).collect();
         Ok(vec![Tensor::new::<f64>(batch, dets)?.cast(x.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        // Cofactors: the determinants of what is left without a row and a column, of alternating sign.
+        let (x, dy) = (cx.input(0)?, cx.dy()?);
+        let shape = cx.shape(x)?;
+        let (batch, n) = (&shape[..shape.len() - 2], shape[shape.len() - 1]);
+        let dy = cx.reshape(dy, &[batch, &[1, 1]].concat())?;
+        if n == 1 {
+            return Ok(vec![Some(dy)]);
+        }
+        let mut places = vec![];
+        let mut signs = vec![];
+        for (row, column) in (0..n).flat_map(|r| (0..n).map(move |c| (r, c))) {
+            let rest = |without: usize| (0..n).filter(move |i| *i != without);
+            places.extend(rest(row).flat_map(|r| rest(column).map(move |c| (r * n + c) as i64)));
+            signs.push(if (row + column) % 2 == 0 { 1.0 } else { -1.0 });
+        }
+        let places = cx.tensor(Tensor::new::<i64>(&[n * n, n - 1, n - 1], places)?);
+        let flat = cx.reshape(x, &[batch, &[n * n]].concat())?;
+        let minors = cx.emit(super::Gather { axis: -1 }, &[flat, places])?;
+        let signs = cx.tensor(Tensor::vector::<f64>(signs).cast(cx.element(x)));
+        let cofactors = cx.mul(cx.emit(Det {}, &[minors])?, signs)?;
+        Ok(vec![Some(cx.mul(dy, cx.reshape(cofactors, &shape)?)?)])
     }
 }
 

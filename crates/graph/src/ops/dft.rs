@@ -5,7 +5,7 @@ use super::support::{
     fourier::{mirrored, transform},
     sizes::{dimension, limited, single},
 };
-use crate::{AttrValue, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, Type, op};
+use crate::{Backward, Gradients, AttrValue, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, Type, op};
 
 op! {
     /// The discrete Fourier transform along an axis of real values `[…, 1]` or complex ones `[…, 2]`.
@@ -110,6 +110,33 @@ impl Op for Dft {
             }
         }
         Ok(vec![Tensor::new(&shape, y)?.cast(x.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, dy) = (cx.input(0)?, cx.dy()?);
+        let (shape, given) = (cx.shape(x)?, cx.shape(dy)?);
+        let rank = shape.len();
+        let axis = normalize(cx.optional_constant(2)?.map_or(Ok(-2), |t| single(&t, "axis"))?, rank)?;
+        let (length, parts, bins, kinds) = (shape[axis], shape[rank - 1], given[axis], given[rank - 1]);
+        // The transform is linear: its matrix is what it makes of the unit vectors.
+        let n = length * parts;
+        let mut units = vec![0.0; limited(&[n, n])?];
+        (0..n).for_each(|i| units[i * n + i] = 1.0);
+        let units = Tensor::new::<f64>(&[n, length, parts], units)?;
+        let (wanted, along) = (cx.optional_constant(1)?, Tensor::scalar(1i64));
+        let inputs = [Some(&units), wanted.as_ref(), Some(&along)];
+        let matrix = self.eval(&Eval { inputs: &inputs, types: &[None; 3], outputs: &[] })?.remove(0);
+        let matrix = cx.tensor(matrix.reshaped(&[n, bins * kinds])?.cast(cx.element(x)));
+        // Bins and their parts side by side at the end, and back.
+        let mut order: Vec<usize> = (0..rank - 1).filter(|i| *i != axis).collect();
+        let outer: Vec<usize> = order.iter().map(|i| shape[*i]).collect();
+        order.extend([axis, rank - 1]);
+        let mut back = vec![0; rank];
+        order.iter().enumerate().for_each(|(to, from)| back[*from] = to);
+        let lines = cx.reshape(cx.transpose(dy, &order)?, &[&outer[..], &[bins * kinds]].concat())?;
+        let dx = cx.matmul(lines, cx.transpose_last(matrix)?)?;
+        let dx = cx.transpose(cx.reshape(dx, &[&outer[..], &[length, parts]].concat())?, &back)?;
+        Ok(vec![Some(dx), None, None])
     }
 }
 

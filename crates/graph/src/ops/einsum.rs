@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use qing_tensor::{Tensor, element_count, strides};
 
 use super::support::elementwise::each_index;
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// A sum of products by Einstein's convention: `ij,jk->ik` is a matrix product, `ii->` a trace.
@@ -156,6 +156,68 @@ impl Op for Einsum {
             result.push(sum);
         });
         Ok(vec![Tensor::new(&shape, result)?.cast(first.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let mut shapes = vec![cx.shape(cx.output(0)?)?];
+        for i in 0..cx.inputs() {
+            shapes.push(cx.shape(cx.input(i)?)?);
+        }
+        let ranks: Vec<usize> = shapes[1..].iter().map(Vec::len).collect();
+        let (mut terms, output) = self.labels(&ranks)?;
+        terms.insert(0, output);
+        let mut sizes: BTreeMap<Label, usize> = BTreeMap::new();
+        for (label, n) in terms.iter().flatten().zip(shapes.iter().flatten()) {
+            let size = sizes.entry(*label).or_insert(1);
+            *size = (*size).max(*n);
+        }
+        // A letter for every label, those of the ellipsis included.
+        let letters: BTreeMap<Label, char> = sizes.keys().copied().zip(('a'..='z').chain('A'..='Z')).collect();
+        if letters.len() < sizes.len() {
+            return Err(OpError::unsupported(format!("the gradient of equation {:?} with {} labels", self.equation, sizes.len())));
+        }
+        let text = |labels: &[Label]| labels.iter().map(|l| letters[l]).collect::<String>();
+        let dy = cx.dy()?;
+        let gradient = |i: usize| {
+            // The gradient takes the place of the input: what it shares with the others, in the order of the input.
+            let others: Vec<usize> = (0..terms.len()).filter(|k| *k != i + 1).collect();
+            let mut own = terms[i + 1].clone();
+            let mut seen = vec![];
+            own.retain(|l| !seen.contains(l) && {
+                seen.push(*l);
+                others.iter().any(|k| terms[*k].contains(l))
+            });
+            let left: Vec<String> = others.iter().map(|k| text(&terms[*k])).collect();
+            let equation = format!("{}->{}", left.join(","), text(&own));
+            let mut values = vec![dy];
+            for k in &others[1..] {
+                values.push(cx.input(k - 1)?);
+            }
+            let mut g = cx.emit(Einsum { equation }, &values)?;
+            // Labels that only this input has were summed away: every value counts alike.
+            let labels = &terms[i + 1];
+            let first = |at: usize| labels.iter().position(|l| *l == labels[at]) == Some(at);
+            let mut shape = vec![];
+            let mut full = vec![];
+            for (at, label) in labels.iter().enumerate() {
+                let size = sizes[label];
+                let here = first(at) && own.contains(label);
+                shape.push(if here { cx.shape(g)?[own.iter().position(|l| l == label).unwrap_or(0)] } else { 1 });
+                full.push(if first(at) { size } else { 1 });
+            }
+            g = cx.expand(cx.reshape(g, &shape)?, &full)?;
+            // Of a label that is there twice, only the diagonal is read.
+            for at in (0..labels.len()).filter(|at| !first(*at)) {
+                let (to, n) = (labels.iter().position(|l| *l == labels[at]).unwrap_or(0), sizes[&labels[at]]);
+                let mut eye = vec![1; labels.len()];
+                (eye[to], eye[at]) = (n, n);
+                let ones = (0..n * n).map(|i| f64::from(u8::from(i / n == i % n))).collect();
+                let eye = cx.tensor(Tensor::new::<f64>(&eye, ones)?.cast(cx.element(g)));
+                g = cx.mul(g, eye)?;
+            }
+            cx.sum_to(g, &shapes[i + 1])
+        };
+        (0..cx.inputs()).map(|i| cx.wanted(i, || gradient(i))).collect()
     }
 }
 

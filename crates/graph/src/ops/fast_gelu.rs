@@ -1,10 +1,11 @@
 use qing_tensor::Tensor;
 
 use super::support::{
+    activation,
     elementwise::{fold, infer_arithmetic, map_float},
     math,
 };
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The Gaussian error linear unit approximated by a hyperbolic tangent, after an optional bias was added.
@@ -22,6 +23,14 @@ impl Op for FastGelu {
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         let sum = fold(cx, |x, b| x + b, i128::wrapping_add)?;
         Ok(vec![map_float(&sum[0], math::gelu_tanh)?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let x = cx.input(0)?;
+        let sum = cx.optional(1).map_or(Ok(x), |b| cx.add(x, b))?;
+        let dx = activation::gelu_tanh(cx, sum, cx.dy()?)?;
+        let db = cx.optional(1).map(|b| cx.sum_like(dx, b)).transpose()?;
+        Ok(vec![Some(cx.sum_like(dx, x)?), db])
     }
 }
 

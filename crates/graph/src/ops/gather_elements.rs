@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::{axes::normalize, scatter::element_targets};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// For each index, the value of `data` at the same coordinates but for `axis`, where the index is the coordinate.
@@ -27,6 +27,12 @@ impl Op for GatherElements {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let op = super::ScatterElements { axis: self.axis, reduction: "add".into() };
+        let zeros = cx.zeros_like(cx.input(0)?)?;
+        Ok(vec![Some(cx.emit(op, &[zeros, cx.input(1)?, cx.dy()?])?), None])
     }
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
-use super::support::{scatter::slice_targets, sizes::dimension};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use super::support::{elementwise::each_index, scatter::slice_targets, sizes::dimension};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// The slices of `data` that the tuples in the last axis of `indices` name.
@@ -41,6 +41,22 @@ impl Op for GatherND {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, indices) = (cx.input(0)?, cx.input(1)?);
+        let (shape, mut tuples, batch) = (cx.shape(x)?, indices, dimension(self.batch_dims)?);
+        if batch > 0 {
+            // Where a tuple stands becomes part of it.
+            let outer = cx.shape(indices)?;
+            let outer = &outer[..outer.len() - 1];
+            let mut at_batch = vec![];
+            each_index(outer, |at| at_batch.extend(at[..batch].iter().map(|i| *i as i64)));
+            let at_batch = cx.tensor(Tensor::new::<i64>(&[outer, &[batch]].concat(), at_batch)?);
+            tuples = cx.emit(super::Concat { axis: -1 }, &[at_batch, cx.cast_like(indices, at_batch)?])?;
+        }
+        let zeros = cx.expand(cx.scalar(x, 0.0), &shape)?;
+        Ok(vec![Some(cx.emit(super::ScatterND { reduction: "add".into() }, &[zeros, tuples, cx.dy()?])?), None])
     }
 }
 

@@ -1,10 +1,11 @@
 use qing_tensor::Tensor;
 
 use super::support::{
+    activation,
     elementwise::{eval_unary, infer_unary},
     math,
 };
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// The Gaussian error linear unit, `x · Φ(x)`, exact or approximated by a hyperbolic tangent.
@@ -35,6 +36,12 @@ impl Op for Gelu {
 
     fn map(&self, x: f64) -> Option<f64> {
         Some(if self.approximate == "tanh" { math::gelu_tanh(x) } else { math::gelu(x) })
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, dy) = (cx.input(0)?, cx.dy()?);
+        let dx = if self.approximate == "tanh" { activation::gelu_tanh(cx, x, dy) } else { activation::gelu(cx, x, dy) };
+        Ok(vec![Some(dx?)])
     }
 }
 

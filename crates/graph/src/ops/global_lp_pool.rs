@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::window::{global, global_dims};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The norm over all spatial axes of `X [batch, channels, spatial…]`.
@@ -28,6 +28,15 @@ impl Op for GlobalLpPool {
         let norm = |plane: &[f64]| plane.iter().map(|v| v.abs().powf(p)).sum::<f64>().powf(1.0 / p);
         let y: Vec<f64> = x.to_f64s().chunks_exact(area).map(norm).collect();
         Ok(vec![Tensor::new(&shape, y)?.cast(x.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, y, dy) = (cx.input(0)?, cx.output(0)?, cx.dy()?);
+        // sign(x) · (|x| / y)^(p − 1); zero where all is zero.
+        let ratio = cx.div(cx.emit(super::Abs {}, &[x])?, y)?;
+        let power = cx.emit(super::Pow {}, &[ratio, cx.scalar(x, self.p as f64 - 1.0)])?;
+        let slope = cx.mul(cx.emit(super::Sign {}, &[x])?, power)?;
+        Ok(vec![Some(cx.masked(cx.above(y, 0.0)?, cx.mul(dy, slope)?)?)])
     }
 }
 

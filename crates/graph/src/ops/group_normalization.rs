@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
-use super::support::normalization::normalize_groups;
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use super::support::{normalization::{gradient_of_groups, normalize_groups}, sizes};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// `(x − mean) / √(var + epsilon) · scale + bias`, mean and variance of each group of channels of each instance; scale
@@ -29,6 +29,11 @@ impl Op for GroupNormalization {
         let groups =
             usize::try_from(self.num_groups).map_err(|_| OpError::invalid(format!("{} groups", self.num_groups)))?;
         normalize_groups(cx.input(0)?, groups, cx.input(1)?, cx.input(2)?, self.epsilon.into())
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let groups = sizes::dimension(self.num_groups)?;
+        gradient_of_groups(cx, groups, self.epsilon)
     }
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
-use super::support::normalization::normalize_groups;
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use super::support::normalization::{gradient_of_groups, normalize_groups};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// `(x − mean) / √(var + epsilon) · scale + B`, mean and variance of each channel of each instance.
@@ -25,6 +25,11 @@ impl Op for InstanceNormalization {
         let x = cx.input(0)?;
         let channels = x.shape().get(1).copied().unwrap_or(1);
         normalize_groups(x, channels, cx.input(1)?, cx.input(2)?, self.epsilon.into())
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let channels = cx.shape(cx.input(0)?)?.get(1).copied().unwrap_or(1);
+        gradient_of_groups(cx, channels, self.epsilon)
     }
 }
 

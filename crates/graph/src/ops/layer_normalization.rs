@@ -2,9 +2,9 @@ use qing_tensor::{Element, Tensor};
 
 use super::support::{
     axes::normalize,
-    normalization::{Affine, moments},
+    normalization::{Affine, gradient_of_standardized, moments, standardized},
 };
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// `(X − mean) / √(var + epsilon) · Scale + B`, mean and variance over all axes from `axis` on. Further outputs are the
@@ -58,6 +58,17 @@ impl Op for LayerNormalization {
             return Err(OpError::unsupported(format!("an empty normalized axis of {:?}", x.shape())));
         }
         Ok(vec![y, Tensor::new(&stats, means)?, Tensor::new(&stats, inverses)?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, scale, dy) = (cx.input(0)?, cx.input(1)?, cx.dy()?);
+        let rank = cx.rank(x)?;
+        let axes: Vec<usize> = (normalize(self.axis, rank)?..rank).collect();
+        let normal = standardized(cx, x, &axes, self.epsilon)?;
+        let dscale = cx.wanted(1, || cx.sum_like(cx.mul(dy, normal.0)?, scale))?;
+        let dbias = cx.wanted(2, || cx.sum_like(dy, cx.input(2)?))?;
+        let dx = cx.wanted(0, || gradient_of_standardized(cx, normal, &axes, cx.mul(dy, scale)?))?;
+        Ok(vec![dx, dscale, dbias])
     }
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
-use super::support::softmax::{along, infer_softmax};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use super::support::softmax::{along, axes_of, infer_softmax};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// Values divided by their norm along `axis`: the sum of magnitudes, or the Euclidean length. Zeros stay zeros.
@@ -35,6 +35,17 @@ impl Op for LpNormalization {
             }
         });
         Ok(vec![Tensor::new(x.shape(), y)?.cast(x.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, y, dy) = (cx.input(0)?, cx.output(0)?, cx.dy()?);
+        let axes = axes_of(cx.rank(x)?, self.axis, false)?;
+        let (norm, along) = match self.p {
+            1 => (cx.sum(cx.emit(super::Abs {}, &[x])?, &axes)?, cx.emit(super::Sign {}, &[x])?),
+            _ => (cx.sqrt(cx.sum(cx.square(x)?, &axes)?)?, y),
+        };
+        let across = cx.sub(dy, cx.mul(along, cx.sum(cx.mul(dy, y)?, &axes)?)?)?;
+        Ok(vec![Some(cx.masked(cx.above(norm, 0.0)?, cx.div(across, norm)?)?)])
     }
 }
 

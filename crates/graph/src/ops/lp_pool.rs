@@ -2,9 +2,9 @@ use qing_tensor::Tensor;
 
 use super::support::{
     elementwise::each_index,
-    window::{WindowAttrs, kernel},
+    window::{Explicit, WindowAttrs, kernel},
 };
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The norm over a sliding window of `X [batch, channels, spatial…]`; padding counts as zero.
@@ -83,6 +83,28 @@ impl Op for LpPool {
             });
         }
         Ok(vec![Tensor::new(&shape, y)?.cast(x.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, y, dy) = (cx.input(0)?, cx.output(0)?, cx.dy()?);
+        let (shape, taps) = (cx.shape(x)?, kernel(&self.kernel_shape)?);
+        let window = Explicit::new(&self.window().axes(&shape[2..], &taps)?);
+        let power = |v, p: f64| cx.emit(super::Pow {}, &[v, cx.scalar(v, p)]);
+        // What every window passes on, dy · y^(1 − p), summed over the windows that a value is in: a transposed convolution.
+        let passed = cx.masked(cx.above(y, 0.0)?, cx.mul(dy, power(y, 1.0 - self.p as f64)?)?)?;
+        let plane = |shape: &[usize]| [&[shape[0] * shape[1], 1], &shape[2..]].concat();
+        let passed = cx.reshape(passed, &plane(&cx.shape(y)?))?;
+        let ones = cx.expand(cx.scalar(x, 1.0), &[&[1, 1], &taps[..]].concat())?;
+        let op = super::ConvTranspose {
+            dilations: window.dilations,
+            output_padding: window.rest,
+            pads: window.pads,
+            strides: window.strides,
+            ..super::ConvTranspose::default()
+        };
+        let collected = cx.reshape(cx.emit(op, &[passed, ones])?, &shape)?;
+        let own = power(cx.emit(super::Abs {}, &[x])?, self.p as f64 - 1.0)?;
+        Ok(vec![Some(cx.mul(collected, cx.mul(cx.emit(super::Sign {}, &[x])?, own)?)?)])
     }
 }
 

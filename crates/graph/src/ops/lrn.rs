@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::axes::Along;
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// Local response normalization: `x / (bias + alpha / size · Σ x²)^beta`, the sum over `size` neighbouring channels.
@@ -43,6 +43,24 @@ impl Op for Lrn {
             }
         });
         Ok(vec![Tensor::new(x.shape(), y)?.cast(x.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        cx.by_parts(|| {
+            let x = cx.input(0)?;
+            let shape = cx.shape(x)?;
+            let size = usize::try_from(self.size).unwrap_or(1);
+            let (channels, before, after) = (shape[1], (size - 1) / 2, size / 2);
+            // The sum over neighbours is a product with a band of ones.
+            let near = |c: usize, k: usize| k + before >= c && k <= c + after;
+            let band = (0..channels).flat_map(|c| (0..channels).map(move |k| f64::from(u8::from(near(c, k))))).collect();
+            let band = cx.tensor(Tensor::new::<f64>(&[channels, channels], band)?.cast(cx.element(x)));
+            let rows = cx.reshape(cx.square(x)?, &[shape[0], channels, shape[2..].iter().product()])?;
+            let sums = cx.reshape(cx.matmul(band, rows)?, &shape)?;
+            let divisor = cx.offset(cx.scale(sums, f64::from(self.alpha) / size as f64)?, self.bias.into())?;
+            let factor = cx.emit(super::Pow {}, &[divisor, cx.scalar(x, -f64::from(self.beta))])?;
+            Ok(vec![Some(cx.mul(x, factor)?)])
+        })
     }
 }
 

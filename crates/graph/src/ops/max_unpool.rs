@@ -6,7 +6,7 @@ use super::support::{
     sizes::{dimension, limited, shape_of},
     window::kernel,
 };
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// Puts the maxima of a pooling back where they came from, among zeros. Inputs: X, the indices that
@@ -84,6 +84,18 @@ impl Op for MaxUnpool {
             })
             .collect::<Result<Vec<usize>, OpError>>()?;
         Ok(vec![scatter(&zeros(x.element(), &shape)?, x, &targets, "none")?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, indices, mut dy) = (cx.input(0)?, cx.input(1)?, cx.dy()?);
+        // Indices count in the shape that was pooled, which lies at the begin of the output.
+        let shape = cx.shape(x)?;
+        for axis in 0..shape.len() {
+            let size = if axis < 2 { shape[axis] } else { self.before(axis - 2, shape.len() - 2, shape[axis])? };
+            dy = cx.slice(dy, axis, 0, size)?;
+        }
+        let count = cx.shape(dy)?.iter().product();
+        Ok(vec![Some(cx.emit(super::Gather::default(), &[cx.reshape(dy, &[count])?, indices])?), None, None])
     }
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::elementwise::{fold, infer_arithmetic, map_float};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The mean of any number of values, with broadcasting.
@@ -21,6 +21,11 @@ impl Op for Mean {
         let n = cx.inputs.len() as f64;
         let sum = fold(cx, |a, b| a + b, i128::wrapping_add)?;
         Ok(vec![map_float(&sum[0], |v| v / n)?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let share = cx.scale(cx.dy()?, 1.0 / cx.inputs() as f64)?;
+        (0..cx.inputs()).map(|i| cx.wanted(i, || cx.sum_like(share, cx.input(i)?))).collect()
     }
 }
 

@@ -4,7 +4,7 @@ use super::support::{
     axes::normalize_all,
     elementwise::each_index,
 };
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// `(X − mean) / (√var + 1e-9)`, mean and variance over `axes`.
@@ -42,6 +42,16 @@ impl Op for MeanVarianceNormalization {
         values.iter().zip(&group).for_each(|(v, g)| var[*g] += (v - mean[*g]) * (v - mean[*g]) / n);
         let y = values.iter().zip(&group).map(|(v, g)| (v - mean[*g]) / (var[*g].sqrt() + 1e-9)).collect();
         Ok(vec![Tensor::new::<f64>(x.shape(), y)?.cast(x.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        cx.by_parts(|| {
+            let x = cx.input(0)?;
+            let axes = normalize_all(&self.axes, cx.rank(x)?)?;
+            let centred = cx.sub(x, cx.mean(x, &axes)?)?;
+            let deviation = cx.sqrt(cx.mean(cx.square(centred)?, &axes)?)?;
+            Ok(vec![Some(cx.div(centred, cx.offset(deviation, 1e-9)?)?)])
+        })
     }
 }
 

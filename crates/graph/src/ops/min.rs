@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
-use super::support::elementwise::{fold, infer_arithmetic};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use super::support::elementwise::{fold, gradient_of_extreme, infer_arithmetic};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The least of any number of values, with broadcasting; NaN if there is one.
@@ -19,6 +19,10 @@ impl Op for Min {
 
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         fold(cx, |a, b| if a.is_nan() || a < b { a } else { b }, i128::min)
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        gradient_of_extreme(cx)
     }
 }
 

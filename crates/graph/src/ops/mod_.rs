@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::elementwise::{arithmetic, infer_arithmetic};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The remainder of `a / b` with broadcasting, of the sign of `b`, or of `a` with `fmod`. An integer modulo zero is zero.
@@ -32,6 +32,17 @@ impl Op for Mod {
             _ => floored(a, b),
         };
         Ok(vec![arithmetic(cx.input(0)?, cx.input(1)?, |a, b| a % b, whole)?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (a, b, dy) = (cx.input(0)?, cx.input(1)?, cx.dy()?);
+        let da = cx.wanted(0, || cx.sum_like(dy, a))?;
+        // The remainder is a − b · q with a whole q, which does not change.
+        let db = cx.wanted(1, || {
+            let times = cx.div(cx.sub(cx.output(0)?, a)?, b)?;
+            cx.sum_like(cx.mul(dy, times)?, b)
+        })?;
+        Ok(vec![da, db])
     }
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::loss::{Loss, infer_loss};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// `−weight[t] · input[n, t, …]` for each target class `t`, summed, averaged by weight, or left as it is.
@@ -25,6 +25,13 @@ impl Op for NegativeLogLikelihoodLoss {
         let x = cx.input(0)?;
         let loss = Loss { ignore: self.ignore_index, reduction: &self.reduction };
         Ok(vec![loss.of(x, &x.to_f64s(), cx.input(1)?, cx.optional(2))?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        cx.by_parts(|| {
+            let loss = Loss { ignore: self.ignore_index, reduction: &self.reduction };
+            Ok(vec![Some(loss.by_parts(cx, cx.input(0)?)?)])
+        })
     }
 }
 

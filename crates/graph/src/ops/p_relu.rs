@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::elementwise::arithmetic;
-use crate::{Case, Eval, Gradient, Infer, Legacy, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Legacy, Op, OpError, Type, op};
 
 op! {
     /// `x` where it is not negative, `slope · x` elsewhere; `slope` is broadcast to `x`.
@@ -49,6 +49,14 @@ impl Op for PRelu {
             return Err(OpError::invalid(format!("a slope of {:?} for values of {:?}", slope.shape(), x.shape())));
         }
         Ok(vec![y])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, slope, dy) = (cx.input(0)?, cx.input(1)?, cx.dy()?);
+        let below = cx.below(x, 0.0)?;
+        let dslope = cx.wanted(1, || cx.sum_like(cx.masked(below, cx.mul(dy, x)?)?, slope))?;
+        let dx = cx.wanted(0, || cx.choose(below, cx.mul(dy, slope)?, dy))?;
+        Ok(vec![dx, dslope])
     }
 }
 

@@ -6,7 +6,7 @@ use super::support::{
     resample::{Axis, Coordinates, Kernel, Nearest},
     sizes,
 };
-use crate::{AttrValue, Case, Dim, Element, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, ValueId, AttrValue, Case, Dim, Element, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// Resamples its input to other sizes: by repeating the nearest value, or interpolating linearly or cubically along
@@ -195,6 +195,52 @@ impl Resize {
         Ok(Tensor::new(&shape, values)?.cast(x.element()))
     }
 
+    /// The gradient of what was resampled along `axes`: along each of them a product with the transpose of the matrix that
+    /// says how much of every value is in every result.
+    ///
+    /// # Errors
+    /// If an attribute is unknown or shapes are not known.
+    pub(super) fn gradient_of_resampled(
+        &self,
+        cx: &Backward<'_>,
+        axes: &[Axis],
+        region: Option<&Tensor>,
+    ) -> Result<ValueId, OpError> {
+        let mut g = cx.dy()?;
+        let mut shape = cx.shape(g)?;
+        let element = cx.element(g);
+        for (i, (axis, how)) in axes.iter().zip(self.coordinates(axes.len(), region)?).enumerate() {
+            let positions: Vec<Option<f64>> = (0..axis.output).map(|o| axis.position(how, o)).collect();
+            if axis.input == axis.output && positions.iter().enumerate().all(|(at, p)| *p == Some(at as f64)) {
+                continue;
+            }
+            let stretch = if self.antialias { axis.scale } else { 1.0 };
+            let mut matrix = vec![0.0; sizes::limited(&[axis.output, axis.input])?];
+            for (position, row) in positions.into_iter().zip(matrix.chunks_exact_mut(axis.input.max(1))) {
+                let Some(p) = position else { continue };
+                let taps = match self.mode.as_str() {
+                    "nearest" => vec![(self.nearest()?.index(p, axis.input), 1.0)],
+                    "cubic" => {
+                        let kernel = Kernel::Cubic(self.cubic_coeff_a.into());
+                        kernel.weights(p, axis.input, stretch, self.exclude_outside)?
+                    }
+                    _ => Kernel::Linear.weights(p, axis.input, stretch, self.exclude_outside)?,
+                };
+                taps.into_iter().for_each(|(j, w)| row[j] += w);
+            }
+            let matrix = cx.tensor(Tensor::new::<f64>(&[axis.output, axis.input], matrix)?.cast(element));
+            let (outer, inner) = (shape[..i].iter().product(), shape[i + 1..].iter().product());
+            shape[i] = axis.input;
+            g = if inner == 1 {
+                cx.matmul(cx.reshape(g, &[outer, axis.output])?, matrix)?
+            } else {
+                cx.matmul(cx.transpose_last(matrix)?, cx.reshape(g, &[outer, axis.output, inner])?)?
+            };
+            g = cx.reshape(g, &shape)?;
+        }
+        Ok(g)
+    }
+
     fn interpolate(
         &self,
         x: &Tensor,
@@ -287,6 +333,15 @@ impl Op for Resize {
 
     fn quantization(&self) -> QuantRule {
         if self.mode == "nearest" { QuantRule::Movement } else { QuantRule::Float }
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let shape = cx.shape(cx.input(0)?)?;
+        let (region, scales) = (cx.optional_constant(1)?, cx.optional_constant(2)?);
+        let axes = self.resampled(&shape, scales.as_ref(), cx.optional_constant(3)?.as_ref())?;
+        let mut all = vec![None; cx.inputs()];
+        all[0] = Some(self.gradient_of_resampled(cx, &axes, region.as_ref())?);
+        Ok(all)
     }
 }
 

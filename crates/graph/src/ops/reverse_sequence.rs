@@ -1,7 +1,7 @@
 use qing_tensor::{Tensor, strides};
 
 use super::support::{axes::normalize, movement::moved, sizes::dimension};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// Reverses the first `sequence_lens[b]` values along the time axis, for each `b` of the batch axis.
@@ -39,6 +39,10 @@ impl Op for ReverseSequence {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        Ok(vec![Some(cx.emit(self.clone(), &[cx.dy()?, cx.input(1)?])?), None])
     }
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::{axes::normalize, normalization::Affine};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// `X / √(mean(X²) + epsilon) · scale`, the mean over all axes from `axis` on.
@@ -41,6 +41,22 @@ impl Op for RmsNormalization {
             }
         }
         Ok(vec![Tensor::new(x.shape(), y)?.cast(x.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, scale, dy) = (cx.input(0)?, cx.input(1)?, cx.dy()?);
+        let rank = cx.rank(x)?;
+        let axes: Vec<usize> = (normalize(self.axis, rank)?..rank).collect();
+        let square = cx.mean(cx.square(x)?, &axes)?;
+        let inverse = cx.emit(super::Reciprocal {}, &[cx.sqrt(cx.offset(square, self.epsilon.into())?)?])?;
+        let normal = cx.mul(x, inverse)?;
+        let dscale = cx.wanted(1, || cx.sum_like(cx.mul(dy, normal)?, scale))?;
+        let dx = cx.wanted(0, || {
+            let g = cx.mul(dy, scale)?;
+            let along = cx.mul(normal, cx.mean(cx.mul(g, normal)?, &axes)?)?;
+            cx.mul(inverse, cx.sub(g, along)?)
+        })?;
+        Ok(vec![dx, dscale])
     }
 }
 

@@ -21,7 +21,7 @@ op! {
         spatial_scale: f32 = 1.0,
     }
     inputs: 3..=3, outputs: 1..=1,
-    gradient: Gradient::Smooth,
+    gradient: Gradient::None("which values its samples read is known only when it runs"),
     cases: cases,
     upgrade: upgrade
 }

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::heads::{Heads, head_dims};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Dim, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// Pairs of values of each head, `[batch, heads, length, size]` or `[batch, length, heads·size]`, rotated by the angle
@@ -64,6 +64,52 @@ impl Op for RotaryEmbedding {
             }
         }
         Ok(vec![heads.tensor(x.rank() == 3)?.cast(x.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        cx.by_parts(|| {
+            let x = cx.input(0)?;
+            let shape = cx.shape(x)?;
+            let dims: Vec<Dim> = shape.iter().map(|n| Dim::Known(*n)).collect();
+            let dims: Vec<usize> = head_dims(&dims, self.num_heads)?.iter().filter_map(Dim::known).collect();
+            let [batch, heads, length, size] = dims[..] else { return Err(OpError::invalid("dimensions")) };
+            let lines = if shape.len() == 4 {
+                x
+            } else {
+                cx.transpose(cx.reshape(x, &[batch, length, heads, size])?, &[0, 2, 1, 3])?
+            };
+            let width = if self.rotary_embedding_dim == 0 { size } else { self.rotary_embedding_dim as usize };
+            let half = width / 2;
+            let angles = |i: usize| {
+                let all = cx.cast_like(cx.input(i)?, x)?;
+                let chosen = match cx.optional(3) {
+                    None => all,
+                    Some(ids) => {
+                        let rows = cx.shape(all)?.iter().product::<usize>() / half.max(1);
+                        cx.emit(super::Gather { axis: 0 }, &[cx.reshape(all, &[rows, half])?, ids])?
+                    }
+                };
+                // A pair of neighbours, or two values half a head apart.
+                let last: &[usize] = if self.interleaved { &[half, 1] } else { &[1, half] };
+                cx.reshape(chosen, &[&[batch, 1, length], last].concat())
+            };
+            let (cos, sin) = (angles(1)?, angles(2)?);
+            let (pairs, axis) = if self.interleaved { ([half, 2], 4) } else { ([2, half], 3) };
+            let turned = cx.slice(lines, 3, 0, width)?;
+            let turned = cx.reshape(turned, &[&[batch, heads, length], &pairs[..]].concat())?;
+            let (real, imaginary) = (cx.slice(turned, axis, 0, 1)?, cx.slice(turned, axis, 1, 2)?);
+            let new_real = cx.sub(cx.mul(cos, real)?, cx.mul(sin, imaginary)?)?;
+            let new_imaginary = cx.add(cx.mul(sin, real)?, cx.mul(cos, imaginary)?)?;
+            let turned = cx.emit(super::Concat { axis: axis as i64 }, &[new_real, new_imaginary])?;
+            let mut y = cx.reshape(turned, &[batch, heads, length, width])?;
+            if width < size {
+                y = cx.emit(super::Concat { axis: 3 }, &[y, cx.slice(lines, 3, width, size)?])?;
+            }
+            if shape.len() == 3 {
+                y = cx.reshape(cx.transpose(y, &[0, 2, 1, 3])?, &shape)?;
+            }
+            Ok(vec![Some(y)])
+        })
     }
 }
 

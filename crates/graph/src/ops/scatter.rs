@@ -7,7 +7,7 @@ use super::{
         scatter::{element_targets, scatter},
     },
 };
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The name of [`ScatterElements`] before opset 11.
@@ -29,6 +29,10 @@ impl Op for Scatter {
         let (x, indices) = (cx.input(0)?, cx.input(1)?);
         let targets = element_targets(x.shape(), indices, normalize(self.axis, x.rank())?)?;
         Ok(vec![scatter(x, cx.input(2)?, &targets, "none")?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        ScatterElements { axis: self.axis, ..ScatterElements::default() }.gradient(cx)
     }
 }
 

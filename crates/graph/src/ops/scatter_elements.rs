@@ -2,9 +2,9 @@ use qing_tensor::Tensor;
 
 use super::support::{
     axes::normalize,
-    scatter::{element_targets, scatter},
+    scatter::{element_targets, gradient_of_scattered, scatter},
 };
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// A copy of `data` with each update at the coordinates of its index, but for `axis`, where the index is the coordinate.
@@ -28,6 +28,13 @@ impl Op for ScatterElements {
         let (x, indices) = (cx.input(0)?, cx.input(1)?);
         let targets = element_targets(x.shape(), indices, normalize(self.axis, x.rank())?)?;
         Ok(vec![scatter(x, cx.input(2)?, &targets, &self.reduction)?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let indices = cx.input(1)?;
+        let scatter = |data, updates| cx.emit(ScatterElements { reduction: "none".into(), ..self.clone() }, &[data, indices, updates]);
+        let gather = |data| cx.emit(super::GatherElements { axis: self.axis }, &[data, indices]);
+        gradient_of_scattered(cx, &self.reduction, scatter, gather)
     }
 }
 

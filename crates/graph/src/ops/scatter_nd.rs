@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
-use super::support::scatter::{scatter, slice_targets};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use super::support::scatter::{gradient_of_scattered, scatter, slice_targets};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// A copy of `data` with updates in the slices that the tuples in the last axis of `indices` name.
@@ -23,6 +23,13 @@ impl Op for ScatterND {
         let x = cx.input(0)?;
         let targets = slice_targets(x.shape(), cx.input(1)?, 0)?;
         Ok(vec![scatter(x, cx.input(2)?, &targets, &self.reduction)?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let indices = cx.input(1)?;
+        let scatter = |data, updates| cx.emit(ScatterND { reduction: "none".into() }, &[data, indices, updates]);
+        let gather = |data| cx.emit(super::GatherND::default(), &[data, indices]);
+        gradient_of_scattered(cx, &self.reduction, scatter, gather)
     }
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::elementwise::{eval_unary, infer_unary, map_float};
-use crate::{Case, Element, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Element, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// Values towards zero by `bias`, and to zero where they are within `lambd` of it.
@@ -43,6 +43,12 @@ impl Op for Shrink {
         } else {
             0.0
         })
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let x = cx.input(0)?;
+        let outside = cx.above(cx.emit(super::Abs {}, &[x])?, self.lambd.into())?;
+        Ok(vec![Some(cx.masked(outside, cx.dy()?)?)])
     }
 }
 

@@ -4,7 +4,7 @@ use super::support::{
     elementwise::arithmetic,
     normalization::{Affine, moments},
 };
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// Layer normalization over the last axis of `input + skip + bias`. Outputs are the result, the means, the inverses of
@@ -58,6 +58,18 @@ impl Op for SkipLayerNormalization {
         }
         let y = Tensor::new(x.shape(), y)?.cast(x.element());
         Ok(vec![y, Tensor::new(&stats, means)?, Tensor::new(&stats, inverses)?, sum])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        cx.by_parts(|| {
+            let mut sum = cx.add(cx.input(0)?, cx.input(1)?)?;
+            if let Some(bias) = cx.optional(4) {
+                sum = cx.add(sum, bias)?;
+            }
+            let op = super::LayerNormalization { epsilon: self.epsilon, ..super::LayerNormalization::default() };
+            let y = cx.emit_all(op, &[Some(sum), cx.optional(2), cx.optional(3)], 1)?[0];
+            Ok(vec![Some(y), None, None, Some(sum)])
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use super::support::{
     loss::{Loss, infer_loss},
     softmax::log_softmax_line,
 };
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The negative log likelihood of target classes after a softmax over axis 1; the second output is the logarithm of
@@ -36,6 +36,14 @@ impl Op for SoftmaxCrossEntropyLoss {
         let loss = Loss { ignore: self.ignore_index, reduction: &self.reduction };
         let y = loss.of(x, &log, cx.input(1)?, cx.optional(2))?;
         Ok(vec![y, Tensor::new(x.shape(), log)?.cast(x.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        cx.by_parts(|| {
+            let log = cx.emit(super::LogSoftmax { axis: 1, ..super::LogSoftmax::default() }, &[cx.input(0)?])?;
+            let loss = Loss { ignore: self.ignore_index, reduction: &self.reduction };
+            Ok(vec![Some(loss.by_parts(cx, log)?), Some(log)])
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::{Tensor, strides};
 
 use super::support::{REQUIRED, movement::moved};
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// Moves blocks of space into channels: `[batch, channels, height, width]` becomes
@@ -50,6 +50,11 @@ impl Op for SpaceToDepth {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let op = super::DepthToSpace { blocksize: self.blocksize, ..super::DepthToSpace::default() };
+        Ok(vec![Some(cx.emit(op, &[cx.dy()?])?)])
     }
 }
 

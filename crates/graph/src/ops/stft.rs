@@ -4,7 +4,7 @@ use super::support::{
     fourier::transform,
     sizes::{dimension, limited, single},
 };
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// Fourier transforms of overlapping frames of a signal `[batch, length]`, `[…, 1]` or `[…, 2]`: inputs signal, step
@@ -76,6 +76,29 @@ impl Op for Stft {
             y.extend(transform(&line, frame, bins, false).into_iter().flat_map(|(re, im)| [re, im]));
         }
         Ok(vec![Tensor::new(&shape, y)?.cast(x.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        cx.by_parts(|| {
+            let x = cx.input(0)?;
+            let (shape, window) = (cx.shape(x)?, cx.optional(2));
+            let frame = match cx.optional_constant(3)? {
+                Some(frame) => dimension(single(&frame, "frame_length")?)?,
+                None => window.map_or(Ok(shape[1]), |w| Ok::<_, OpError>(cx.shape(w)?[0]))?,
+            };
+            let (count, step, _) = frames(shape[1], &cx.constant_input(1)?, frame, self.onesided)?;
+            let parts = shape.get(2).copied().unwrap_or(1);
+            let places = (0..count).flat_map(|f| (0..frame).map(move |t| (f * step + t) as i64)).collect();
+            let places = cx.tensor(Tensor::new::<i64>(&[count, frame], places)?);
+            let signal = cx.reshape(x, &[shape[0], shape[1], parts])?;
+            let mut framed = cx.emit(super::Gather { axis: 1 }, &[signal, places])?;
+            if let Some(window) = window {
+                framed = cx.mul(framed, cx.reshape(cx.cast_like(window, x)?, &[frame, 1])?)?;
+            }
+            let axis = cx.tensor(Tensor::scalar(2i64));
+            let dft = super::Dft { onesided: self.onesided, ..super::Dft::default() };
+            Ok(vec![Some(cx.emit_all(dft, &[Some(framed), None, Some(axis)], 1)?[0])])
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::elementwise::{fold, infer_arithmetic};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The sum of any number of values, with broadcasting.
@@ -19,6 +19,10 @@ impl Op for Sum {
 
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         fold(cx, |a, b| a + b, i128::wrapping_add)
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        (0..cx.inputs()).map(|i| cx.wanted(i, || cx.sum_like(cx.dy()?, cx.input(i)?))).collect()
     }
 }
 

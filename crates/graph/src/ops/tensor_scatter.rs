@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
-use super::support::{axes::normalize, elementwise::each_index, scatter::scatter, sizes::dimension};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use super::support::{axes::normalize, elementwise::each_index, movement::gradient_of_moved, scatter::scatter, sizes::dimension};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// A cache with an update written into each sequence of the batch, from its write index on. Inputs: cache, update and
@@ -57,6 +57,11 @@ impl Op for TensorScatter {
             targets.push(at.iter().zip(&own).map(|(i, s)| i * s).sum());
         });
         Ok(vec![scatter(cache, update, &targets, "none")?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let cache = cx.wanted(0, || gradient_of_moved(cx, self, 0))?;
+        Ok(vec![cache, cx.wanted(1, || gradient_of_moved(cx, self, 1))?, None])
     }
 }
 

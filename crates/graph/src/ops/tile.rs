@@ -1,7 +1,7 @@
 use qing_tensor::{Tensor, strides};
 
 use super::support::{movement::moved, sizes};
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// Its input repeated along every axis, as often as `repeats` says.
@@ -45,6 +45,15 @@ impl Op for Tile {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let x = cx.input(0)?;
+        let shape = cx.shape(x)?;
+        let repeats = repeats_of(&cx.constant_input(1)?, shape.len())?;
+        let apart: Vec<usize> = repeats.iter().zip(&shape).flat_map(|(r, n)| [*r, *n]).collect();
+        let axes: Vec<usize> = (0..shape.len()).filter(|i| repeats[*i] != 1).map(|i| 2 * i).collect();
+        Ok(vec![Some(cx.reshape(cx.sum(cx.reshape(cx.dy()?, &apart)?, &axes)?, &shape)?), None])
     }
 }
 

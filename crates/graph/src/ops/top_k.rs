@@ -3,7 +3,7 @@ use std::cmp::Ordering;
 use qing_tensor::{Element, Tensor};
 
 use super::support::axes::{Along, normalize};
-use crate::{AttrValue, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, for_scalar, op};
+use crate::{Backward, Gradients, AttrValue, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, for_scalar, op};
 
 op! {
     /// The `K` greatest (or least) values along an axis, in order, and where they were; of equal ones the first counts.
@@ -90,6 +90,16 @@ impl Op for TopK {
 
     fn quantization(&self) -> QuantRule {
         QuantRule::Movement
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let x = cx.input(0)?;
+        let places = match cx.output(1) {
+            Ok(places) => places,
+            Err(_) => cx.emit_all(self.clone(), &[Some(x), cx.optional(1)], 2)?[1],
+        };
+        let op = super::ScatterElements { axis: self.axis, reduction: "add".into() };
+        Ok(vec![Some(cx.emit(op, &[cx.zeros_like(x)?, places, cx.dy()?])?), None])
     }
 }
 

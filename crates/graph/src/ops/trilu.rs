@@ -4,7 +4,7 @@ use super::support::{
     movement::{concatenated, moved, zeros},
     sizes::single,
 };
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, ValueId, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// The upper or lower triangle of the matrices in the last two axes, zeros elsewhere. The diagonal `k` (input 1) belongs
@@ -41,6 +41,11 @@ impl Op for Trilu {
             if kept { i - 1 } else { x.len() }
         })?;
         Ok(vec![y])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let inputs: Vec<Option<ValueId>> = [Some(cx.dy()?), cx.optional(1)][..cx.inputs()].to_vec();
+        Ok(vec![Some(cx.emit_all(self.clone(), &inputs, 1)?[0]), None])
     }
 }
 

@@ -4,7 +4,7 @@ use super::{
     Resize,
     support::{resample::Axis, sizes},
 };
-use crate::{Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, op};
+use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// Enlarges every axis by its scale, repeating values or interpolating linearly; deprecated by ONNX in favour of
@@ -68,6 +68,11 @@ impl Op for Upsample {
 
     fn quantization(&self) -> QuantRule {
         if self.mode == "nearest" { QuantRule::Movement } else { QuantRule::Float }
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let axes = self.axes(&cx.shape(cx.input(0)?)?, &cx.constant_input(1)?)?;
+        Ok(vec![Some(self.resize().gradient_of_resampled(cx, &axes, None)?), None])
     }
 }
 

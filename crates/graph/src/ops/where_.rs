@@ -4,7 +4,7 @@ use super::support::{
     elementwise::{each_index, infer_broadcast},
     movement::concatenated,
 };
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// `x` where `condition` is true, `y` elsewhere; all three are broadcast together.
@@ -37,6 +37,13 @@ impl Op for Where {
             picked.push(if test[c] { i } else { x.len() + j });
         });
         Ok(vec![both.take(&shape, picked)?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let (condition, dy) = (cx.input(0)?, cx.dy()?);
+        let x = cx.wanted(1, || cx.sum_like(cx.masked(condition, dy)?, cx.input(1)?))?;
+        let y = cx.wanted(2, || cx.sum_like(cx.choose(condition, cx.scalar(dy, 0.0), dy)?, cx.input(2)?))?;
+        Ok(vec![None, x, y])
     }
 }
 

@@ -99,6 +99,11 @@ fn drawn(spec: &OpSpec, random: &mut Random) -> Option<Drawn> {
         "MatMul" => Some(matmul(random)),
         "Gemm" => Some(gemm(random)),
         "BatchNormTraining" => Some(batch_norm(random)),
+        "Cast" => Some((Arc::new(ops::Cast::default()), vec![random.tensor(&[2, 3], -4.0, 4.0)], 1)),
+        "CastLike" => {
+            let like = Tensor::scalar(0f32);
+            Some((Arc::new(ops::CastLike::default()), vec![random.tensor(&[2, 3], -4.0, 4.0), like], 1))
+        }
         _ => None,
     }
 }

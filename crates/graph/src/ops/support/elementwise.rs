@@ -2,7 +2,7 @@
 
 use qing_tensor::{Element, Scalar, Tensor, bf16, broadcast, broadcast_strides, f16};
 
-use crate::{Dim, Eval, Infer, Op, OpError, Type, for_scalar};
+use crate::{Backward, Dim, Eval, Gradients, Infer, Op, OpError, Type, for_scalar};
 
 /// Applies a real function to every element of a float tensor, computed in f64 and rounded once.
 ///
@@ -322,6 +322,22 @@ pub fn fold(
         }
     }
     Ok(vec![all])
+}
+
+/// The gradient where the result is one of the inputs at every place: the first that is equal to it takes it.
+///
+/// # Errors
+/// If shapes are not known.
+pub fn gradient_of_extreme(cx: &Backward<'_>) -> Gradients {
+    let (y, mut left) = (cx.output(0)?, cx.dy()?);
+    let mut all = vec![];
+    for i in 0..cx.inputs() {
+        let x = cx.input(i)?;
+        let hit = cx.emit(crate::ops::Equal {}, &[x, y])?;
+        all.push(cx.wanted(i, || cx.sum_like(cx.masked(hit, left)?, x))?);
+        left = cx.choose(hit, cx.scalar(left, 0.0), left)?;
+    }
+    Ok(all)
 }
 
 /// A broadcasting function of the bits of two integers of one element.

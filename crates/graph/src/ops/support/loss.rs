@@ -3,7 +3,7 @@
 use qing_tensor::Tensor;
 
 use super::axes::Along;
-use crate::{Infer, OpError, Type};
+use crate::{Backward, Infer, OpError, Type, ValueId, ops::Equal};
 
 /// How the losses of single targets become one.
 #[derive(Debug)]
@@ -66,5 +66,37 @@ impl Loss<'_> {
             other => return Err(OpError::invalid(format!("reduction {other:?}; expected none, sum or mean"))),
         };
         Ok(Tensor::scalar(y).cast(x.element()))
+    }
+
+    /// The same in simpler ops: of logarithms `log`, targets in input 1 and weights in input 2.
+    ///
+    /// # Errors
+    /// If shapes are not known.
+    pub fn by_parts(&self, cx: &Backward<'_>, log: ValueId) -> Result<ValueId, OpError> {
+        let (shape, targets) = (cx.shape(log)?, cx.input(1)?);
+        let mut single = shape.clone();
+        single[1] = 1;
+        let target = cx.reshape(targets, &single)?;
+        let number = |t: Tensor| cx.tensor(t.cast(cx.element(targets)));
+        let classes = cx.along(number(Tensor::vector((0..shape[1] as i64).collect::<Vec<i64>>())), 1, shape.len())?;
+        let weights = match cx.optional(2) {
+            Some(weights) => cx.along(cx.cast_like(weights, log)?, 1, shape.len())?,
+            None => cx.scalar(log, 1.0),
+        };
+        let mut picked = cx.masked(cx.emit(Equal {}, &[target, classes])?, weights)?;
+        if let Some(ignore) = self.ignore {
+            let ignored = cx.emit(Equal {}, &[target, number(Tensor::scalar(ignore))])?;
+            picked = cx.choose(ignored, cx.scalar(log, 0.0), picked)?;
+        }
+        let losses = cx.neg(cx.sum(cx.mul(picked, log)?, &[1])?)?;
+        if self.reduction == "none" {
+            return cx.reshape_like(losses, targets);
+        }
+        let axes: Vec<usize> = (0..shape.len()).collect();
+        let mut total = cx.sum(losses, &axes)?;
+        if self.reduction == "mean" {
+            total = cx.div(total, cx.sum(picked, &axes)?)?;
+        }
+        cx.reshape(total, &[])
     }
 }

@@ -3,7 +3,7 @@
 use qing_tensor::{Tensor, broadcast, broadcast_strides, strides};
 
 use super::axes::Along;
-use crate::{Backward, Dim, Eval, Infer, OpError, Type, ValueId};
+use crate::{Backward, Dim, Eval, Gradients, Infer, OpError, Type, ValueId};
 
 /// Mean and (biased) variance.
 pub fn moments(values: &[f64]) -> (f64, f64) {
@@ -166,4 +166,26 @@ pub fn gradient_of_standardized(
 ) -> Result<ValueId, OpError> {
     let along = cx.mul(normal, cx.mean(cx.mul(g, normal)?, axes)?)?;
     cx.mul(inverse, cx.sub(cx.sub(g, cx.mean(g, axes)?)?, along)?)
+}
+
+/// The gradients of [`normalize_groups`]: of values (input 0), scale (input 1) and bias (input 2).
+///
+/// # Errors
+/// If shapes are not known.
+pub fn gradient_of_groups(cx: &Backward<'_>, groups: usize, epsilon: f32) -> Gradients {
+    let (x, scale, dy) = (cx.input(0)?, cx.input(1)?, cx.dy()?);
+    let shape = cx.shape(x)?;
+    let count: usize = shape.iter().product();
+    // Scale and bias have a value for each channel, or for each group.
+    let view = |parts: usize| [shape[0], parts, count / (shape[0] * parts).max(1)];
+    let (rows, affine) = (view(groups), view(cx.shape(scale)?[0]));
+    let normal = standardized(cx, cx.reshape(x, &rows)?, &[2], epsilon)?;
+    let dy = cx.reshape(dy, &affine)?;
+    let dscale = cx.wanted(1, || cx.sum_to_channels(cx.mul(dy, cx.reshape(normal.0, &affine)?)?))?;
+    let dbias = cx.wanted(2, || cx.sum_to_channels(dy))?;
+    let dx = cx.wanted(0, || {
+        let g = cx.reshape(cx.mul(dy, cx.along(scale, 1, 3)?)?, &rows)?;
+        cx.reshape(gradient_of_standardized(cx, normal, &[2], g)?, &shape)
+    })?;
+    Ok(vec![dx, dscale, dbias])
 }

@@ -6,7 +6,7 @@ use super::{
     movement::{concatenated, position},
     sizes::limited,
 };
-use crate::OpError;
+use crate::{Backward, Gradients, OpError, ValueId, ops::Equal};
 
 /// `data` with update `j` at linear index `targets[j]`: replacing what is there (`none`), or combined with it (`add`, `mul`,
 /// `max`, `min`).
@@ -112,6 +112,38 @@ pub fn slice_targets(data: &[usize], indices: &Tensor, batch: usize) -> Result<V
         targets.extend(start..start + size);
     }
     Ok(targets)
+}
+
+/// The gradient of a scatter of updates (input 2) into data (input 0). `scatter(data, updates)` replaces at the indices of the
+/// op, `gather(data)` reads there. Products must not have zeros in them.
+///
+/// # Errors
+/// If shapes are not known or the reduction is unknown.
+pub fn gradient_of_scattered(
+    cx: &Backward<'_>,
+    reduction: &str,
+    scatter: impl Fn(ValueId, ValueId) -> Result<ValueId, OpError>,
+    gather: impl Fn(ValueId) -> Result<ValueId, OpError>,
+) -> Gradients {
+    let (data, updates, y, dy) = (cx.input(0)?, cx.input(2)?, cx.output(0)?, cx.dy()?);
+    let equal = |a, b| cx.emit(Equal {}, &[a, b]);
+    let of_data = || match reduction {
+        "none" | "" => scatter(dy, cx.zeros_like(updates)?),
+        "add" => Ok(dy),
+        "mul" => cx.div(cx.mul(dy, y)?, data),
+        _ => cx.masked(equal(data, y)?, dy),
+    };
+    let of_updates = || match reduction {
+        "none" | "" | "add" => gather(dy),
+        "mul" => cx.div(gather(cx.mul(dy, y)?)?, updates),
+        _ => {
+            // What was there before goes first where it is as extreme.
+            let (result, share) = (gather(y)?, gather(dy)?);
+            let won = cx.masked(equal(updates, result)?, share)?;
+            cx.choose(equal(gather(data)?, result)?, cx.scalar(dy, 0.0), won)
+        }
+    };
+    Ok(vec![cx.wanted(0, of_data)?, None, cx.wanted(2, of_updates)?])
 }
 
 #[cfg(test)]
