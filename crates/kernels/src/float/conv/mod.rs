@@ -1,12 +1,23 @@
-//! Two-dimensional convolution, dense and grouped.
+//! Two-dimensional convolution, dense and grouped, by weights that are packed once or that come with every run, and the gradient of its
+//! weights.
 //!
 //! Depthwise convolution has a kernel of its own in [`super::depthwise`].
 
 mod direct;
+mod dynamic;
+mod filters;
+mod transposed;
 mod unfold;
+mod weight_grad;
+
+pub use dynamic::DynamicConv;
+pub use filters::FilterLayout;
+pub use transposed::TransposedConv;
+pub use weight_grad::ConvWeightGrad;
 
 use super::Clamp;
 use super::winograd::Winograd;
+use crate::aligned::Aligned;
 use crate::{ConvGeometry, Isa, KernelError, Pool, expect_len};
 use direct::Direct;
 
@@ -15,12 +26,74 @@ use direct::Direct;
 pub struct Conv {
     geometry: ConvGeometry,
     method: Method,
+    weights: Aligned<f32>,
+    /// Padded; empty for none.
+    bias: Aligned<f32>,
 }
 
 #[derive(Debug, Clone)]
 enum Method {
     Direct(Direct),
     Winograd(Winograd),
+}
+
+impl Method {
+    /// The fastest for a checked geometry, or the fastest that is a plain sum.
+    fn new(isa: Isa, geometry: ConvGeometry, clamp: Clamp, exact: bool) -> Result<Method, KernelError> {
+        let isa = isa.or_supported();
+        if !exact && Winograd::pays(isa, &geometry) {
+            return Ok(Method::Winograd(Winograd::new(isa, geometry, clamp)));
+        }
+        Ok(Method::Direct(Direct::new(isa, geometry, clamp, None)?))
+    }
+
+    fn weights_len(&self) -> usize {
+        match self {
+            Method::Direct(direct) => direct.weights_len(),
+            Method::Winograd(winograd) => winograd.weights_len(),
+        }
+    }
+
+    fn bias_len(&self) -> usize {
+        match self {
+            Method::Direct(direct) => direct.bias_len(),
+            Method::Winograd(winograd) => winograd.bias_len(),
+        }
+    }
+
+    fn pack_bias(&self, bias: &[f32], into: &mut [f32]) {
+        match self {
+            Method::Direct(direct) => direct.pack_bias(bias, into),
+            Method::Winograd(_) => {
+                into[..bias.len()].copy_from_slice(bias);
+                into[bias.len()..].fill(0.0);
+            }
+        }
+    }
+
+    fn scratch_len(&self, threads: usize) -> usize {
+        match self {
+            Method::Direct(_) => 0,
+            Method::Winograd(winograd) => winograd.scratch_len(threads),
+        }
+    }
+
+    /// As [`Conv::run`], with packed weights and bias.
+    fn run(
+        &self,
+        weights: &[f32],
+        bias: &[f32],
+        x: &[f32],
+        residual: Option<&[f32]>,
+        y: &mut [f32],
+        scratch: &mut [f32],
+        pool: &Pool,
+    ) -> Result<(), KernelError> {
+        match self {
+            Method::Direct(direct) => direct.run(weights, bias, x, residual, y, pool),
+            Method::Winograd(winograd) => winograd.run(weights, bias, x, residual, y, scratch, pool),
+        }
+    }
 }
 
 impl Conv {
@@ -38,13 +111,7 @@ impl Conv {
         bias: Option<&[f32]>,
         clamp: Clamp,
     ) -> Result<Conv, KernelError> {
-        check(&geometry, weights, bias)?;
-        let isa = isa.or_supported();
-        if Winograd::pays(isa, &geometry) {
-            let method = Method::Winograd(Winograd::pack(isa, geometry, weights, bias, clamp));
-            return Ok(Conv { geometry, method });
-        }
-        Conv::pack_exact(isa, geometry, weights, bias, clamp)
+        Conv::with(isa, geometry, weights, bias, clamp, false)
     }
 
     /// Like [`Conv::pack`], but every result is a plain sum of products: exact for integers while no partial sum reaches 2^24.
@@ -58,9 +125,34 @@ impl Conv {
         bias: Option<&[f32]>,
         clamp: Clamp,
     ) -> Result<Conv, KernelError> {
-        check(&geometry, weights, bias)?;
-        let method = Method::Direct(Direct::pack(isa, geometry, weights, bias, clamp)?);
-        Ok(Conv { geometry, method })
+        Conv::with(isa, geometry, weights, bias, clamp, true)
+    }
+
+    fn with(
+        isa: Isa,
+        geometry: ConvGeometry,
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        clamp: Clamp,
+        exact: bool,
+    ) -> Result<Conv, KernelError> {
+        geometry.check()?;
+        expect_len("weights", weights.len(), geometry.weights_len())?;
+        bias.map_or(Ok(()), |bias| expect_len("bias", bias.len(), geometry.out_c))?;
+        let method = Method::new(isa, geometry, clamp, exact)?;
+        let mut packed = Aligned::zeros(method.weights_len());
+        match &method {
+            Method::Direct(direct) => {
+                let layout = FilterLayout::channels_last(&geometry);
+                direct.pack_weights(weights, &layout, &mut packed, &Pool::new(1));
+            }
+            Method::Winograd(winograd) => winograd.pack_weights_once(weights, &mut packed),
+        }
+        let mut biases = Aligned::zeros(bias.map_or(0, |_| method.bias_len()));
+        if let Some(bias) = bias {
+            method.pack_bias(bias, &mut biases);
+        }
+        Ok(Conv { geometry, method, weights: packed, bias: biases })
     }
 
     /// The geometry it was packed for.
@@ -72,10 +164,7 @@ impl Conv {
     /// How many values of scratch [`Conv::run`] needs on a pool of at most so many threads.
     #[must_use]
     pub fn scratch_len(&self, threads: usize) -> usize {
-        match &self.method {
-            Method::Direct(_) => 0,
-            Method::Winograd(winograd) => winograd.scratch_len(threads),
-        }
+        self.method.scratch_len(threads)
     }
 
     /// Computes `y = clamp(conv(x) + bias + residual)` for `x` `[batch, in_h, in_w, in_c]` and `y` and `residual`
@@ -91,17 +180,8 @@ impl Conv {
         scratch: &mut [f32],
         pool: &Pool,
     ) -> Result<(), KernelError> {
-        match &self.method {
-            Method::Direct(direct) => direct.run(x, residual, y, pool),
-            Method::Winograd(winograd) => winograd.run(x, residual, y, scratch, pool),
-        }
+        self.method.run(&self.weights, &self.bias, x, residual, y, scratch, pool)
     }
-}
-
-fn check(geometry: &ConvGeometry, weights: &[f32], bias: Option<&[f32]>) -> Result<(), KernelError> {
-    geometry.check()?;
-    expect_len("weights", weights.len(), geometry.weights_len())?;
-    bias.map_or(Ok(()), |bias| expect_len("bias", bias.len(), geometry.out_c))
 }
 
 #[cfg(test)]

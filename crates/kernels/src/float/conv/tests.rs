@@ -43,12 +43,20 @@ fn check(geometry: ConvGeometry, clamp: Clamp, with_bias: bool, with_residual: b
     let bias = with_bias.then(|| noise(3, geometry.out_c));
     let residual = with_residual.then(|| noise(4, geometry.output_len()));
     let (expected, magnitudes) = reference(&geometry, &x, &weights, bias.as_deref(), residual.as_deref(), clamp);
+    let layout = FilterLayout::channels_last(&geometry);
     for isa in Isa::available() {
         let conv = Conv::pack_exact(isa, geometry, &weights, bias.as_deref(), clamp).unwrap();
+        let dynamic = DynamicConv::new(isa, geometry, layout, clamp, true).unwrap();
         for threads in 1..=3 {
             let mut y = vec![f32::NAN; geometry.output_len()];
-            conv.run(&x, residual.as_deref(), &mut y, &mut [], &Pool::new(threads)).unwrap();
+            let pool = Pool::new(threads);
+            conv.run(&x, residual.as_deref(), &mut y, &mut [], &pool).unwrap();
             assert_close(&y, &expected, &magnitudes, &format!("{} {threads} {geometry:?}", isa.name()));
+            let mut again = vec![f32::NAN; geometry.output_len()];
+            let mut scratch = vec![f32::NAN; dynamic.scratch_len(threads)];
+            let (bias, residual) = (bias.as_deref(), residual.as_deref());
+            dynamic.run(&weights, bias, &x, residual, &mut again, &mut scratch, &pool).unwrap();
+            assert_eq!(y, again, "{} {threads} {geometry:?}", isa.name());
         }
     }
 }
@@ -88,6 +96,92 @@ proptest! {
     #[test]
     fn every_set_agrees_with_the_reference(geometry in geometries(), bias: bool, residual: bool, relu: bool) {
         check(geometry, if relu { Clamp::RELU6 } else { Clamp::NONE }, bias, residual);
+    }
+}
+
+/// The transpose by its definition: every product of the forward convolution, the other way round.
+fn transposed(
+    g: &ConvGeometry,
+    x: &[f32],
+    weights: &[f32],
+    bias: Option<&[f32]>,
+    residual: Option<&[f32]>,
+) -> (Vec<f64>, Vec<f64>) {
+    let added = |at: usize| {
+        let bias = bias.map_or(0.0, |b| f64::from(b[at % g.in_c]));
+        (bias, residual.map_or(0.0, |r| f64::from(r[at])))
+    };
+    let mut values: Vec<f64> = (0..g.input_len()).map(|at| added(at).0 + added(at).1).collect();
+    let mut magnitudes: Vec<f64> = (0..g.input_len()).map(|at| added(at).0.abs() + added(at).1.abs()).collect();
+    let layout = FilterLayout::planar(g);
+    for (at, x) in x.iter().enumerate() {
+        let (o, pixel) = (at % g.out_c, at / g.out_c);
+        let (col, row, image) = (pixel % g.out_w, pixel / g.out_w % g.out_h, pixel / g.out_w / g.out_h);
+        let group = o / g.group_out();
+        for (down, right) in (0..g.kernel[0]).flat_map(|d| (0..g.kernel[1]).map(move |r| (d, r))) {
+            let (Some(y), Some(z)) = (g.input_row(row, down), g.input_col(col, right)) else { continue };
+            for i in 0..g.group_in() {
+                let to = ((image * g.in_h + y) * g.in_w + z) * g.in_c + group * g.group_in() + i;
+                let product = f64::from(*x) * f64::from(weights[layout.at(group, o % g.group_out(), i, down, right)]);
+                values[to] += product;
+                magnitudes[to] += product.abs();
+            }
+        }
+    }
+    (values, magnitudes)
+}
+
+/// Transposes a geometry on every instruction set and 1 to 3 threads.
+fn check_transposed(g: ConvGeometry, with_bias: bool, with_residual: bool, exact: bool) {
+    let (x, weights) = (noise(1, g.output_len()), noise(2, g.weights_len()));
+    let (bias, residual) = (with_bias.then(|| noise(3, g.in_c)), with_residual.then(|| noise(4, g.input_len())));
+    let (bias, residual) = (bias.as_deref(), residual.as_deref());
+    let (expected, magnitudes) = transposed(&g, &x, &weights, bias, residual);
+    // A transform's roundings follow the magnitudes of neighbours.
+    let most = magnitudes.iter().copied().fold(0.0, f64::max);
+    let magnitudes = if exact { magnitudes } else { vec![most; magnitudes.len()] };
+    for isa in Isa::available() {
+        let conv = TransposedConv::new(isa, g, Clamp::NONE, exact).unwrap();
+        assert!(!exact || !conv.is_transformed());
+        for threads in 1..=3 {
+            let mut y = vec![f32::NAN; g.input_len()];
+            let mut scratch = vec![f32::NAN; conv.scratch_len(threads)];
+            conv.run(&weights, bias, &x, residual, &mut y, &mut scratch, &Pool::new(threads)).unwrap();
+            assert_close(&y, &expected, &magnitudes, &format!("{} {threads} {g:?}", isa.name()));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn transposes_agree_with_the_reference(geometry in geometries(), bias: bool, residual: bool) {
+        check_transposed(geometry, bias, residual, true);
+    }
+}
+
+#[test]
+fn the_transposes_of_a_residual_network() {
+    for (kernel, stride, in_c, out_c) in [(3, 1, 16, 16), (3, 2, 16, 32), (1, 2, 16, 32), (3, 1, 36, 32), (2, 2, 5, 7)] {
+        let out = (8 + 2 * (kernel / 2) - kernel) / stride + 1;
+        let g = ConvGeometry {
+            batch: 3,
+            in_h: 8,
+            in_w: 8,
+            in_c,
+            out_h: out,
+            out_w: out,
+            out_c,
+            kernel: [kernel; 2],
+            stride: [stride; 2],
+            pad_top: kernel / 2,
+            pad_left: kernel / 2,
+            ..PLAIN
+        };
+        for exact in [true, false] {
+            check_transposed(g, false, true, exact);
+        }
     }
 }
 
@@ -153,6 +247,16 @@ fn the_fast_method_agrees_too() {
         conv.run(&x, Some(&residual), &mut y, &mut scratch, &Pool::new(2)).unwrap();
         assert_close(&y, &expected, &magnitudes, isa.name());
         assert!(conv.run(&x, None, &mut y[1..], &mut scratch, &Pool::new(1)).is_err());
+        let layout = FilterLayout::channels_last(&geometry);
+        let dynamic = DynamicConv::new(isa, geometry, layout, Clamp::RELU, false).unwrap();
+        assert_eq!(dynamic.is_transformed(), isa != Isa::Scalar);
+        let mut scratch = vec![f32::NAN; dynamic.scratch_len(2)];
+        let mut again = vec![f32::NAN; geometry.output_len()];
+        let pool = Pool::new(2);
+        dynamic.run(&weights, Some(&bias), &x, Some(&residual), &mut again, &mut scratch, &pool).unwrap();
+        assert_close(&again, &expected, &magnitudes, isa.name());
+        assert!(dynamic.run(&weights[1..], None, &x, None, &mut again, &mut scratch, &pool).is_err());
+        assert!(dynamic.run(&weights, None, &x, None, &mut again, &mut [], &pool).is_err());
         assert_eq!(conv.run(&x, None, &mut y, &mut [], &Pool::new(1)).is_err(), isa != Isa::Scalar);
     }
 }

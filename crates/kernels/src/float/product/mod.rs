@@ -169,7 +169,7 @@ impl Product<'_> {
                         depth: self.depth,
                         right: right.as_ptr(),
                         ahead: right.as_ptr().wrapping_add(size + turn * share),
-                        ahead_step: share.div_ceil(self.taps * self.depth),
+                        ahead_step: share.div_ceil((self.taps * self.depth).max(1)),
                         bias: if self.bias.is_empty() { std::ptr::null() } else { self.bias[column..].as_ptr() },
                         out: self.out.add(first * self.stride + column),
                         residual: if self.residual.is_null() {

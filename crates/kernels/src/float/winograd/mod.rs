@@ -9,6 +9,7 @@ mod transform;
 use std::ops::Range;
 
 use super::Clamp;
+use super::conv::FilterLayout;
 use super::product::panels::Panels;
 use super::product::{Product, Rows, tile_rows};
 use super::simd::{Kernel, Simd, dispatch};
@@ -21,22 +22,23 @@ use transform::{POINTS, TILE};
 /// Columns of a panel at most.
 const PANEL: usize = 32;
 
+/// Input channels whose weights are transformed in one task.
+const INPUTS: usize = 8;
+
 /// Tiles that share one pass over the weights, at least, where there are that many: each tile reads them once more.
 const SHARED: usize = 28;
 
-/// A convolution with its weights transformed and packed for one instruction set.
+/// How a convolution is computed by transforms; its weights are packed apart, once or for every run.
 #[derive(Debug, Clone)]
 pub(crate) struct Winograd {
     isa: Isa,
     geometry: ConvGeometry,
     clamp: Clamp,
     panels: Panels,
-    /// For each panel, for each point: the transformed weights.
-    weights: Aligned<f32>,
-    /// Padded to whole vectors.
-    bias: Aligned<f32>,
     /// What padding reads: one pixel.
     zeros: Aligned<f32>,
+    /// A padded bias of none.
+    no_bias: Aligned<f32>,
 }
 
 impl Winograd {
@@ -59,16 +61,26 @@ impl Winograd {
             && weights <= (tiles << 21)
     }
 
-    /// Transforms and packs weights, `[out_c, 3, 3, in_c]`; lengths and geometry have been checked.
-    pub(crate) fn pack(
-        isa: Isa,
-        geometry: ConvGeometry,
-        weights: &[f32],
-        bias: Option<&[f32]>,
-        clamp: Clamp,
-    ) -> Winograd {
-        let (in_c, out_c) = (geometry.in_c, geometry.out_c);
-        let panels = Panels::new(isa, in_c, out_c);
+    /// For a checked geometry.
+    pub(crate) fn new(isa: Isa, geometry: ConvGeometry, clamp: Clamp) -> Winograd {
+        let panels = Panels::new(isa, geometry.in_c, geometry.out_c);
+        let (zeros, no_bias) = (Aligned::zeros(geometry.in_c), Aligned::zeros(panels.padded_cols()));
+        Winograd { isa, geometry, clamp, panels, zeros, no_bias }
+    }
+
+    /// Values of the packed weights: for each panel, for each point, what a product takes.
+    pub(crate) fn weights_len(&self) -> usize {
+        POINTS * self.panels.len()
+    }
+
+    /// Values of the packed bias: padded to whole vectors.
+    pub(crate) fn bias_len(&self) -> usize {
+        self.panels.padded_cols()
+    }
+
+    /// Transforms and packs weights, `[out_c, 3, 3, in_c]`, as exactly as is possible.
+    pub(crate) fn pack_weights_once(&self, weights: &[f32], packed: &mut [f32]) {
+        let (panels, in_c, out_c) = (self.panels, self.geometry.in_c, self.geometry.out_c);
         let mut points = vec![0.0; POINTS * out_c * in_c];
         for (pair, value) in (0..out_c * in_c).map(|pair| (pair, pair / in_c * 9 * in_c + pair % in_c)) {
             let window = std::array::from_fn(|tap| f64::from(weights[value + tap * in_c]));
@@ -76,19 +88,26 @@ impl Winograd {
                 points[point * out_c * in_c + pair] = value as f32;
             }
         }
-        let mut packed = Aligned::zeros(POINTS * panels.len());
         for panel in 0..panels.count() {
             for point in 0..POINTS {
                 let at = POINTS * panels.offset(panel) + point * panels.width(panel) * in_c;
                 panels.pack(panel, &points[point * out_c * in_c..], 1, in_c, &mut packed[at..]);
             }
         }
-        let mut biases = Aligned::zeros(panels.padded_cols());
-        if let Some(bias) = bias {
-            biases[..out_c].copy_from_slice(bias);
-        }
-        let zeros = Aligned::zeros(in_c);
-        Winograd { isa, geometry, clamp, panels, weights: packed, bias: biases, zeros }
+    }
+
+    /// Transforms and packs weights that a layout, which has been checked, finds in `from`: the same in `f32`, for every run.
+    pub(crate) fn pack_weights(&self, from: &[f32], layout: &FilterLayout, packed: &mut [f32], pool: &Pool) {
+        let (panels, in_c) = (&self.panels, self.geometry.in_c);
+        let packed = SharedMut::new(packed);
+        let blocks = in_c.div_ceil(INPUTS);
+        pool.run(panels.count() * blocks, &|chunk| {
+            let (panel, block) = (chunk / blocks, chunk % blocks);
+            let inputs = block * INPUTS..in_c.min((block + 1) * INPUTS);
+            let columns = panels.column(panel)..panels.column(panel) + panels.cols(panel);
+            let (at, width) = (POINTS * panels.offset(panel), panels.width(panel));
+            dispatch(self.isa, transform::Weights { from, layout, columns, inputs, in_c, at, width, packed: &packed });
+        });
     }
 
     /// How many values of scratch [`Winograd::run`] needs on a pool of at most so many threads.
@@ -96,9 +115,11 @@ impl Winograd {
         (1..=threads.max(1)).map(|threads| threads * self.worker_len(self.cut(threads)[0])).max().unwrap_or(0)
     }
 
-    /// As [`super::conv::Conv::run`].
+    /// As [`super::conv::Conv::run`], with packed weights and bias (empty for none).
     pub(crate) fn run(
         &self,
+        weights: &[f32],
+        bias: &[f32],
         x: &[f32],
         residual: Option<&[f32]>,
         y: &mut [f32],
@@ -106,6 +127,9 @@ impl Winograd {
         pool: &Pool,
     ) -> Result<(), KernelError> {
         let geometry = &self.geometry;
+        let bias = if bias.is_empty() { &self.no_bias } else { bias };
+        expect_len("packed weights", weights.len(), self.weights_len())?;
+        expect_len("packed bias", bias.len(), self.bias_len())?;
         expect_len("input", x.len(), geometry.input_len())?;
         expect_len("output", y.len(), geometry.output_len())?;
         if let Some(residual) = residual {
@@ -124,7 +148,7 @@ impl Winograd {
             let (tiles, panels) = (tile..tiles.min(tile + step), panel..panels.min(panel + panel_step));
             // SAFETY: chunks that run at the same time have different workers.
             let scratch = unsafe { scratch.slice(worker * len..(worker + 1) * len) };
-            dispatch(self.isa, Tiles { layer: self, x, residual, out: &out, tiles, panels, scratch });
+            dispatch(self.isa, Tiles { layer: self, weights, bias, x, residual, out: &out, tiles, panels, scratch });
         });
         Ok(())
     }
@@ -134,7 +158,7 @@ impl Winograd {
         let (tiles, panels) = (self.tiles(), self.panels.count());
         // Measured: what is transformed may fill what the weights leave of the second-level cache; where they do not fit there, all of it, as they
         // are then passed over once for all that is transformed.
-        let (cache, weights) = (level2(), self.weights.len() * size_of::<f32>());
+        let (cache, weights) = (level2(), self.weights_len() * size_of::<f32>());
         let room = if weights < cache { cache - weights } else { cache };
         let cached = (room / (self.worker_len(1) * size_of::<f32>())).max(SHARED).min(tiles);
         let blocks = tiles.div_ceil(cached);
@@ -178,6 +202,8 @@ fn tiles(geometry: &ConvGeometry) -> [usize; 2] {
 /// Some tiles, some panels of output channels.
 struct Tiles<'a> {
     layer: &'a Winograd,
+    weights: &'a [f32],
+    bias: &'a [f32],
     x: &'a [f32],
     residual: Option<&'a [f32]>,
     out: &'a SharedMut<'a, f32>,
@@ -191,7 +217,7 @@ impl Kernel for Tiles<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Tiles { layer, x, residual, out, tiles, panels: range, scratch } = self;
+        let Tiles { layer, weights, bias, x, residual, out, tiles, panels: range, scratch } = self;
         let (panels, count, channels) = (layer.panels, tiles.len(), layer.channels());
         let (inputs_step, results_step) = (apart(count * channels), apart(count * PANEL));
         let (inputs, results) = scratch.split_at_mut(POINTS * inputs_step);
@@ -222,7 +248,7 @@ impl Kernel for Tiles<'_> {
                     depth: layer.geometry.in_c,
                     zeros: &[],
                     panels: Panels::new_inside(simd, layer.geometry.in_c, width),
-                    right: &layer.weights[at..][..width * layer.geometry.in_c],
+                    right: &weights[at..][..width * layer.geometry.in_c],
                     bias: &[],
                     clamp: Clamp::NONE,
                     in_order: true,
@@ -240,7 +266,7 @@ impl Kernel for Tiles<'_> {
                     results: &results[i * PANEL..],
                     step: results_step,
                     place,
-                    bias: &layer.bias,
+                    bias,
                     residual,
                     clamp: layer.clamp,
                     channels: panels.column(panel)..panels.column(panel) + panels.cols(panel),
@@ -288,16 +314,25 @@ mod tests {
             // Pixels of a tile share their roundings, so the error of one follows the magnitudes of all.
             let largest = magnitudes.iter().copied().fold(0.0, f64::max);
             for isa in Isa::available() {
-                let layer = Winograd::pack(isa, geometry, &weights, bias, clamp);
-                let mut first: Option<Vec<f32>> = None;
-                for threads in [1, 2, 3, 8] {
-                    let mut y = vec![f32::NAN; geometry.output_len()];
-                    let mut scratch = vec![f32::NAN; layer.scratch_len(threads)];
-                    layer.run(&x, residual, &mut y, &mut scratch, &Pool::new(threads)).unwrap();
-                    prop_assert_eq!(first.get_or_insert_with(|| y.clone()), &y, "{} threads", threads);
-                    for (i, (y, expected)) in y.iter().zip(&expected).enumerate() {
-                        let error = (f64::from(*y) - expected).abs();
-                        prop_assert!(error <= 1e-5 * largest, "{} {geometry:?} {i}: {y}, not {expected}", isa.name());
+                let layer = Winograd::new(isa, geometry, clamp);
+                let mut packed = vec![vec![f32::NAN; layer.weights_len()]; 2];
+                layer.pack_weights_once(&weights, &mut packed[0]);
+                layer.pack_weights(&weights, &FilterLayout::channels_last(&geometry), &mut packed[1], &Pool::new(2));
+                let mut biases = vec![0.0; if bias.is_some() { layer.bias_len() } else { 0 }];
+                if let Some(bias) = bias {
+                    biases[..out_c].copy_from_slice(bias);
+                }
+                for packed in &packed {
+                    let mut first: Option<Vec<f32>> = None;
+                    for threads in [1, 2, 3, 8] {
+                        let mut y = vec![f32::NAN; geometry.output_len()];
+                        let mut scratch = vec![f32::NAN; layer.scratch_len(threads)];
+                        layer.run(packed, &biases, &x, residual, &mut y, &mut scratch, &Pool::new(threads)).unwrap();
+                        prop_assert_eq!(first.get_or_insert_with(|| y.clone()), &y, "{} threads", threads);
+                        for (i, (y, expected)) in y.iter().zip(&expected).enumerate() {
+                            let error = (f64::from(*y) - expected).abs();
+                            prop_assert!(error <= 1e-5 * largest, "{} {geometry:?} {i}: {y}, not {expected}", isa.name());
+                        }
                     }
                 }
             }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use crate::ConvGeometry;
 use crate::aligned::Aligned;
 use crate::float::Clamp;
+use crate::float::conv::FilterLayout;
 use crate::float::simd::{Kernel, Simd};
 use crate::pool::SharedMut;
 
@@ -41,6 +42,70 @@ pub(super) fn weights(window: &[f64; 9]) -> [f64; POINTS] {
         points[i * SIDE..(i + 1) * SIDE].copy_from_slice(&line([columns[0][i], columns[1][i], columns[2][i]]));
     }
     points
+}
+
+/// Transforms the weights of some pairs of channels, vectors over output channels, and puts them where products read them.
+pub(super) struct Weights<'a> {
+    pub(super) from: &'a [f32],
+    pub(super) layout: &'a FilterLayout,
+    /// Output channels: those of a panel.
+    pub(super) columns: Range<usize>,
+    pub(super) inputs: Range<usize>,
+    /// Input channels of the layer.
+    pub(super) in_c: usize,
+    /// Where the panel's first point is.
+    pub(super) at: usize,
+    /// Columns of the panel in memory.
+    pub(super) width: usize,
+    pub(super) packed: &'a SharedMut<'a, f32>,
+}
+
+/// `G g` for three values.
+#[inline(always)]
+fn weight_line<S: Simd>(s: S, g: [S::V; 3]) -> [S::V; SIDE] {
+    const NEAR: f32 = 1.0 / (2.0 * A2 * (A2 - B2));
+    const FAR: f32 = 1.0 / (2.0 * B2 * (B2 - A2));
+    let near = [s.fma(g[2], s.splat(A2), g[0]), s.mul(g[1], s.splat(A))];
+    let far = [s.fma(g[2], s.splat(B2), g[0]), s.mul(g[1], s.splat(B))];
+    [
+        s.mul(g[0], s.splat(1.0 / (A2 * B2))),
+        s.mul(s.add(near[0], near[1]), s.splat(NEAR)),
+        s.mul(s.sub(near[0], near[1]), s.splat(NEAR)),
+        s.mul(s.add(far[0], far[1]), s.splat(FAR)),
+        s.mul(s.sub(far[0], far[1]), s.splat(FAR)),
+        g[2],
+    ]
+}
+
+impl Kernel for Weights<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Weights { from, layout, columns, inputs, in_c, at, width, packed } = self;
+        for first in (0..width).step_by(S::LANES) {
+            for input in inputs.clone() {
+                // Where there is no channel, zeros.
+                let mut window = [[0.0f32; 16]; 9];
+                for lane in 0..S::LANES.min(columns.len() - first) {
+                    for (tap, lanes) in window.iter_mut().enumerate() {
+                        lanes[lane] = from[layout.at(0, columns.start + first + lane, input, tap / 3, tap % 3)];
+                    }
+                }
+                let mut half = [[s.splat(0.0); SIDE]; 3];
+                for (j, half) in half.iter_mut().enumerate() {
+                    *half = weight_line(s, [s.load(&window[j]), s.load(&window[3 + j]), s.load(&window[6 + j])]);
+                }
+                for i in 0..SIDE {
+                    for (j, value) in weight_line(s, [half[0][i], half[1][i], half[2][i]]).into_iter().enumerate() {
+                        let to = at + ((i * SIDE + j) * in_c + input) * width + first;
+                        // SAFETY: tasks have panels or input channels of their own.
+                        s.store(unsafe { packed.slice(to..to + S::LANES) }, value);
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// `Bᵀ d` for six values.
