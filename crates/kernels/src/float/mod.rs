@@ -5,6 +5,7 @@
 //! different sets agree within a tolerance, not to the bit.
 
 pub mod attention;
+pub mod batch_norm;
 pub mod block;
 pub mod conv;
 pub mod depthwise;
@@ -13,6 +14,7 @@ pub mod matmul;
 pub mod peak;
 pub mod permute;
 pub mod pooling;
+pub mod pooling_grad;
 mod product;
 pub mod recurrent;
 pub mod reduce;

@@ -100,7 +100,7 @@ impl Kernel for OutputRows<'_> {
 
 /// What the sum under a window is divided by.
 #[inline(always)]
-fn divisor(geometry: &ConvGeometry, count: Count, row: usize, col: usize) -> f32 {
+pub(crate) fn divisor(geometry: &ConvGeometry, count: Count, row: usize, col: usize) -> f32 {
     let (down, right) = match count {
         Count::Inside => (geometry.row_taps(row).len(), geometry.col_taps(col).len()),
         Count::Padded { bottom, right } => {
