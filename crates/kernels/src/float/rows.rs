@@ -24,6 +24,22 @@ pub fn softmax_in_place(isa: Isa, width: usize, y: &mut [f32], pool: &Pool) -> R
     each_row(isa, width, None, y, RowOp::Softmax, pool)
 }
 
+/// The logarithm of the softmax of every row of `width` values: `y = x - max - ln Σ e^(x - max)`. Allocates nothing.
+///
+/// # Errors
+/// [`KernelError`] when `x` and `y` differ in length or are not whole rows.
+pub fn log_softmax(isa: Isa, width: usize, x: &[f32], y: &mut [f32], pool: &Pool) -> Result<(), KernelError> {
+    each_row(isa, width, Some(x), y, RowOp::LogSoftmax, pool)
+}
+
+/// [`log_softmax`] of `y`, in place.
+///
+/// # Errors
+/// [`KernelError`] when `y` is not whole rows.
+pub fn log_softmax_in_place(isa: Isa, width: usize, y: &mut [f32], pool: &Pool) -> Result<(), KernelError> {
+    each_row(isa, width, None, y, RowOp::LogSoftmax, pool)
+}
+
 /// Normalizes every row to mean 0 and variance 1, then applies what was learned:
 /// `y = (x - mean) / √(variance + epsilon) · scale + bias`, with `scale` and `bias` as long as a row. Allocates nothing.
 ///
@@ -65,6 +81,7 @@ pub fn layer_norm_in_place(
 #[derive(Clone, Copy)]
 enum RowOp<'a> {
     Softmax,
+    LogSoftmax,
     Normalize { scale: &'a [f32], bias: Option<&'a [f32]>, epsilon: f32 },
 }
 
@@ -112,6 +129,7 @@ impl Kernel for InPlace<'_> {
         for row in self.y.chunks_exact_mut(self.width) {
             match self.op {
                 RowOp::Softmax => softmax_row(s, row),
+                RowOp::LogSoftmax => log_softmax_row(s, row),
                 RowOp::Normalize { scale, bias, epsilon } => normalize_row(s, row, scale, bias, epsilon),
             }
         }
@@ -147,6 +165,33 @@ fn softmax_row<S: Simd>(s: S, row: &mut [f32]) {
         s.store(x, s.mul(s.load(x), scale));
     }
     s.store_tail(tail, s.mul(s.load_tail(tail), scale));
+}
+
+#[inline(always)]
+fn log_softmax_row<S: Simd>(s: S, row: &mut [f32]) {
+    let mut top = s.splat(f32::NEG_INFINITY);
+    let (body, tail) = row.split_at(row.len() / S::LANES * S::LANES);
+    for x in body.chunks_exact(S::LANES) {
+        top = s.max(top, s.load(x));
+    }
+    let top = tail.iter().copied().fold(s.largest(top), f32::max);
+    let mut sums = s.splat(0.0);
+    for x in body.chunks_exact(S::LANES) {
+        sums = s.add(sums, exp(s, s.sub(s.load(x), s.splat(top))));
+    }
+    let mut sum = s.sum(sums);
+    if !tail.is_empty() {
+        let mut lanes = [0.0f32; 64];
+        s.store_tail(&mut lanes[..tail.len()], exp(s, s.sub(s.load_tail(tail), s.splat(top))));
+        for e in &lanes[..tail.len()] {
+            sum += e;
+        }
+    }
+    // Two steps: the logarithm is lost beside a large maximum.
+    let (top, logarithm) = (s.splat(top), s.splat(sum.ln()));
+    for x in row.chunks_mut(S::LANES) {
+        s.store_tail(x, s.sub(s.sub(load(s, x), top), logarithm));
+    }
 }
 
 #[inline(always)]
@@ -237,6 +282,17 @@ mod tests {
                     close(&y, &expected, 1e-5);
                     let mut z = x.clone();
                     softmax_in_place(isa, width, &mut z, &pool).unwrap();
+                    prop_assert_eq!(&y, &z);
+                    log_softmax(isa, width, &x, &mut y, &pool).unwrap();
+                    for (i, found) in y.iter().enumerate() {
+                        let row = &x[i / width * width..][..width];
+                        let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                        let sum: f64 = row.iter().map(|v| (f64::from(*v) - f64::from(top)).exp()).sum();
+                        let want = f64::from(x[i]) - f64::from(top) - sum.ln();
+                        prop_assert!((f64::from(*found) - want).abs() < 2e-6 * want.abs().max(1.0), "{} {}", found, want);
+                    }
+                    let mut z = x.clone();
+                    log_softmax_in_place(isa, width, &mut z, &pool).unwrap();
                     prop_assert_eq!(&y, &z);
                 }
             }

@@ -25,6 +25,8 @@ pub enum Binary {
     Max,
     /// `a < 0 ? a * b : a`: ReLU with learned slopes `b`.
     Prelu,
+    /// `a > 0 ? b : 0`: what ReLU, which gave `a`, lets through of a gradient `b`.
+    Gate,
 }
 
 /// One side of a function of two values, and how it is spread over the output.
@@ -153,6 +155,7 @@ impl Kernel for Zip<'_> {
             Binary::Min => each!(|a, b| keep_nan(s, a, s.min(a, b))),
             Binary::Max => each!(|a, b| keep_nan(s, a, s.max(a, b))),
             Binary::Prelu => each!(|a, b| s.select_lt(a, zero, s.mul(a, b), a)),
+            Binary::Gate => each!(|a, b| s.select_lt(zero, a, b, zero)),
         }
     }
 }
@@ -242,8 +245,16 @@ mod tests {
     use super::*;
     use crate::float::testing::noise;
 
-    const OPS: [Binary; 7] =
-        [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div, Binary::Min, Binary::Max, Binary::Prelu];
+    const OPS: [Binary; 8] = [
+        Binary::Add,
+        Binary::Sub,
+        Binary::Mul,
+        Binary::Div,
+        Binary::Min,
+        Binary::Max,
+        Binary::Prelu,
+        Binary::Gate,
+    ];
 
     fn exact(op: Binary, a: f32, b: f32) -> f32 {
         match op {
@@ -258,6 +269,13 @@ mod tests {
                     a * b
                 } else {
                     a
+                }
+            }
+            Binary::Gate => {
+                if a > 0.0 {
+                    b
+                } else {
+                    0.0
                 }
             }
         }
