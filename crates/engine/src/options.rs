@@ -17,6 +17,9 @@ pub struct Options {
     pub input_shapes: Option<Vec<Vec<usize>>>,
     /// Runs every node by its op's reference semantics: slow, for finding out whether a kernel is to blame.
     pub reference: bool,
+    /// Computes convolutions of floats as plain sums of products alone, without transforms that take fewer products but round
+    /// differently: sums of integers are exact while they stay below 2^24, as quantization-aware training needs.
+    pub exact: bool,
     /// The most bytes a session may need for activations and scratch; a model that needs more is refused. A shape costs a
     /// file nothing, so a limit there must be.
     pub memory_limit: usize,
@@ -26,7 +29,7 @@ impl Default for Options {
     fn default() -> Options {
         // 16 GiB, or half of what can be addressed.
         let memory_limit = 1usize.checked_shl(34).unwrap_or(usize::MAX / 2);
-        Options { threads: 1, isa: None, input_shapes: None, reference: false, memory_limit }
+        Options { threads: 1, isa: None, input_shapes: None, reference: false, exact: false, memory_limit }
     }
 }
 

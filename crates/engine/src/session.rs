@@ -94,6 +94,44 @@ impl Session {
         })
     }
 
+    /// The bytes of an input, to be changed, together with those of an output after a run: how a parameter is updated in place by its
+    /// gradient.
+    ///
+    /// # Errors
+    /// If there is no such input or output, or the output is that very input.
+    pub fn update(&mut self, input: usize, output: usize) -> Result<(&mut [u8], &[u8]), EngineError> {
+        let (inputs, outputs) = (self.plan.inputs.len(), self.plan.outputs.len());
+        let Some(Slot::Arena(to)) = self.plan.inputs.get(input).map(|port| port.slot) else {
+            return Err(EngineError::NoSuchPort { what: "input", index: input, count: inputs });
+        };
+        let from = self.plan.outputs.get(output).map(|port| port.slot);
+        let missing = EngineError::NoSuchPort { what: "output", index: output, count: outputs };
+        match from.ok_or(missing)? {
+            Slot::Arena(from) => {
+                let same =
+                    EngineError::NoSuchPort { what: "output apart from its input", index: output, count: outputs };
+                if to.offset < from.end() && from.offset < to.end() {
+                    return Err(same);
+                }
+                let arena = self.arena.as_mut();
+                let (low, high) = arena.split_at_mut(to.offset.max(from.offset));
+                Ok(if to.offset < from.offset {
+                    (&mut low[to.offset..to.end()], &high[..from.len])
+                } else {
+                    (&mut high[..to.len], &low[from.offset..from.end()])
+                })
+            }
+            Slot::Constant(index, region) => Ok((
+                &mut self.arena.as_mut()[to.offset..to.end()],
+                &self.plan.constants[index].as_ref()[region.offset..region.end()],
+            )),
+            Slot::Dynamic(index) => Ok((
+                &mut self.arena.as_mut()[to.offset..to.end()],
+                self.dynamic[index].as_ref().map_or(&[], |t| t.bytes()),
+            )),
+        }
+    }
+
     /// A copy of output `i` after a run.
     ///
     /// # Errors

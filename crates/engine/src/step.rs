@@ -70,12 +70,15 @@ pub(crate) struct StepIo<'a> {
     pub(crate) scratch: Region,
 }
 
+/// The most outputs that a step writes at once.
+const MOST_OUTPUTS: usize = 4;
+
 /// The inputs of a step, beside the output it is writing.
 pub(crate) struct Inputs<'a> {
     slots: &'a [Slot],
     constants: &'a [Aligned],
     /// What is left of the arena, with the offset where it begins.
-    gaps: [(usize, &'a [u8]); 3],
+    gaps: [(usize, &'a [u8]); MOST_OUTPUTS + 2],
 }
 
 impl<'a> Inputs<'a> {
@@ -105,23 +108,52 @@ impl<'a> StepIo<'a> {
 
     /// The inputs, the bytes of output `index`, and scratch.
     pub(crate) fn split_output(&mut self, index: usize) -> (Inputs<'_>, &mut [u8], &mut [u8]) {
-        let out = match self.outputs[index] {
-            Slot::Arena(region) => region,
-            Slot::Constant(..) | Slot::Dynamic(_) => Region { offset: 0, len: 0 },
-        };
-        let scratch = self.scratch;
-        let (first, second, swapped) =
-            if out.offset <= scratch.offset { (out, scratch, false) } else { (scratch, out, true) };
-        let (before, rest) = self.arena.split_at_mut(first.offset);
-        let (a, rest) = rest.split_at_mut(first.len);
+        let (inputs, [output], scratch) = self.carve([index]);
+        (inputs, output, scratch)
+    }
+
+    /// The inputs, the bytes of the first outputs, and scratch.
+    pub(crate) fn split_outputs<const N: usize>(&mut self) -> (Inputs<'_>, [&mut [u8]; N], &mut [u8]) {
+        self.carve(std::array::from_fn(|i| i))
+    }
+
+    /// The inputs, the bytes of some outputs, and scratch.
+    fn carve<const N: usize>(&mut self, outputs: [usize; N]) -> (Inputs<'_>, [&mut [u8]; N], &mut [u8]) {
+        const { assert!(N <= MOST_OUTPUTS) };
+        let nothing = Region { offset: 0, len: 0 };
+        // Scratch is the last.
+        let mut order = [(nothing, 0); MOST_OUTPUTS + 1];
+        for (i, place) in order[..=N].iter_mut().enumerate() {
+            let region = match outputs.get(i).map(|output| self.outputs[*output]) {
+                Some(Slot::Arena(region)) => region,
+                Some(Slot::Constant(..) | Slot::Dynamic(_)) => nothing,
+                None => self.scratch,
+            };
+            *place = (region, i);
+        }
+        let order = &mut order[..=N];
+        order.sort_unstable_by_key(|(region, _)| region.offset);
+        let (mut rest, mut at) = (&mut *self.arena, 0);
+        // What is empty lies in the arena all the same, where it is aligned.
+        let mut parts: [&mut [u8]; MOST_OUTPUTS + 1] = std::array::from_fn(|_| {
+            let (empty, after) = std::mem::take(&mut rest).split_at_mut(0);
+            rest = after;
+            empty
+        });
+        let mut gaps = [(usize::MAX, &[][..]); MOST_OUTPUTS + 2];
         // Empty regions may lie inside others; they need no room of their own.
-        let skip = second.offset.saturating_sub(first.end());
-        let (between, rest) = rest.split_at_mut(if second.len == 0 { 0 } else { skip });
-        let (b, after) = rest.split_at_mut(second.len);
-        let after_at = if second.len == 0 { first.end() } else { second.end() };
-        let gaps = [(0, &*before), (first.end(), &*between), (after_at, &*after)];
+        for (gap, (region, i)) in gaps.iter_mut().zip(order.iter().filter(|(region, _)| region.len > 0)) {
+            let (before, after) = rest.split_at_mut(region.offset - at);
+            let (part, after) = after.split_at_mut(region.len);
+            *gap = (at, before);
+            parts[*i] = part;
+            (rest, at) = (after, region.end());
+        }
+        gaps[MOST_OUTPUTS + 1] = (at, rest);
         let inputs = Inputs { slots: self.inputs, constants: self.constants, gaps };
-        if swapped { (inputs, b, a) } else { (inputs, a, b) }
+        let mut parts = parts.into_iter();
+        let outputs = std::array::from_fn(|_| parts.next().unwrap_or_default());
+        (inputs, outputs, parts.next().unwrap_or_default())
     }
 
     /// The bytes of input `i`, while no output is being written.
@@ -170,5 +202,21 @@ mod tests {
             }
             assert_eq!(inputs.get(3).is_none(), out.len > 0);
         }
+        let mut arena: Vec<u8> = (0..16).collect();
+        let slots = [at(12, 2), at(0, 3), at(6, 2), at(8, 4), at(3, 1)].map(Slot::Arena);
+        let mut io = StepIo {
+            arena: &mut arena,
+            constants: &[],
+            dynamic: &mut [],
+            inputs: &slots[3..],
+            outputs: &slots[..3],
+            scratch: at(4, 2),
+        };
+        let (inputs, outputs, scratch) = io.split_outputs::<3>();
+        assert_eq!(
+            (&outputs[0][..], &outputs[1][..], &outputs[2][..], &scratch[..]),
+            (&[12, 13][..], &[0, 1, 2][..], &[6, 7][..], &[4, 5][..])
+        );
+        assert_eq!((inputs.get(0), inputs.get(1)), (Some(&[8, 9, 10, 11][..]), Some(&[3][..])));
     }
 }

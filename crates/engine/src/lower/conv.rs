@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 
-use qing_graph::{Node, ops};
+use qing_graph::{Node, ValueId, ops};
 use qing_kernels::{
     ConvGeometry, Pool,
     float::{conv::Conv, depthwise::Depthwise},
 };
 
-use super::{Lower, StepSpec, block, block::FloatConv, elementwise::is_f32, fuse, qconv, window::geometry};
+use super::{Lower, StepSpec, block, block::FloatConv, dynamic, elementwise::is_f32, fuse, qconv, window::geometry};
 use crate::{
     EngineError,
     plan::layout::Layout,
@@ -43,13 +43,15 @@ impl Step for DepthwiseStep {
 
 /// The geometry of a convolution with constant weights and bias over one or two axes.
 pub(super) fn geometry_of(cx: &Lower<'_>, node: &Node) -> Result<Option<ConvGeometry>, EngineError> {
+    let constant = |id: &ValueId| cx.graph.constant(*id).is_some();
+    if node.inputs.iter().skip(1).flatten().all(constant) { any_geometry(cx, node) } else { Ok(None) }
+}
+
+/// The geometry of a convolution over one or two axes.
+pub(super) fn any_geometry(cx: &Lower<'_>, node: &Node) -> Result<Option<ConvGeometry>, EngineError> {
     let (Some(op), Some(x), Some(w)) = (node.op.downcast::<ops::Conv>(), node.input(0), node.input(1)) else {
         return Ok(None);
     };
-    let constant = |id| cx.graph.constant(id).is_some();
-    if !constant(w) || !node.input(2).is_none_or(constant) {
-        return Ok(None);
-    }
     let fail = |source| cx.graph.node_error(node, source);
     let groups = op.groups().map_err(fail)?;
     let (x_shape, w_shape) = (cx.shape(x), cx.shape(w));
@@ -79,7 +81,7 @@ pub(super) fn float_conv<'g>(cx: &Lower<'g>, node: &Node) -> Result<Option<Float
 /// `Conv`: quantized if its input is, else on floats with constant weights.
 pub(super) fn lower(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
     let (Some(geometry), Some(x), Some(w)) = (geometry_of(cx, node)?, node.input(0), node.input(1)) else {
-        return Ok(false);
+        return dynamic::conv(cx, node);
     };
     if cx.graph.ty(x).quant.is_some() || cx.graph.ty(w).quant.is_some() {
         let Some(weights) = qconv::centered(cx, w, 0) else { return Ok(false) };
@@ -104,7 +106,8 @@ pub(super) fn lower(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError
         let packed = packed.map_err(|e| refuse(cx, e))?;
         StepSpec::new(node, name(cx, "depthwise f32", &geometry), places, outputs, DepthwiseStep(packed))
     } else {
-        let packed = Conv::pack(cx.isa, geometry, &weights, bias.as_deref(), tail.clamp);
+        let pack = if cx.exact { Conv::pack_exact } else { Conv::pack };
+        let packed = pack(cx.isa, geometry, &weights, bias.as_deref(), tail.clamp);
         let conv = packed.map_err(|e| refuse(cx, e))?;
         let scratch = size_of::<f32>() * conv.scratch_len(cx.threads);
         let step = ConvStep { conv, residual: tail.residual.is_some() };

@@ -154,6 +154,7 @@ pub(super) fn binary_of(node: &Node) -> Option<Binary> {
         "Min" => Binary::Min,
         "Max" => Binary::Max,
         "PRelu" => Binary::Prelu,
+        "ReluGrad" => Binary::Gate,
         _ => return None,
     })
 }
@@ -192,7 +193,8 @@ pub(super) fn lower_binary(cx: &mut Lower<'_>, node: &Node) -> Result<bool, Engi
     let outputs = vec![cx.write(tail.output, layout)];
     let step = BinaryStep { isa: cx.isa, op, spreads, clamp: tail.clamp };
     let mut step = StepSpec::new(node, format!("binary f32 {}", cx.isa.name()), inputs, outputs, step);
-    step.in_place = spreads.iter().position(|s| *s == Spread::Full);
+    // What ReLU gave is read again as a rule, the gradient not.
+    step.in_place = if op == Binary::Gate { Some(1) } else { spreads.iter().position(|s| *s == Spread::Full) };
     cx.push_fused(step, &tail.nodes);
     Ok(true)
 }

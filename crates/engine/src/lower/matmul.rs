@@ -3,11 +3,16 @@
 use qing_graph::{Element, Node, Tensor, ValueId, arithmetic};
 use qing_kernels::{
     ConvGeometry, Isa, Pool,
-    float::matmul::{MatMul, MatMulShape, multiply},
+    float::{
+        Clamp,
+        elementwise::{Binary, Operand, binary},
+        matmul::{MatMul, MatMulShape, multiply},
+        permute::permute,
+    },
     quantized::{Epilogue, Output, matmul::QMatMul},
 };
 
-use super::{Lower, StepSpec, attr, fuse, groups, qconv};
+use super::{Lower, StepSpec, attr, elementwise::Spread, fuse, groups, qconv, strided};
 use crate::{
     EngineError,
     plan::layout::Layout,
@@ -123,12 +128,16 @@ pub(super) fn gemm(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError>
     let (a_shape, b_shape) = (cx.shape(a), cx.shape(b));
     let transposed_b = attr(node, "transB", 0i64) != 0;
     let (alpha, beta) = (attr(node, "alpha", 1.0f32), attr(node, "beta", 1.0f32));
-    if attr(node, "transA", 0i64) != 0 || a_shape.len() != 2 || b_shape.len() != 2 {
+    let transposed_a = attr(node, "transA", 0i64) != 0;
+    if a_shape.len() != 2 || b_shape.len() != 2 {
         return Ok(false);
     }
-    let depth = a_shape[1];
+    let depth = if transposed_a { a_shape[0] } else { a_shape[1] };
     let cols = if transposed_b { b_shape[0] } else { b_shape[1] };
-    let Some(weights) = cx.graph.constant(b) else { return Ok(false) };
+    let plain_c = node.input(2).is_none_or(|c| cx.graph.constant(c).is_some());
+    let Some(weights) = cx.graph.constant(b).filter(|_| !transposed_a && plain_c) else {
+        return general(cx, node, transposed_a, transposed_b, (alpha, beta));
+    };
     if cx.graph.ty(a).quant.is_some() {
         if alpha != 1.0 || beta != 1.0 {
             return Ok(false);
@@ -151,11 +160,89 @@ pub(super) fn gemm(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError>
             let row = shape.iter().rev().skip(1).all(|d| *d == 1) && shape.last().is_none_or(|d| *d == 1 || *d == cols);
             match cx.graph.constant(c).map(Tensor::to_f32s) {
                 Some(c) if row => Some((0..cols).map(|i| c[i % c.len()] * beta).collect()),
-                _ => return Ok(false),
+                _ => return general(cx, node, false, transposed_b, (alpha, beta)),
             }
         }
     };
     constant(cx, node, a, (depth, cols), &weights, transposed_b, bias)
+}
+
+/// `alpha · A · B + beta · C` of three values. Inputs: A, B, and C if there is one.
+struct General {
+    isa: Isa,
+    shape: MatMulShape,
+    alpha: f32,
+    /// Values of scratch that the product needs; before them lies A, if it is transposed.
+    scratch: usize,
+    transposed: bool,
+    /// How C lies beside the results.
+    added: Option<(Spread, f32)>,
+}
+
+impl Step for General {
+    fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
+        let (inputs, y, scratch) = io.split();
+        let (a, b, y) = (inputs.values::<f32>(0), inputs.values(1), bytemuck::cast_slice_mut(y));
+        let scratch: &mut [f32] = bytemuck::cast_slice_mut(scratch);
+        let (rows, depth) = (self.shape.rows, self.shape.depth);
+        let (turned, scratch) = scratch.split_at_mut(if self.transposed { a.len() } else { 0 });
+        if self.transposed {
+            permute(&[depth, rows], &[1, 0], a, turned, pool)?;
+        }
+        let a = if self.transposed { &*turned } else { a };
+        multiply(self.isa, &self.shape, a, b, self.alpha, y, &mut scratch[..self.scratch], pool)?;
+        let Some((spread, beta)) = self.added else { return Ok(()) };
+        let c: &[f32] = inputs.values(2);
+        let scaled = &mut scratch[..c.len()];
+        for (to, from) in scaled.iter_mut().zip(c) {
+            *to = beta * from;
+        }
+        let c = match spread {
+            Spread::Full => Operand::Full(scaled),
+            Spread::Scalar => Operand::Scalar(scaled[0]),
+            Spread::Row => Operand::Row(scaled),
+            Spread::Column(run) => Operand::Column(scaled, run),
+        };
+        binary(self.isa, Binary::Add, Operand::Output, c, Clamp::NONE, y, pool)?;
+        Ok(())
+    }
+}
+
+/// Pushes a product of values that are all given at run time.
+fn general(
+    cx: &mut Lower<'_>,
+    node: &Node,
+    transposed: bool,
+    transposed_b: bool,
+    (alpha, beta): (f32, f32),
+) -> Result<bool, EngineError> {
+    let (Some(a), Some(b), y) = (node.input(0), node.input(1), node.outputs[0]) else { return Ok(false) };
+    let all: Vec<ValueId> = node.inputs.iter().flatten().copied().chain([y]).collect();
+    if !all_f32(cx, &all) {
+        return Ok(false);
+    }
+    let (a_shape, y_shape) = (cx.shape(a), cx.shape(y));
+    let [rows, cols] = y_shape[..] else { return Ok(false) };
+    let depth = if transposed { a_shape[0] } else { a_shape[1] };
+    let shape =
+        MatMulShape { batch: 1, rows, depth, cols, transposed: transposed_b, shared_left: false, shared_right: false };
+    let product = shape.scratch_len(cx.isa).map_err(|e| cx.refuse(node, e))?;
+    let mut inputs = vec![cx.read(a, Layout::Plain)?, cx.read(b, Layout::Plain)?];
+    let mut added = None;
+    let mut scratch = product;
+    if let Some(c) = node.input(2) {
+        let (place, spread) = strided::spread(cx, node, c, y, Layout::Plain)?;
+        scratch = scratch.max(place.bytes / 4);
+        added = Some((spread, beta));
+        inputs.push(place);
+    }
+    let turned = if transposed { rows * depth } else { 0 };
+    let outputs = vec![cx.write(y, Layout::Plain)];
+    let step = General { isa: cx.isa, shape, alpha, scratch: product, transposed, added };
+    let mut step = StepSpec::new(node, format!("product f32 {}", cx.isa.name()), inputs, outputs, step);
+    step.scratch = 4 * (turned + scratch);
+    cx.push(step);
+    Ok(true)
 }
 
 /// Pushes a product by constant weights.

@@ -1,12 +1,14 @@
 //! From nodes to steps: the table of what computes which op, and the memory of values on the way.
 
 mod attention;
+mod batch_norm;
 mod bits;
 mod block;
 mod cast;
 mod chain;
 mod conv;
 mod convert;
+mod dynamic;
 mod elementwise;
 mod fallback;
 mod fuse;
@@ -58,6 +60,7 @@ static TABLE: &[(&str, &str, LowerFn)] = &[
     ("", "Clip", elementwise::lower_unary),
     ("", "Concat", movement::concat),
     ("", "Conv", conv::lower),
+    ("", "ConvTranspose", dynamic::conv_transpose),
     ("", "DepthToSpace", movement::depth_to_space),
     ("", "Div", elementwise::lower_binary),
     ("", "Dropout", movement::dropout),
@@ -77,6 +80,7 @@ static TABLE: &[(&str, &str, LowerFn)] = &[
     ("", "LSTM", recurrent::lower),
     ("", "LayerNormalization", normalize::lower_layer_norm),
     ("", "LeakyRelu", elementwise::lower_unary),
+    ("", "LogSoftmax", normalize::lower_softmax),
     ("", "MatMul", matmul::matmul),
     ("", "Max", elementwise::lower_binary),
     ("", "MaxPool", pool::window),
@@ -107,8 +111,14 @@ static TABLE: &[(&str, &str, LowerFn)] = &[
     ("", "Unsqueeze", movement::reshape),
     ("", "Where", elementwise::lower_where),
     ("com.microsoft", "QuickGelu", elementwise::lower_unary),
+    ("qing", "AveragePoolGrad", pool::gradient),
+    ("qing", "BatchNormGrad", batch_norm::gradient),
+    ("qing", "BatchNormTraining", batch_norm::training),
+    ("qing", "ConvWeightGrad", dynamic::weight_grad),
     ("qing", "Dequantize", quantize::lower_dequantize),
+    ("qing", "MaxPoolGrad", pool::gradient),
     ("qing", "Quantize", quantize::lower_quantize),
+    ("qing", "ReluGrad", batch_norm::relu_gradient),
 ];
 
 /// `Add` on floats or on quantized values.
@@ -219,6 +229,8 @@ pub(crate) struct Lower<'g> {
     pub(crate) graph: &'g Graph,
     pub(crate) isa: Isa,
     pub(crate) threads: usize,
+    /// Whether convolutions of floats are plain sums.
+    pub(crate) exact: bool,
     steps: Vec<StepSpec>,
     buffers: Vec<usize>,
     constants: Vec<Aligned>,
@@ -235,6 +247,7 @@ pub(crate) fn lower(graph: &Graph, options: &Options) -> Result<Lowered, EngineE
         graph,
         isa: options.isa(),
         threads: options.threads.max(1),
+        exact: options.exact,
         steps: vec![],
         buffers: vec![],
         constants: vec![],
@@ -334,10 +347,36 @@ impl Lower<'_> {
         }
     }
 
+    /// The nodes that read a value.
+    pub(crate) fn readers(&self, id: ValueId) -> &[NodeId] {
+        &self.consumers[id.0 as usize]
+    }
+
+    /// Whether a node is computed by the step of another.
+    pub(crate) fn is_absorbed(&self, node: NodeId) -> bool {
+        self.absorbed[node]
+    }
+
+    /// Leaves a node to the step of another.
+    pub(crate) fn absorb(&mut self, node: NodeId) {
+        self.absorbed[node] = true;
+    }
+
     /// Whether a reader of the value would rather have the channel last.
     pub(crate) fn wants_channels_last(&self, id: ValueId) -> bool {
-        let wanting =
-            ["Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize", "DepthToSpace"];
+        let wanting = [
+            "AveragePool",
+            "AveragePoolGrad",
+            "BatchNormTraining",
+            "Conv",
+            "ConvTranspose",
+            "ConvWeightGrad",
+            "DepthToSpace",
+            "GlobalAveragePool",
+            "GlobalMaxPool",
+            "MaxPool",
+            "Resize",
+        ];
         self.consumers[id.0 as usize].iter().any(|n| {
             let node = &self.graph.nodes[*n];
             node.input(0) == Some(id) && wanting.contains(&node.op.name())

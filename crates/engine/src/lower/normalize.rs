@@ -3,7 +3,7 @@
 use qing_graph::Node;
 use qing_kernels::{
     Isa, Pool,
-    float::rows::{layer_norm, softmax, softmax_in_place},
+    float::rows::{layer_norm, log_softmax, log_softmax_in_place, softmax, softmax_in_place},
 };
 
 use super::{Lower, StepSpec, attr, elementwise::is_f32};
@@ -16,15 +16,19 @@ use crate::{
 struct Softmax {
     isa: Isa,
     width: usize,
+    /// Whether its logarithm is wanted.
+    log: bool,
 }
 
 impl Step for Softmax {
     fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
         let (inputs, y, _) = io.split();
         let y = bytemuck::cast_slice_mut(y);
-        match inputs.get(0) {
-            Some(x) => softmax(self.isa, self.width, bytemuck::cast_slice(x), y, pool)?,
-            None => softmax_in_place(self.isa, self.width, y, pool)?,
+        match (inputs.get(0), self.log) {
+            (Some(x), false) => softmax(self.isa, self.width, bytemuck::cast_slice(x), y, pool)?,
+            (None, false) => softmax_in_place(self.isa, self.width, y, pool)?,
+            (Some(x), true) => log_softmax(self.isa, self.width, bytemuck::cast_slice(x), y, pool)?,
+            (None, true) => log_softmax_in_place(self.isa, self.width, y, pool)?,
         }
         Ok(())
     }
@@ -53,7 +57,7 @@ fn axis_of(node: &Node, rank: usize) -> Option<usize> {
     usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok().filter(|a| *a < rank)
 }
 
-/// `Softmax` along an axis that lies last in one of the layouts.
+/// `Softmax` or `LogSoftmax` along an axis that lies last in one of the layouts.
 pub(super) fn lower_softmax(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
     let (Some(x), y) = (node.input(0), node.outputs[0]) else { return Ok(false) };
     let shape = cx.shape(x);
@@ -74,7 +78,7 @@ pub(super) fn lower_softmax(cx: &mut Lower<'_>, node: &Node) -> Result<bool, Eng
     };
     let inputs = vec![cx.read(x, layout)?];
     let outputs = vec![cx.write(y, layout)];
-    let step = Softmax { isa: cx.isa, width };
+    let step = Softmax { isa: cx.isa, width, log: node.op.name() == "LogSoftmax" };
     let mut step = StepSpec::new(node, format!("softmax f32 {}", cx.isa.name()), inputs, outputs, step);
     step.in_place = Some(0);
     cx.push(step);

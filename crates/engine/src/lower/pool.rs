@@ -5,6 +5,7 @@ use qing_kernels::{
     ConvGeometry, Isa, Pool,
     float::{
         pooling::{Window, pool2d},
+        pooling_grad::pool2d_grad,
         reduce::{Reduce, reduce},
     },
     quantized::{AveragePool, Clip, MaxPool, pooling::Count},
@@ -52,10 +53,51 @@ impl Step for ReduceStep {
     }
 }
 
-/// `MaxPool` and `AveragePool`
-pub(super) fn window(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
-    let (Some(x), [y]) = (node.input(0), node.outputs.as_slice()) else { return Ok(false) };
-    let (x, y) = (x, *y);
+/// Inputs: for the largest value what was pooled, then the gradient of the results.
+struct PoolGrad {
+    isa: Isa,
+    window: Window,
+    geometry: ConvGeometry,
+}
+
+impl Step for PoolGrad {
+    fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
+        let (inputs, dx, _) = io.split();
+        let (x, dy): (&[f32], &[f32]) = match self.window {
+            Window::Max => (inputs.values(0), inputs.values(1)),
+            Window::Mean(_) => (&[], inputs.values(0)),
+        };
+        pool2d_grad(self.isa, self.window, &self.geometry, x, dy, bytemuck::cast_slice_mut(dx), pool)?;
+        Ok(())
+    }
+}
+
+/// `MaxPoolGrad` and `AveragePoolGrad`
+pub(super) fn gradient(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
+    let dx = node.outputs[0];
+    let floats = node.inputs.iter().flatten().chain(&node.outputs).all(|id| is_f32(cx, *id));
+    let Some((geometry, [bottom, right])) = window_of(cx, node, &cx.shape(dx))? else { return Ok(false) };
+    if !floats {
+        return Ok(false);
+    }
+    let padded = attr(node, "count_include_pad", false);
+    let window = match node.op.name() {
+        "MaxPoolGrad" => Window::Max,
+        _ if padded => Window::Mean(Count::Padded { bottom, right }),
+        _ => Window::Mean(Count::Inside),
+    };
+    let mut inputs = vec![];
+    for id in node.inputs.iter().flatten() {
+        inputs.push(cx.read(*id, Layout::ChannelsLast)?);
+    }
+    let outputs = vec![cx.write(dx, Layout::ChannelsLast)];
+    let step = PoolGrad { isa: cx.isa, window, geometry };
+    cx.push(StepSpec::new(node, format!("pool f32 {}", cx.isa.name()), inputs, outputs, step));
+    Ok(true)
+}
+
+/// The window of a pooling over a value of `shape`, and the padding below and to the right.
+fn window_of(cx: &Lower<'_>, node: &Node, shape: &[usize]) -> Result<Option<(ConvGeometry, [usize; 2])>, EngineError> {
     let auto_pad = attr(node, "auto_pad", "NOTSET".to_string());
     let list = |name: &str| attr(node, name, Vec::<i64>::new());
     let (pads, strides, dilations) = (list("pads"), list("strides"), list("dilations"));
@@ -67,14 +109,19 @@ pub(super) fn window(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineErro
         ceil: attr(node, "ceil_mode", false),
     };
     let kernel: Vec<usize> = list("kernel_shape").iter().map(|k| usize::try_from(*k).unwrap_or(0)).collect();
-    if node.input(1).is_some() || kernel.is_empty() || kernel.contains(&0) {
-        return Ok(false);
+    if kernel.is_empty() || kernel.contains(&0) {
+        return Ok(None);
     }
-    let shape = cx.shape(x);
     let fail = |source: OpError| cx.graph.node_error(node, source);
-    let Some(channels) = shape.get(1).copied() else { return Ok(false) };
-    let found = geometry(&attrs, &shape, &kernel, channels, 1).map_err(fail)?;
-    let Some((geometry, [bottom, right])) = found else { return Ok(false) };
+    let Some(channels) = shape.get(1).copied() else { return Ok(None) };
+    Ok(geometry(&attrs, shape, &kernel, channels, 1).map_err(fail)?)
+}
+
+/// `MaxPool` and `AveragePool`
+pub(super) fn window(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
+    let (Some(x), [y], None) = (node.input(0), node.outputs.as_slice(), node.input(1)) else { return Ok(false) };
+    let (x, y) = (x, *y);
+    let Some((geometry, [bottom, right])) = window_of(cx, node, &cx.shape(x))? else { return Ok(false) };
     let max = node.op.name() == "MaxPool";
     let padded = attr(node, "count_include_pad", false);
     let count = if padded { Count::Padded { bottom, right } } else { Count::Inside };

@@ -1,6 +1,9 @@
 //! Sliding windows of the graph as the geometry that kernels take.
 
-use qing_graph::{OpError, ops::support::window::WindowAttrs};
+use qing_graph::{
+    OpError,
+    ops::support::window::{Axis, WindowAttrs},
+};
 use qing_kernels::ConvGeometry;
 
 /// The geometry of a window of `kernel` taps over `x` `[batch, channels, spatial…]` with `out` output channels, and the
@@ -16,16 +19,27 @@ pub(super) fn geometry(
         return Ok(None);
     }
     let axes = attrs.axes(&x[2..], kernel)?;
-    let Some(right) = axes.last().copied() else { return Ok(None) };
+    Ok(of_axes(&axes, x[0], x[1], out, groups))
+}
+
+/// [`geometry`] of axes.
+pub(super) fn of_axes(
+    axes: &[Axis],
+    batch: usize,
+    in_c: usize,
+    out_c: usize,
+    groups: usize,
+) -> Option<(ConvGeometry, [usize; 2])> {
+    let right = axes.last().copied().filter(|_| axes.len() <= 2)?;
     let down = (axes.len() == 2).then(|| axes[0]);
     let geometry = ConvGeometry {
-        batch: x[0],
+        batch,
         in_h: down.map_or(1, |a| a.input),
         in_w: right.input,
-        in_c: x[1],
+        in_c,
         out_h: down.map_or(1, |a| a.output),
         out_w: right.output,
-        out_c: out,
+        out_c,
         kernel: [down.map_or(1, |a| a.kernel), right.kernel],
         stride: [down.map_or(1, |a| a.stride), right.stride],
         dilation: [down.map_or(1, |a| a.dilation), right.dilation],
@@ -33,5 +47,5 @@ pub(super) fn geometry(
         pad_left: right.pad,
         groups,
     };
-    Ok(Some((geometry, [down.map_or(0, |a| a.pad_end), right.pad_end])))
+    Some((geometry, [down.map_or(0, |a| a.pad_end), right.pad_end]))
 }

@@ -1,6 +1,6 @@
 use qing_tensor::Tensor;
 
-use super::support::{elementwise::each_index, sizes};
+use super::support::{elementwise::each_index, sizes, window};
 use crate::{Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
@@ -84,7 +84,29 @@ impl ConvTranspose {
             .collect()
     }
 
-    fn groups(&self) -> Result<usize, OpError> {
+    /// The axes of the convolution that this transposes, whose input is the output here.
+    ///
+    /// # Errors
+    /// If an attribute is out of range.
+    pub fn transposed(&self, input: &[usize], kernel: &[usize]) -> Result<Vec<window::Axis>, OpError> {
+        let axes = self.axes(input, kernel)?;
+        let forward = |(i, axis): (usize, Axis)| window::Axis {
+            input: axis.output,
+            output: input[i],
+            kernel: kernel[i],
+            stride: axis.stride,
+            dilation: axis.dilation,
+            pad: axis.pad,
+            pad_end: 0,
+        };
+        Ok(axes.into_iter().enumerate().map(forward).collect())
+    }
+
+    /// The number of groups.
+    ///
+    /// # Errors
+    /// If it is not positive.
+    pub fn groups(&self) -> Result<usize, OpError> {
         usize::try_from(self.group)
             .ok()
             .filter(|g| *g > 0)

@@ -269,15 +269,7 @@ impl BatchNorm {
     }
 
     /// For every block and channel: the sum of the gradient, and of its products with what the value is above the mean.
-    fn sums(
-        &self,
-        x: &[f32],
-        mean: &[f32],
-        relu: Option<&[f32]>,
-        reads: Reads,
-        partials: &mut [f32],
-        pool: &Pool,
-    ) {
+    fn sums(&self, x: &[f32], mean: &[f32], relu: Option<&[f32]>, reads: Reads, partials: &mut [f32], pool: &Pool) {
         let partials = SharedMut::new(partials);
         pool.run(self.blocks(), &|block| {
             let (range, at) = (self.range(block), block * 2 * self.channels);
@@ -597,7 +589,15 @@ mod tests {
     }
 
     /// The gradients by their definitions.
-    fn backward(c: usize, x: &[f32], dy: &[f64], scale: &[f32], mean: &[f64], var: &[f64], epsilon: f64) -> [Vec<f64>; 3] {
+    fn backward(
+        c: usize,
+        x: &[f32],
+        dy: &[f64],
+        scale: &[f32],
+        mean: &[f64],
+        var: &[f64],
+        epsilon: f64,
+    ) -> [Vec<f64>; 3] {
         let n = (x.len() / c) as f64;
         let normal = |i: usize| (f64::from(x[i]) - mean[i % c]) / (var[i % c] + epsilon).sqrt();
         let (mut dscale, mut dbias) = (vec![0.0; c], vec![0.0; c]);

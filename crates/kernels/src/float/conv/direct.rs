@@ -152,13 +152,8 @@ impl Direct {
         let all = geometry.output_len() / geometry.out_c / images;
         let (strips, pixels) = if self.places.is_some() { (geometry.out_h, geometry.out_w) } else { (1, all) };
         let step = geometry.out_h * geometry.out_w * geometry.out_c;
-        let places = self.places.unwrap_or(Places {
-            image: step,
-            first: 0,
-            down: 0,
-            right: geometry.out_c,
-            skip: [0, 0],
-        });
+        let places =
+            self.places.unwrap_or(Places { image: step, first: 0, down: 0, right: geometry.out_c, skip: [0, 0] });
         if let Some(p) = self.places {
             let last = p.first + (geometry.out_h - 1) * p.down + (geometry.out_w - 1) * p.right + geometry.out_c;
             expect_len("image of results", p.image.max(last), p.image)?;
@@ -212,11 +207,8 @@ impl Direct {
         pixels: usize,
     ) -> Product<'a> {
         let (panels, geometry) = (self.panels, &self.geometry);
-        let bias = if bias.is_empty() {
-            &[][..]
-        } else {
-            &bias[group * panels.padded_cols()..][..panels.padded_cols()]
-        };
+        let bias =
+            if bias.is_empty() { &[][..] } else { &bias[group * panels.padded_cols()..][..panels.padded_cols()] };
         let (rows, taps) = match &self.method {
             Method::Indirect(table) => (Rows::Table(&table[strip * pixels * geometry.taps()..]), geometry.taps()),
             Method::Pointwise => (Rows::Strided(geometry.in_c), 1),

@@ -44,7 +44,9 @@ impl FilterLayout {
             most += far.max(0);
         }
         if least < 0 || most >= len as i128 {
-            return Err(KernelError::Geometry(format!("weights at {least} to {most} are not in a slice of {len} values")));
+            return Err(KernelError::Geometry(format!(
+                "weights at {least} to {most} are not in a slice of {len} values"
+            )));
         }
         Ok(())
     }
@@ -54,7 +56,8 @@ impl FilterLayout {
     #[must_use]
     pub fn at(&self, group: usize, output: usize, input: usize, down: usize, right: usize) -> usize {
         let [a, b, c, d, e] = self.steps;
-        let far = group as isize * a + output as isize * b + input as isize * c + down as isize * d + right as isize * e;
+        let far =
+            group as isize * a + output as isize * b + input as isize * c + down as isize * d + right as isize * e;
         self.offset.wrapping_add_signed(far)
     }
 }

@@ -163,7 +163,8 @@ proptest! {
 
 #[test]
 fn the_transposes_of_a_residual_network() {
-    for (kernel, stride, in_c, out_c) in [(3, 1, 16, 16), (3, 2, 16, 32), (1, 2, 16, 32), (3, 1, 36, 32), (2, 2, 5, 7)] {
+    for (kernel, stride, in_c, out_c) in [(3, 1, 16, 16), (3, 2, 16, 32), (1, 2, 16, 32), (3, 1, 36, 32), (2, 2, 5, 7)]
+    {
         let out = (8 + 2 * (kernel / 2) - kernel) / stride + 1;
         let g = ConvGeometry {
             batch: 3,

@@ -37,7 +37,7 @@ impl Phase {
         };
         let outputs = results.saturating_sub(r).div_ceil(stride);
         let meeting = || (0..kernel).filter_map(|tap| meets(tap).map(|at| (tap, at)));
-        let Some((last_tap, last)) = meeting().last() else {
+        let Some((last_tap, last)) = meeting().next_back() else {
             return Phase { outputs, taps: 0, first_tap: 0, tap_step: 1, dilation: 1, pad: 0 };
         };
         let (tap_step, dilation) = match (meeting().next(), meeting().nth(1)) {
@@ -58,7 +58,7 @@ pub struct TransposedConv {
 
 #[derive(Debug, Clone)]
 enum Method {
-    Reversed(DynamicConv),
+    Reversed(Box<DynamicConv>),
     /// The largest scratch that one needs, and all.
     Phases(usize, Vec<(Direct, FilterLayout)>),
 }
@@ -82,7 +82,8 @@ impl TransposedConv {
         let whole = transposed_layout(&forward);
         let [stride_down, stride_right] = forward.stride;
         let axis = |i: usize, r: usize| {
-            let (results, pad) = if i == 0 { (forward.in_h, forward.pad_top) } else { (forward.in_w, forward.pad_left) };
+            let (results, pad) =
+                if i == 0 { (forward.in_h, forward.pad_top) } else { (forward.in_w, forward.pad_left) };
             Phase::new(r, results, forward.kernel[i], forward.stride[i], forward.dilation[i], pad)
         };
         let mut phases = vec![];
@@ -126,7 +127,7 @@ impl TransposedConv {
             && geometry.taps() > 0
         {
             let reversed = DynamicConv::new(isa, geometry, layout, clamp, exact)?;
-            return Ok(TransposedConv { forward, method: Method::Reversed(reversed) });
+            return Ok(TransposedConv { forward, method: Method::Reversed(Box::new(reversed)) });
         }
         let mut parts = vec![];
         for (geometry, layout, places) in phases {

@@ -106,11 +106,7 @@ impl ConvWeightGrad {
     /// Group, row and column of the first tap of a piece.
     fn piece(&self, piece: usize) -> [usize; 3] {
         let g = &self.geometry;
-        if self.rows {
-            [0, piece, 0]
-        } else {
-            [piece / g.taps(), piece % g.taps() / g.kernel[1], piece % g.kernel[1]]
-        }
+        if self.rows { [0, piece, 0] } else { [piece / g.taps(), piece % g.taps() / g.kernel[1], piece % g.kernel[1]] }
     }
 
     /// Broadcast values and vector values of a piece.
@@ -332,7 +328,8 @@ impl<const R: usize, const NV: usize, const TAIL: bool> Kernel for Block<'_, R, 
                 for _ in 0..tile.cols {
                     let mut vectors = [simd.splat(0.0); NV];
                     for (j, vector) in vectors.iter_mut().enumerate() {
-                        *vector = if TAIL { simd.load_first(b, tile.values) } else { simd.load_ptr(b.add(j * S::LANES)) };
+                        *vector =
+                            if TAIL { simd.load_first(b, tile.values) } else { simd.load_ptr(b.add(j * S::LANES)) };
                     }
                     for i in 0..R {
                         let value = simd.splat(*a.add(i));

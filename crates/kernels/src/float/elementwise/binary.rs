@@ -245,16 +245,8 @@ mod tests {
     use super::*;
     use crate::float::testing::noise;
 
-    const OPS: [Binary; 8] = [
-        Binary::Add,
-        Binary::Sub,
-        Binary::Mul,
-        Binary::Div,
-        Binary::Min,
-        Binary::Max,
-        Binary::Prelu,
-        Binary::Gate,
-    ];
+    const OPS: [Binary; 8] =
+        [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div, Binary::Min, Binary::Max, Binary::Prelu, Binary::Gate];
 
     fn exact(op: Binary, a: f32, b: f32) -> f32 {
         match op {

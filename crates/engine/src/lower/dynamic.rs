@@ -1,0 +1,163 @@
+//! Convolutions of floats by weights that are values of the graph, as in training: they are packed by every run. Their transposes, which are
+//! the gradients of their inputs, and the gradients of their weights.
+
+use qing_graph::{Node, ops};
+use qing_kernels::{
+    ConvGeometry, KernelError, Pool,
+    float::conv::{ConvWeightGrad, DynamicConv, FilterLayout, TransposedConv},
+};
+
+use super::{Lower, StepSpec, conv, elementwise::is_f32, fuse, window};
+use crate::{
+    EngineError,
+    plan::layout::Layout,
+    step::{Step, StepError, StepIo},
+};
+
+/// A layer by weights that come with every run.
+enum Layer {
+    Conv(Box<DynamicConv>),
+    Transposed(TransposedConv),
+}
+
+impl Layer {
+    fn scratch_len(&self, threads: usize) -> usize {
+        match self {
+            Layer::Conv(conv) => conv.scratch_len(threads),
+            Layer::Transposed(conv) => conv.scratch_len(threads),
+        }
+    }
+
+    fn run(
+        &self,
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        x: &[f32],
+        residual: Option<&[f32]>,
+        y: &mut [f32],
+        scratch: &mut [f32],
+        pool: &Pool,
+    ) -> Result<(), KernelError> {
+        match self {
+            Layer::Conv(conv) => conv.run(weights, bias, x, residual, y, scratch, pool),
+            Layer::Transposed(conv) => conv.run(weights, bias, x, residual, y, scratch, pool),
+        }
+    }
+}
+
+/// Inputs: the image, weights, the bias if there is one, the residual if there is one.
+struct LayerStep {
+    layer: Layer,
+    bias: bool,
+    residual: bool,
+}
+
+impl Step for LayerStep {
+    fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
+        let (inputs, y, scratch) = io.split();
+        let bias = self.bias.then(|| inputs.values(2));
+        let residual = self.residual.then(|| inputs.values(2 + usize::from(self.bias)));
+        let (y, scratch) = (bytemuck::cast_slice_mut(y), bytemuck::cast_slice_mut(scratch));
+        self.layer.run(inputs.values(1), bias, inputs.values(0), residual, y, scratch, pool)?;
+        Ok(())
+    }
+}
+
+/// `Conv` of floats whose weights or bias are no constants.
+pub(super) fn conv(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
+    let floats = node.inputs.iter().flatten().chain(&node.outputs).all(|id| is_f32(cx, *id));
+    let Some(geometry) = (if floats { conv::any_geometry(cx, node)? } else { None }) else { return Ok(false) };
+    lower(cx, node, geometry, "conv f32", &|cx, clamp| {
+        let layout = FilterLayout::planar(&geometry);
+        Ok(Layer::Conv(Box::new(DynamicConv::new(cx.isa, geometry, layout, clamp, cx.exact)?)))
+    })
+}
+
+/// `ConvTranspose` of floats.
+pub(super) fn conv_transpose(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
+    let Some(forward) = transposed_geometry(cx, node)? else { return Ok(false) };
+    lower(cx, node, forward, "transposed conv f32", &|cx, clamp| {
+        Ok(Layer::Transposed(TransposedConv::new(cx.isa, forward, clamp, cx.exact)?))
+    })
+}
+
+/// The geometry of the convolution that a `ConvTranspose` of floats transposes.
+fn transposed_geometry(cx: &Lower<'_>, node: &Node) -> Result<Option<ConvGeometry>, EngineError> {
+    let (Some(op), Some(x), Some(w)) = (node.op.downcast::<ops::ConvTranspose>(), node.input(0), node.input(1)) else {
+        return Ok(None);
+    };
+    let (x_shape, w_shape, y_shape) = (cx.shape(x), cx.shape(w), cx.shape(node.outputs[0]));
+    let floats = node.inputs.iter().flatten().chain(&node.outputs).all(|id| is_f32(cx, *id));
+    if !floats || w_shape.len() != x_shape.len() {
+        return Ok(None);
+    }
+    let fail = |source| cx.graph.node_error(node, source);
+    let groups = op.groups().map_err(fail)?;
+    let axes = op.transposed(&x_shape[2..], &w_shape[2..]).map_err(fail)?;
+    let found = window::of_axes(&axes, x_shape[0], y_shape[1], x_shape[1], groups);
+    Ok(found.map(|(geometry, _)| geometry))
+}
+
+/// Pushes a layer and what can be done to its results.
+fn lower(
+    cx: &mut Lower<'_>,
+    node: &Node,
+    geometry: ConvGeometry,
+    kernel: &str,
+    make: &dyn Fn(&Lower<'_>, qing_kernels::float::Clamp) -> Result<Layer, KernelError>,
+) -> Result<bool, EngineError> {
+    let (Some(x), Some(w), y) = (node.input(0), node.input(1), node.outputs[0]) else { return Ok(false) };
+    let tail = fuse::float_tail(cx, y, true);
+    let layer = make(cx, tail.clamp).map_err(|e| cx.refuse(node, e))?;
+    let mut inputs = vec![cx.read(x, Layout::ChannelsLast)?, cx.read(w, Layout::Plain)?];
+    if let Some(bias) = node.input(2) {
+        inputs.push(cx.read(bias, Layout::Plain)?);
+    }
+    if let Some(residual) = tail.residual {
+        inputs.push(cx.read(residual, Layout::ChannelsLast)?);
+    }
+    let outputs = vec![cx.write(tail.output, Layout::ChannelsLast)];
+    let scratch = size_of::<f32>() * layer.scratch_len(cx.threads);
+    let name = conv::name(cx, kernel, &geometry);
+    let step = LayerStep { layer, bias: node.input(2).is_some(), residual: tail.residual.is_some() };
+    let step = StepSpec { scratch, ..StepSpec::new(node, name, inputs, outputs, step) };
+    cx.push_fused(step, &tail.nodes);
+    Ok(true)
+}
+
+/// Inputs: what was convolved, and the gradient of the results.
+struct WeightGradStep(ConvWeightGrad);
+
+impl Step for WeightGradStep {
+    fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
+        let (inputs, dw, scratch) = io.split();
+        let (dw, scratch) = (bytemuck::cast_slice_mut(dw), bytemuck::cast_slice_mut(scratch));
+        self.0.run(inputs.values(0), inputs.values(1), dw, scratch, pool)?;
+        Ok(())
+    }
+}
+
+/// `ConvWeightGrad`
+pub(super) fn weight_grad(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
+    let (Some(op), Some(x), Some(dy)) = (node.op.downcast::<ops::ConvWeightGrad>(), node.input(0), node.input(1))
+    else {
+        return Ok(false);
+    };
+    let (x_shape, dy_shape, dw) = (cx.shape(x), cx.shape(dy), node.outputs[0]);
+    if ![x, dy, dw].iter().all(|id| is_f32(cx, *id)) {
+        return Ok(false);
+    }
+    let fail = |source| cx.graph.node_error(node, source);
+    let (axes, groups) = (op.axes(&x_shape[2..]).map_err(fail)?, op.groups().map_err(fail)?);
+    let Some((geometry, _)) = window::of_axes(&axes, x_shape[0], x_shape[1], dy_shape[1], groups) else {
+        return Ok(false);
+    };
+    let plan = ConvWeightGrad::new(cx.isa, geometry, FilterLayout::planar(&geometry));
+    let plan = plan.map_err(|e| cx.refuse(node, e))?;
+    let scratch = size_of::<f32>() * plan.scratch_len(cx.threads);
+    let inputs = vec![cx.read(x, Layout::ChannelsLast)?, cx.read(dy, Layout::ChannelsLast)?];
+    let outputs = vec![cx.write(dw, Layout::Plain)];
+    let name = conv::name(cx, "weight gradient f32", &geometry);
+    cx.push(StepSpec { scratch, ..StepSpec::new(node, name, inputs, outputs, WeightGradStep(plan)) });
+    Ok(true)
+}
