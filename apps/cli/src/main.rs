@@ -18,6 +18,7 @@ mod run;
 mod runner;
 mod table;
 mod timing;
+mod train;
 mod zoo;
 
 use std::{io, process::ExitCode};
@@ -32,6 +33,7 @@ Examples:
   qing evaluate light.qing --data cifar10
   qing run light.qing cat.jpg dog.jpg --top 3
   qing bench light.qing --threads 2
+  qing train zoo/fashion.toml
 
 MODEL is a file (.onnx, .tflite, .qing) or a network that comes with qing (zoo:NAME, see `qing zoo`).
 DATA is PATH[:SPLIT][@SLICE]. PATH is a folder with labels.csv (file,class), one folder per class, or plain images;
@@ -40,7 +42,7 @@ SLICE is start:stop:step as in Python, or the others with `!`: data@0::10 is eve
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
-/// Makes trained neural networks light, and runs them.
+/// Makes trained neural networks light, trains them, and runs them.
 #[derive(Debug, Parser)]
 #[command(name = "qing", version, after_help = EXAMPLES, max_term_width = 120, arg_required_else_help = true)]
 struct Cli {
@@ -55,6 +57,7 @@ enum Command {
     Evaluate(evaluate::Args),
     Inspect(inspect::Args),
     Bench(bench::Args),
+    Train(train::Args),
     Zoo(zoo::Args),
 }
 
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args, base_memory),
+        Command::Train(args) => train::run(&args),
         Command::Zoo(args) => zoo::run(&args),
     };
     match result {

@@ -64,7 +64,10 @@ pub mod lighten {
 /// Training on the same graph.
 #[cfg(feature = "train")]
 pub mod train {
-    pub use qing_train::{Differentiated, TrainError, differentiate};
+    pub use qing_train::{
+        Curve, Differentiated, Measured, Purpose, Random, Schedule, TrainError, architectures, checkpoint, curves, data,
+        differentiate, loss, measure, optimize, parameters, recipe, run, trainer,
+    };
 }
 
 /// Data sets, preprocessing and the networks the library carries inside.

@@ -1,6 +1,11 @@
-use qing_graph::{GraphError, OpError};
+use std::{io, path::Path};
 
-/// What can go wrong while training a network.
+use qing_data::DataError;
+use qing_engine::EngineError;
+use qing_formats::FormatError;
+use qing_graph::{GraphError, OpError, TensorError};
+
+/// What can go wrong in training; every message says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// A value to differentiate that is not one number of floats.
@@ -21,10 +26,44 @@ pub enum TrainError {
         /// Where the way ends, if it begins.
         why: String,
     },
-    /// The graph cannot be rewritten or run.
+    /// A graph that cannot be differentiated, or a rewrite that would not type.
     #[error(transparent)]
     Graph(#[from] GraphError),
-    /// An op refuses what was asked of it.
+    /// A plan that cannot be made, or a run that failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// An op's objection.
     #[error(transparent)]
     Op(#[from] OpError),
+    /// Data that cannot be read or does not fit.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A model file or checkpoint that cannot be read or written.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// Tensors that do not fit together.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// A file that cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Settings that contradict each other, or the network or the data.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl TrainError {
+    /// A [`TrainError::Invalid`] from anything printable.
+    pub fn invalid(message: impl Into<String>) -> TrainError {
+        TrainError::Invalid(message.into())
+    }
+
+    pub(crate) fn io(path: &Path, source: io::Error) -> TrainError {
+        TrainError::Io { path: path.display().to_string(), source }
+    }
 }

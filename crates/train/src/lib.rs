@@ -1,11 +1,30 @@
-//! Trains networks. A training graph is an ordinary [`Graph`](qing_graph::Graph): data, targets and parameters are its inputs,
-//! the loss, its gradients and new running statistics its outputs, and the engine plans and runs it like any other. There is no
-//! second definition of a model, and no tape: [`differentiate`] rewrites the graph once, before anything runs.
+//! Training: the same graph, extended by its gradients, run by the same engine.
 //!
-//! The parameters change outside of the graph, between two runs.
+//! A network becomes a [`parameters::Model`]: trainable constants are graph inputs, batch normalization is in training form.
+//! A [`loss`] adds nodes that end in one number. Differentiation adds the backward pass, and the engine plans and runs all of
+//! it at once. [`optimize`] updates the parameters in the memory the session reads them from; [`Export`](parameters::Export)
+//! puts them back into the network.
+#![forbid(unsafe_code)]
 
 mod backward;
 mod error;
+mod evaluate;
+mod random;
+mod schedule;
+
+pub mod architectures;
+pub mod checkpoint;
+pub mod curves;
+pub mod data;
+pub mod loss;
+pub mod optimize;
+pub mod parameters;
+pub mod recipe;
+pub mod run;
+pub mod trainer;
 
 pub use backward::{Differentiated, differentiate};
 pub use error::TrainError;
+pub use evaluate::{Measured, measure};
+pub use random::{Purpose, Random};
+pub use schedule::{Curve, Schedule};

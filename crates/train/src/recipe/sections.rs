@@ -1,0 +1,362 @@
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Curve, Schedule, TrainError, architectures,
+    data::{Augment, Colour, Cutout, Fill, Masks},
+    optimize::{Method, Settings},
+};
+
+/// `[model]`: one of `architecture` and `file`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSection {
+    /// A built-in network with fresh weights.
+    pub architecture: Option<String>,
+    /// A model file to go on from, or `zoo:NAME`.
+    pub file: Option<String>,
+    /// Shape of a sample, channels first, for architectures; theirs if absent.
+    pub input: Option<Vec<usize>>,
+    /// Number of classes, for architectures; theirs if absent.
+    pub classes: Option<usize>,
+    /// Names of the classes, which travel with the model.
+    #[serde(default)]
+    pub labels: Vec<String>,
+}
+
+impl ModelSection {
+    /// The built-in network's settings.
+    ///
+    /// # Errors
+    /// If there is no such architecture.
+    pub(crate) fn settings(&self, name: &str, seed: u64) -> Result<architectures::Settings, TrainError> {
+        let known = architectures::find(name)?;
+        let input = self.input.clone().unwrap_or_else(|| known.input.to_vec());
+        Ok(architectures::Settings { input, classes: self.classes.unwrap_or(known.classes), seed })
+    }
+}
+
+/// `[data]`: where samples are, `PATH[:SPLIT][@SLICE]`, and how they become inputs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSection {
+    /// To train on.
+    pub train: String,
+    /// Held out: measured after every epoch, to judge settings by.
+    pub validate: Option<String>,
+    /// Measured once, at the end.
+    pub test: Option<String>,
+    /// Samples in a batch.
+    #[serde(default = "batch")]
+    pub batch: usize,
+    /// Normalization by name: imagenet, cifar10, lite0, signed, unit or raw.
+    pub preset: Option<String>,
+    /// Or: what pixels are divided by first,
+    pub scale: Option<f32>,
+    /// then subtracted,
+    pub mean: Option<Vec<f32>>,
+    /// then divided by.
+    pub std: Option<Vec<f32>>,
+}
+
+fn batch() -> usize {
+    128
+}
+
+/// `[augment]`: changes to samples; none by default.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AugmentSection {
+    /// Pixels of padding before a piece of the old size is cut out anywhere.
+    pub crop: usize,
+    /// How often an image is mirrored, 0 to 1.
+    pub flip: f32,
+    /// Parameter of mixup; 0 for none.
+    pub mixup: f32,
+    /// A square that is blotted out.
+    pub cutout: Option<CutoutSection>,
+    /// Changes of colour.
+    pub colour: Option<ColourSection>,
+    /// Stripes of zeros in arrays, and moves in time.
+    pub masks: Option<MasksSection>,
+}
+
+/// `[augment.cutout]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CutoutSection {
+    /// Pixels a side.
+    pub size: usize,
+    /// How often, 0 to 1.
+    #[serde(default = "whole")]
+    pub probability: f32,
+    /// Black or gray.
+    #[serde(default)]
+    pub fill: FillName,
+}
+
+/// What is put where nothing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FillName {
+    /// 0
+    #[default]
+    Black,
+    /// 128
+    Gray,
+}
+
+/// `[augment.colour]`: factors from 1 − v to 1 + v.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ColourSection {
+    /// Of all values.
+    pub brightness: f32,
+    /// Of the distance to the mean.
+    pub contrast: f32,
+    /// Of the distance to gray.
+    pub saturation: f32,
+}
+
+/// `[augment.masks]`
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MasksSection {
+    /// Stripes over time.
+    pub times: usize,
+    /// Most steps of each.
+    pub time_width: usize,
+    /// Stripes over frequency.
+    pub frequencies: usize,
+    /// Most bands of each.
+    pub frequency_width: usize,
+    /// Most steps all is moved by.
+    pub shift: usize,
+}
+
+fn whole() -> f32 {
+    1.0
+}
+
+impl AugmentSection {
+    pub(crate) fn augment(&self) -> Augment {
+        Augment {
+            crop: self.crop,
+            fill: Fill::Black,
+            flip: self.flip,
+            colour: self.colour.as_ref().map(|c| Colour {
+                brightness: c.brightness,
+                contrast: c.contrast,
+                saturation: c.saturation,
+            }),
+            cutout: self.cutout.as_ref().map(|c| Cutout {
+                size: c.size,
+                probability: c.probability,
+                fill: if c.fill == FillName::Gray { Fill::Gray } else { Fill::Black },
+            }),
+            masks: self.masks.as_ref().map(|m| Masks {
+                times: m.times,
+                time_width: m.time_width,
+                frequencies: m.frequencies,
+                frequency_width: m.frequency_width,
+                shift: m.shift,
+            }),
+        }
+    }
+}
+
+/// `[loss]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LossSection {
+    /// Which.
+    pub kind: LossName,
+    /// Share of a target that is spread over all classes.
+    pub label_smoothing: f32,
+    /// Focal loss: weight of the right class, 0 to 1.
+    pub alpha: f32,
+    /// Focal loss: how much what is already right counts less.
+    pub gamma: f32,
+}
+
+impl Default for LossSection {
+    fn default() -> LossSection {
+        LossSection { kind: LossName::CrossEntropy, label_smoothing: 0.0, alpha: 0.25, gamma: 2.0 }
+    }
+}
+
+/// Losses of classifiers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossName {
+    /// Of the softmax.
+    CrossEntropy,
+    /// Of a sigmoid for each class.
+    Focal,
+}
+
+/// `[distill]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillSection {
+    /// A model file, or `zoo:NAME`.
+    pub teacher: String,
+    /// Share of the loss that is the distance to the teacher; the rest is that to the labels.
+    #[serde(default = "half")]
+    pub weight: f32,
+    /// Temperature at which both are compared.
+    #[serde(default = "four")]
+    pub temperature: f32,
+}
+
+fn half() -> f32 {
+    0.5
+}
+
+fn four() -> f32 {
+    4.0
+}
+
+/// `[optimizer]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerSection {
+    /// Which.
+    #[serde(default)]
+    pub method: MethodName,
+    /// The highest learning rate.
+    pub rate: f32,
+    /// SGD.
+    #[serde(default = "momentum")]
+    pub momentum: f32,
+    /// SGD.
+    #[serde(default = "yes")]
+    pub nesterov: bool,
+    /// AdamW and Lion.
+    pub betas: Option<[f32; 2]>,
+    /// Of weights alone.
+    #[serde(default)]
+    pub weight_decay: f32,
+    /// Longest gradient.
+    pub clip: Option<f32>,
+    /// Share of an average of all values that stays at each step; the average is what is measured and exported.
+    pub average: Option<f32>,
+    /// Factor of the learning rate for quantizers' steps.
+    #[serde(default = "whole")]
+    pub scale_rate: f32,
+    /// Factors of the learning rate by name, `*` standing for anything.
+    #[serde(default)]
+    pub rates: toml::Table,
+}
+
+/// Optimizers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MethodName {
+    /// With momentum.
+    #[default]
+    Sgd,
+    /// Adam with decoupled weight decay.
+    AdamW,
+    /// Sign of the momentum.
+    Lion,
+}
+
+fn momentum() -> f32 {
+    0.9
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl OptimizerSection {
+    pub(crate) fn settings(&self) -> Result<Settings, TrainError> {
+        let method = match self.method {
+            MethodName::Sgd => Method::Sgd { momentum: self.momentum, nesterov: self.nesterov },
+            MethodName::AdamW => Method::AdamW { betas: self.betas.unwrap_or([0.9, 0.999]), epsilon: 1e-8 },
+            MethodName::Lion => Method::Lion { betas: self.betas.unwrap_or([0.9, 0.99]) },
+        };
+        let rates = (self.rates.iter())
+            .map(|(pattern, value)| {
+                let number = value.as_float().or_else(|| value.as_integer().map(|i| i as f64));
+                let number = number.filter(|v| v.is_finite() && *v >= 0.0);
+                let number = number.ok_or_else(|| {
+                    TrainError::invalid(format!("optimizer.rates: `{pattern}` needs a factor of at least 0, got {value}"))
+                })?;
+                Ok((pattern.clone(), number as f32))
+            })
+            .collect::<Result<_, TrainError>>()?;
+        Ok(Settings { method, decay: self.weight_decay, scale_rate: self.scale_rate, clip: self.clip, rates })
+    }
+}
+
+/// `[schedule]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleSection {
+    /// Times every sample is seen.
+    pub epochs: u32,
+    /// Share of the run in which the rate rises from zero.
+    #[serde(default)]
+    pub warm_up: f32,
+    /// How the rate changes then.
+    #[serde(default)]
+    pub curve: CurveName,
+    /// Steps: shares of the run at which the rate falls.
+    #[serde(default)]
+    pub at: Vec<f32>,
+    /// Steps: to what part.
+    pub factor: Option<f32>,
+    /// Cosine: last rate over the highest.
+    pub floor: Option<f32>,
+    /// One cycle: share of the run at which the rate is highest.
+    pub peak: Option<f32>,
+    /// One cycle: first rate over the highest.
+    pub start: Option<f32>,
+    /// One cycle: last rate over the highest.
+    pub end: Option<f32>,
+}
+
+/// Curves of the learning rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CurveName {
+    /// The same throughout.
+    Constant,
+    /// Falling at `at`.
+    Steps,
+    /// Falling smoothly.
+    #[default]
+    Cosine,
+    /// Rising and falling.
+    OneCycle,
+}
+
+impl ScheduleSection {
+    pub(crate) fn schedule(&self, rate: f32) -> Result<Schedule, TrainError> {
+        let curve = match self.curve {
+            CurveName::Constant => Curve::Constant,
+            CurveName::Steps => Curve::Steps { at: self.at.clone(), factor: self.factor.unwrap_or(0.1) },
+            CurveName::Cosine => Curve::Cosine { floor: self.floor.unwrap_or(0.0) },
+            CurveName::OneCycle => Curve::OneCycle {
+                peak: self.peak.unwrap_or(0.25),
+                start: self.start.unwrap_or(0.04),
+                end: self.end.unwrap_or(1e-3),
+            },
+        };
+        let stray = [
+            ("at", !self.at.is_empty() && self.curve != CurveName::Steps),
+            ("factor", self.factor.is_some() && self.curve != CurveName::Steps),
+            ("floor", self.floor.is_some() && self.curve != CurveName::Cosine),
+            ("peak", self.peak.is_some() && self.curve != CurveName::OneCycle),
+            ("start", self.start.is_some() && self.curve != CurveName::OneCycle),
+            ("end", self.end.is_some() && self.curve != CurveName::OneCycle),
+        ];
+        if let Some((key, _)) = stray.iter().find(|(_, stray)| *stray) {
+            return Err(TrainError::invalid(format!("schedule.{key} means nothing for the curve {:?}", self.curve)));
+        }
+        let schedule = Schedule { rate, warm_up: self.warm_up, curve };
+        schedule.check()?;
+        Ok(schedule)
+    }
+}
