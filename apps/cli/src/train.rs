@@ -166,7 +166,8 @@ impl Watcher {
                     bytes(*memory as f64)
                 ));
                 if !slow.is_empty() {
-                    self.say(&format!("note: without a fast kernel, so slow: {}", slow.join(", ")));
+                    let ops: Vec<String> = slow.iter().map(|(op, n)| format!("{n} × {op}")).collect();
+                    self.say(&format!("note: without a fast kernel, so slow: {}", ops.join(", ")));
                 }
             }
             Event::Step { epoch, step, loss, accuracy, speed, left } => {

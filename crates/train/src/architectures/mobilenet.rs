@@ -27,8 +27,7 @@ pub(super) fn build(b: &mut Builder, settings: &Settings) -> Result<(), TrainErr
         let stride = if small && stage == 1 { 1 } else { stride };
         for block in 0..blocks {
             let name = format!("stage{}.{block}", stage + 1);
-            let (stride, out, inside) =
-                (if block == 0 { stride } else { 1 }, scaled(channels), b.channels(x) * expand);
+            let (stride, out, inside) = (if block == 0 { stride } else { 1 }, scaled(channels), b.channels(x) * expand);
             let mut inner = x;
             if expand > 1 {
                 let name = format!("{name}.expand");

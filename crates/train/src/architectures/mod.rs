@@ -124,8 +124,13 @@ mod tests {
     #[test]
     fn sizes_as_published() {
         // He et al. give 0.27 M and 0.85 M for ResNet-20 and -56; MLPerf Tiny 78 thousand for ResNet-8, 23 for DS-CNN.
-        let cases =
-            [("fashion", 79_482), ("resnet8", 78_042), ("resnet20", 272_474), ("resnet56", 855_770), ("ds-cnn", 23_180)];
+        let cases = [
+            ("fashion", 79_482),
+            ("resnet8", 78_042),
+            ("resnet20", 272_474),
+            ("resnet56", 855_770),
+            ("ds-cnn", 23_180),
+        ];
         for (name, count) in cases {
             let a = find(name).unwrap();
             let settings = Settings { input: a.input.to_vec(), classes: a.classes, seed: 3 };

@@ -228,7 +228,8 @@ mod tests {
     #[test]
     fn a_sample_depends_on_its_number_alone() {
         let augment = Augment { crop: 2, flip: 0.5, ..Augment::default() };
-        let change = |i| augment.apply(Item::Image(ramp(6, 6, 1)), &mut Random::new(7, Purpose::Augment, 3, i)).unwrap();
+        let change =
+            |i| augment.apply(Item::Image(ramp(6, 6, 1)), &mut Random::new(7, Purpose::Augment, 3, i)).unwrap();
         assert_eq!(change(5), change(5));
         assert!((0..10).any(|i| change(i) != change(i + 1)));
         assert!(Augment { flip: 2.0, ..augment }.check().is_err());

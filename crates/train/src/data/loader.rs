@@ -245,12 +245,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         assert!(source(128).check().is_ok());
-        for bad in [
-            source(0),
-            source(1001),
-            Source { classes: 9, ..source(8) },
-            Source { smoothing: 1.0, ..source(8) },
-        ] {
+        for bad in [source(0), source(1001), Source { classes: 9, ..source(8) }, Source { smoothing: 1.0, ..source(8) }]
+        {
             assert!(bad.check().is_err());
         }
     }

@@ -70,18 +70,15 @@ mod tests {
         let (s, t) = ([1.0f32, 0.0, -1.0], [2.0f32, 1.0, -4.0]);
         let at = |x: &[f32]| softmax(&x.iter().map(|v| f64::from(*v) / 4.0).collect::<Vec<_>>());
         let want: f64 = at(&t).iter().zip(at(&s)).map(|(p, q)| p * (p / q).ln()).sum::<f64>() * 16.0;
-        let loss = |a: &[f32], b: &[f32]| {
-            value(&[(&[1, 3], a), (&[1, 3], b)], |g, i| distillation(g, i[0], i[1], 4.0))
-        };
+        let loss = |a: &[f32], b: &[f32]| value(&[(&[1, 3], a), (&[1, 3], b)], |g, i| distillation(g, i[0], i[1], 4.0));
         close(loss(&s, &t), want);
         close(loss(&t, &t), 0.0);
     }
 
     #[test]
     fn features_are_compared_as_directions() {
-        let loss = |a: &[f32], b: &[f32]| {
-            value(&[(&[1, 2, 1, 1], a), (&[1, 2, 1, 1], b)], |g, i| features(g, i[0], i[1]))
-        };
+        let loss =
+            |a: &[f32], b: &[f32]| value(&[(&[1, 2, 1, 1], a), (&[1, 2, 1, 1], b)], |g, i| features(g, i[0], i[1]));
         close(loss(&[1.0, 2.0], &[3.0, 6.0]), 0.0);
         close(loss(&[1.0, 0.0], &[0.0, 5.0]), 2.0);
         assert!(loss(&[0.0, 0.0], &[1.0, 0.0]).is_finite());

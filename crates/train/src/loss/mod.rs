@@ -31,9 +31,7 @@ mod testing {
     ) -> f64 {
         let mut graph = Graph::new("loss");
         let ids: Vec<ValueId> = (inputs.iter().enumerate())
-            .map(|(i, (shape, _))| {
-                graph.add_input(&format!("in{i}"), Type::new(Element::F32, shape.iter().copied()))
-            })
+            .map(|(i, (shape, _))| graph.add_input(&format!("in{i}"), Type::new(Element::F32, shape.iter().copied())))
             .collect();
         let loss = build(&mut graph, &ids).unwrap();
         assert_eq!(graph.ty(loss).known_shape(), Some(vec![]), "a loss is one number");

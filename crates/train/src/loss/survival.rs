@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn intervals_by_hand() {
-        let (survived, died) = discrete_time_targets(&[1.5, 2.6, 9.0], &[true, false, false], &[1.0, 2.0, 3.0]).unwrap();
+        let (survived, died) =
+            discrete_time_targets(&[1.5, 2.6, 9.0], &[true, false, false], &[1.0, 2.0, 3.0]).unwrap();
         assert_eq!(survived.to_f32s(), [1., 0., 0., 1., 1., 1., 1., 1., 1.]);
         assert_eq!(died.to_f32s(), [0., 1., 0., 0., 0., 0., 0., 0., 0.]);
         let logits = [0.5f32, -1.0, 7.0];

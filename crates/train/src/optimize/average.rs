@@ -16,7 +16,9 @@ impl Average {
     /// If the decay is not between 0 and 1.
     pub fn new(decay: f32, values: Values) -> Result<Average, TrainError> {
         if !(0.0..1.0).contains(&decay) {
-            return Err(TrainError::invalid(format!("the share of an average that stays is in 0 to below 1, got {decay}")));
+            return Err(TrainError::invalid(format!(
+                "the share of an average that stays is in 0 to below 1, got {decay}"
+            )));
         }
         Ok(Average { decay, updates: 0, values })
     }

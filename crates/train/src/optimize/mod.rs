@@ -112,7 +112,8 @@ impl Optimizer {
     /// # Errors
     /// If the state is not one of these parameters.
     pub fn resume(&mut self, steps: u64, state: Vec<Vec<Vec<f32>>>) -> Result<(), TrainError> {
-        let sizes = |s: &[Vec<Vec<f32>>]| s.iter().map(|p| p.iter().map(Vec::len).collect()).collect::<Vec<Vec<usize>>>();
+        let sizes =
+            |s: &[Vec<Vec<f32>>]| s.iter().map(|p| p.iter().map(Vec::len).collect()).collect::<Vec<Vec<usize>>>();
         if sizes(&state) != sizes(&self.state) {
             return Err(TrainError::invalid("the optimizer's state in the checkpoint is of other parameters"));
         }
@@ -179,8 +180,7 @@ mod tests {
     #[test]
     fn long_gradients_are_shortened() {
         let parameters = [parameter("a", Role::Weight, vec![0.0; 2])];
-        let mut optimizer =
-            Optimizer::new(&Settings { clip: Some(1.0), ..Settings::default() }, &parameters).unwrap();
+        let mut optimizer = Optimizer::new(&Settings { clip: Some(1.0), ..Settings::default() }, &parameters).unwrap();
         assert_eq!(optimizer.begin([&[3.0f32, 4.0][..]].into_iter()), 0.2);
         assert_eq!(optimizer.begin([&[0.3f32, 0.4][..]].into_iter()), 1.0);
         assert_eq!((optimizer.steps(), optimizer.bytes()), (2, 8));

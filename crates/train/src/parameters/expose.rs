@@ -47,7 +47,8 @@ pub fn expose(graph: &Graph, exposure: &Exposure<'_>) -> Result<Model, TrainErro
         for (slot, role) in slots(&graph, &graph.nodes[i]) {
             let Some(id) = graph.nodes[i].input(slot) else { continue };
             let value = graph.value(id);
-            let Some(constant) = value.constant.as_ref().filter(|t| t.element() == Element::F32 && !t.is_empty()) else {
+            let Some(constant) = value.constant.as_ref().filter(|t| t.element() == Element::F32 && !t.is_empty())
+            else {
                 continue;
             };
             if !(exposure.select)(&value.name, role) || base.find(&value.name).is_none() || known.contains_key(&id) {
@@ -107,9 +108,8 @@ pub(crate) fn concrete(graph: &Graph, batch: usize) -> Result<Graph, TrainError>
     let mut shapes = vec![];
     for id in graph.inputs.clone() {
         let value = graph.value(id);
-        let open = || {
-            TrainError::invalid(format!("input `{}` is {}: only its first axis may be open", value.name, value.ty))
-        };
+        let open =
+            || TrainError::invalid(format!("input `{}` is {}: only its first axis may be open", value.name, value.ty));
         let dims = value.ty.shape.clone().ok_or_else(open)?;
         let shape: Vec<usize> = dims
             .iter()

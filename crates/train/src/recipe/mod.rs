@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 pub use sections::{
-    AugmentSection, ColourSection, CurveName, CutoutSection, DataSection, DistillSection, FillName, LossName, LossSection,
-    MasksSection, MethodName, ModelSection, OptimizerSection, ScheduleSection,
+    AugmentSection, ColourSection, CurveName, CutoutSection, DataSection, DistillSection, FillName, LossName,
+    LossSection, MasksSection, MethodName, ModelSection, OptimizerSection, ScheduleSection,
 };
 
 /// A run.

@@ -281,7 +281,9 @@ impl OptimizerSection {
                 let number = value.as_float().or_else(|| value.as_integer().map(|i| i as f64));
                 let number = number.filter(|v| v.is_finite() && *v >= 0.0);
                 let number = number.ok_or_else(|| {
-                    TrainError::invalid(format!("optimizer.rates: `{pattern}` needs a factor of at least 0, got {value}"))
+                    TrainError::invalid(format!(
+                        "optimizer.rates: `{pattern}` needs a factor of at least 0, got {value}"
+                    ))
                 })?;
                 Ok((pattern.clone(), number as f32))
             })

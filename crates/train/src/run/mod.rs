@@ -3,6 +3,7 @@
 mod prepare;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -56,8 +57,8 @@ pub enum Event {
         from: (u32, usize),
         /// Bytes of activations, gradients, parameters and the optimizer's state.
         memory: usize,
-        /// Nodes that run by reference semantics for want of a kernel, and so slowly.
-        slow: Vec<String>,
+        /// Ops that run by reference semantics for want of a kernel, and so slowly, with the number of their nodes.
+        slow: BTreeMap<String, usize>,
     },
     /// After every step.
     Step {
@@ -100,11 +101,7 @@ pub struct Outcome {
 /// # Errors
 /// If recipe, network and data do not fit together, a file cannot be read or written, the loss is no finite number, or
 /// `watch` ended the run.
-pub fn train(
-    recipe: &Recipe,
-    options: &Options,
-    watch: &mut dyn FnMut(&Event) -> bool,
-) -> Result<Outcome, TrainError> {
+pub fn train(recipe: &Recipe, options: &Options, watch: &mut dyn FnMut(&Event) -> bool) -> Result<Outcome, TrainError> {
     let pool = Arc::new(Pool::new(options.threads.max(1)));
     let prepared = prepare(recipe, &options.folder, &pool)?;
     train_prepared(recipe, prepared, options, &pool, watch)
@@ -126,14 +123,17 @@ pub fn train_prepared(
         run.resume()?;
     }
     let memory = run.trainer.memory();
-    let slow = run.trainer.plan().reference_nodes();
+    let mut slow = BTreeMap::new();
+    for (_, op) in run.trainer.plan().reference_nodes() {
+        *slow.entry(op.to_string()).or_insert(0) += 1;
+    }
     let start = Event::Start {
         parameters: run.trainer.model().trained(),
         steps: run.prepared.source.batches(),
         epochs: recipe.schedule.epochs,
         from: (run.epoch, run.step),
         memory,
-        slow: slow.iter().map(|(node, op)| format!("{node} ({op})")).collect(),
+        slow,
     };
     let mut go_on = watch(&start);
     while go_on && run.epoch < recipe.schedule.epochs {
@@ -260,7 +260,8 @@ impl<'a> Run<'a> {
             if !watch(&event) {
                 return Ok(false);
             }
-            if self.options.checkpoint_steps.is_some_and(|n| n > 0 && self.step.is_multiple_of(n)) && self.step < steps {
+            if self.options.checkpoint_steps.is_some_and(|n| n > 0 && self.step.is_multiple_of(n)) && self.step < steps
+            {
                 self.save()?;
             }
         }

@@ -53,7 +53,9 @@ pub(crate) fn network(recipe: &Recipe, folder: &Path) -> Result<Graph, TrainErro
         (Some(name), None) => architectures::build(name, &section.settings(name, recipe.seed)?),
         (None, Some(file)) => {
             if section.input.is_some() || section.classes.is_some() {
-                return Err(TrainError::invalid("model.input and model.classes are for architectures; a file has its own"));
+                return Err(TrainError::invalid(
+                    "model.input and model.classes are for architectures; a file has its own",
+                ));
             }
             read_model(folder, file)
         }
@@ -109,8 +111,7 @@ pub(crate) fn assemble(
     pool: &Arc<Pool>,
 ) -> Result<Prepared, TrainError> {
     let open = |what: &str, spec: &str| {
-        Dataset::open(&beside(folder, spec))
-            .map_err(|e| TrainError::invalid(format!("data.{what} = \"{spec}\": {e}")))
+        Dataset::open(&beside(folder, spec)).map_err(|e| TrainError::invalid(format!("data.{what} = \"{spec}\": {e}")))
     };
     let logits = *model.graph.outputs.first().ok_or_else(|| TrainError::invalid("the network has no output"))?;
     let shape = model.graph.ty(logits).known_shape().unwrap_or_default();

@@ -1,0 +1,93 @@
+//! `qing train` as a user meets it, and as a power cut meets it.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+const RECIPE: &str = "
+    name = 'tiny'
+    [model]
+    architecture = 'resnet8'
+    input = [1, 8, 8]
+    [data]
+    train = 'zoo:fashion@:60'
+    validate = 'zoo:fashion@60:80'
+    test = 'zoo:fashion@60:80'
+    batch = 10
+    preset = 'unit'
+    [augment]
+    crop = 1
+    flip = 0.5
+    [optimizer]
+    rate = 0.05
+    weight_decay = 1e-4
+    average = 0.9
+    [schedule]
+    epochs = 8
+";
+
+fn start(folder: &Path, args: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qing"));
+    command.arg("train").arg("tiny.toml").args(["--checkpoint-steps", "1", "--json"]).args(args).current_dir(folder);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("qing starts")
+}
+
+fn finish(child: Child) -> String {
+    let output = child.wait_with_output().expect("qing ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn a_killed_run_comes_to_the_same_weights() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("tiny.toml"), RECIPE).expect("a recipe");
+    let whole = finish(start(folder.path(), &["--output", "whole", "--threads", "1"]));
+    assert_eq!(whole.lines().count(), 9, "{whole}");
+    assert!(whole.lines().last().is_some_and(|l| l.contains("\"test_samples\":20")), "{whole}");
+    // Killed as soon as an epoch is reported: somewhere in the next, between, before or while a checkpoint is written.
+    let mut resume = vec!["--output", "killed", "--threads", "2"];
+    for _ in 0..2 {
+        let mut child = start(folder.path(), &resume);
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let first = lines.next().expect("an epoch").expect("text");
+        assert!(first.contains("\"epoch\":") || first.contains("\"result\":"), "{first}");
+        child.kill().expect("killed");
+        child.wait().expect("ends");
+        resume.push("--resume");
+        resume.dedup();
+    }
+    finish(start(folder.path(), &resume));
+    for file in ["tiny.qing", "tiny.onnx"] {
+        let read = |run: &str| fs::read(at(run).join(file)).expect("a network");
+        assert!(read("whole") == read("killed"), "{file} differs");
+    }
+    let left: Vec<String> = fs::read_dir(at("killed"))
+        .expect("a folder")
+        .map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.ends_with(".tmp"))
+        .collect();
+    let files = ["tiny.checkpoint.npz", "tiny.csv", "tiny.onnx", "tiny.qing", "tiny.svg"];
+    assert!(left.len() == files.len() && files.iter().all(|f| left.iter().any(|l| l == f)), "{left:?}");
+}
+
+#[test]
+fn wrong_recipes_are_explained() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("tiny.toml"), RECIPE).expect("a recipe");
+    for (args, words) in [
+        (&["--set", "optimizer.ratte=1"][..], &["ratte", "weight_decay"][..]),
+        (&["--set", "model.architecture=vgg"], &["vgg", "resnet20"]),
+        (&["--set", "schedule.epochs=many"], &["epochs"]),
+        (&["--resume", "--output", "nothing"], &["tiny.checkpoint.npz"]),
+    ] {
+        let output = start(folder.path(), args).wait_with_output().expect("qing ends");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(words.iter().all(|w| error.contains(w)), "{args:?}: {error}");
+    }
+}
