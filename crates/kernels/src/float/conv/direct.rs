@@ -1,6 +1,6 @@
 //! Convolution as an implicit matrix product.
 
-use super::{FilterLayout, unfold};
+use super::{FilterLayout, rows, unfold};
 use crate::aligned::Aligned;
 use crate::float::product::panels::Panels;
 use crate::float::product::{PADDING, Parts, Product, Rows, tile_rows};
@@ -48,6 +48,8 @@ enum Method {
     Indirect(Vec<u32>),
     /// A row of the window at a time: windows over few channels.
     Unfold(unfold::WindowRows),
+    /// A row of few output channels at a time.
+    Rows,
 }
 
 impl Direct {
@@ -66,16 +68,18 @@ impl Direct {
         let panels = Panels::new(isa, geometry.depth(), geometry.group_out());
         // Rows of results that do not follow each other are products of their own.
         let strip = if places.is_some() { geometry.out_w } else { geometry.out_h * geometry.out_w };
-        let rows = tile_rows(strip, panels.rows());
+        let high = tile_rows(strip, panels.rows());
         let skip = places.map_or([0, 0], |p| p.skip);
         let method = if places.is_some() {
-            Method::Indirect(offsets(&geometry, skip, strip, rows))
+            Method::Indirect(offsets(&geometry, skip, strip, high))
         } else if geometry.is_pointwise() {
             Method::Pointwise
+        } else if rows::suits(&geometry, panels.lanes()) {
+            Method::Rows
         } else if unfold::suits(&geometry) {
-            Method::Unfold(unfold::WindowRows::new(&geometry, rows))
+            Method::Unfold(unfold::WindowRows::new(&geometry, high))
         } else {
-            Method::Indirect(offsets(&geometry, skip, strip, rows))
+            Method::Indirect(offsets(&geometry, skip, strip, high))
         };
         let zeros = Aligned::zeros(geometry.kernel[1] * geometry.group_in());
         Ok(Direct { isa, geometry, clamp, method, panels, zeros, places })
@@ -146,6 +150,10 @@ impl Direct {
         if let Some(residual) = residual {
             expect_len("residual", residual.len(), y.len())?;
         }
+        if matches!(self.method, Method::Rows) {
+            self.run_rows(weights, bias, x, residual, y, pool);
+            return Ok(());
+        }
         // A pointwise convolution does not care where one image ends.
         let flat = matches!(self.method, Method::Pointwise);
         let images = if flat { 1 } else { geometry.batch };
@@ -197,6 +205,62 @@ impl Direct {
         Ok(())
     }
 
+    /// All that [`Direct::run`] does for one group of one image, with places.
+    ///
+    /// # Safety
+    /// The slices must have the lengths that are checked there, `out` must be the results of all images, and no other thread may touch this
+    /// group's in this image meanwhile.
+    pub(super) unsafe fn run_image(
+        &self,
+        (weights, bias): (&[f32], &[f32]),
+        x: &[f32],
+        residual: *const f32,
+        out: *mut f32,
+        [image, group]: [usize; 2],
+    ) {
+        let (geometry, Some(places)) = (&self.geometry, self.places) else { return };
+        let input = &x[image * (geometry.input_len() / geometry.batch) + group * geometry.group_in()..];
+        let tiles = geometry.out_w.div_ceil(tile_rows(geometry.out_w, self.panels.rows()));
+        for strip in 0..geometry.out_h {
+            let at = image * places.image + places.first + strip * places.down + group * geometry.group_out();
+            // SAFETY: as in `run`.
+            unsafe {
+                let product = Product {
+                    out: out.add(at),
+                    residual: if residual.is_null() { residual } else { residual.add(at) },
+                    stride: places.right,
+                    ..self.product((weights, bias), input, group, strip, geometry.out_w)
+                };
+                product.run_part(self.isa, 0..tiles, 0..self.panels.count());
+            }
+        }
+    }
+
+    /// [`Direct::run`] by rows; lengths have been checked.
+    fn run_rows(&self, weights: &[f32], bias: &[f32], x: &[f32], residual: Option<&[f32]>, y: &mut [f32], pool: &Pool) {
+        let g = &self.geometry;
+        let (image_in, image_out) = (g.input_len() / g.batch, g.output_len() / g.batch);
+        let blocks = Parts::wanted(pool).div_ceil(g.batch).min(g.out_h);
+        let step = g.out_h.div_ceil(blocks);
+        let out = SharedMut::new(y);
+        pool.run(g.batch * blocks, &|chunk| {
+            let (image, first) = (chunk / blocks, chunk % blocks * step);
+            let rows = rows::ImageRows {
+                geometry: g,
+                input: &x[image * image_in..][..image_in],
+                weights,
+                bias,
+                zeros: &self.zeros,
+                clamp: self.clamp,
+                rows: first.min(g.out_h)..g.out_h.min(first + step),
+                // SAFETY: the image is inside of both slices, and its rows are shared out.
+                out: unsafe { out.as_mut_ptr().add(image * image_out) },
+                residual: residual.map_or(std::ptr::null(), |r| r[image * image_out..].as_ptr()),
+            };
+            simd::dispatch(self.isa, rows);
+        });
+    }
+
     /// The product of one strip of an image and group, without its results.
     fn product<'a>(
         &'a self,
@@ -211,7 +275,7 @@ impl Direct {
             if bias.is_empty() { &[][..] } else { &bias[group * panels.padded_cols()..][..panels.padded_cols()] };
         let (rows, taps) = match &self.method {
             Method::Indirect(table) => (Rows::Table(&table[strip * pixels * geometry.taps()..]), geometry.taps()),
-            Method::Pointwise => (Rows::Strided(geometry.in_c), 1),
+            Method::Pointwise | Method::Rows => (Rows::Strided(geometry.in_c), 1),
             Method::Unfold(_) => (Rows::Strided(unfold::row_len(geometry)), 1),
         };
         Product {

@@ -6,6 +6,7 @@
 mod direct;
 mod dynamic;
 mod filters;
+mod rows;
 mod transposed;
 mod unfold;
 mod weight_grad;

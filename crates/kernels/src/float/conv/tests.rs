@@ -215,6 +215,12 @@ fn the_shapes_of_known_networks() {
         // Downsampling shortcut.
         ConvGeometry { kernel: [1, 1], stride: [2, 2], out_h: 5, out_w: 5, pad_top: 0, pad_left: 0, ..PLAIN },
         ConvGeometry { groups: 10, ..PLAIN },
+        // Few output channels, in rows of every length of run.
+        ConvGeometry { out_c: 16, batch: 2, ..PLAIN },
+        ConvGeometry { out_c: 13, in_c: 3, in_w: 16, out_w: 16, ..PLAIN },
+        ConvGeometry { out_c: 8, in_c: 1, in_w: 37, out_w: 37, ..PLAIN },
+        ConvGeometry { out_c: 4, in_w: 24, out_w: 24, kernel: [5, 3], dilation: [2, 1], pad_top: 4, ..PLAIN },
+        ConvGeometry { out_c: 15, in_w: 8, out_w: 8, kernel: [1, 3], pad_top: 0, ..PLAIN },
     ];
     for case in cases {
         check(case, Clamp::RELU, true, true);

@@ -7,6 +7,7 @@
 use super::direct::{Direct, Places};
 use super::{DynamicConv, FilterLayout};
 use crate::float::Clamp;
+use crate::pool::SharedMut;
 use crate::{ConvGeometry, Isa, KernelError, Pool, expect_len};
 
 /// One axis of a phase: the taps that meet a place between two steps, in the order of the input, as a convolution.
@@ -59,8 +60,8 @@ pub struct TransposedConv {
 #[derive(Debug, Clone)]
 enum Method {
     Reversed(Box<DynamicConv>),
-    /// The largest scratch that one needs, and all.
-    Phases(usize, Vec<(Direct, FilterLayout)>),
+    /// How each is computed, and where its weights are.
+    Phases(Vec<(Direct, FilterLayout)>),
 }
 
 /// What transposing makes of the place of a weight.
@@ -133,8 +134,7 @@ impl TransposedConv {
         for (geometry, layout, places) in phases {
             parts.push((Direct::new(isa, geometry, clamp, Some(places))?, layout));
         }
-        let largest = parts.iter().map(|(part, _)| part.weights_len().next_multiple_of(16) + part.bias_len()).max();
-        Ok(TransposedConv { forward, method: Method::Phases(largest.unwrap_or(0), parts) })
+        Ok(TransposedConv { forward, method: Method::Phases(parts) })
     }
 
     /// The geometry of the convolution that is transposed.
@@ -154,7 +154,10 @@ impl TransposedConv {
     pub fn scratch_len(&self, threads: usize) -> usize {
         match &self.method {
             Method::Reversed(conv) => conv.scratch_len(threads),
-            Method::Phases(largest, _) => *largest,
+            Method::Phases(parts) => {
+                let weights: usize = parts.iter().map(|(part, _)| packed_len(part)).sum();
+                weights + parts.first().map_or(0, |(part, _)| part.bias_len())
+            }
         }
     }
 
@@ -177,27 +180,57 @@ impl TransposedConv {
         bias.map_or(Ok(()), |bias| expect_len("bias", bias.len(), self.forward.in_c))?;
         let parts = match &self.method {
             Method::Reversed(conv) => return conv.run(weights, bias, x, residual, y, scratch, pool),
-            Method::Phases(largest, parts) => {
-                if scratch.len() < *largest {
-                    return Err(KernelError::Length { what: "scratch", expected: *largest, found: scratch.len() });
-                }
-                parts
-            }
+            Method::Phases(parts) => parts,
         };
+        let forward = &self.forward;
+        expect_len("input", x.len(), forward.output_len())?;
+        expect_len("output", y.len(), forward.input_len())?;
+        residual.map_or(Ok(()), |residual| expect_len("residual", residual.len(), y.len()))?;
+        let least = self.scratch_len(pool.threads());
+        if scratch.len() < least {
+            return Err(KernelError::Length { what: "scratch", expected: least, found: scratch.len() });
+        }
+        let padded = parts.first().map_or(0, |(part, _)| part.bias_len());
+        let (biases, packed) = scratch[..least].split_at_mut(padded);
+        let biases = match (bias, parts.first()) {
+            (Some(bias), Some((part, _))) => {
+                part.pack_bias(bias, biases);
+                &*biases
+            }
+            _ => &[],
+        };
+        let mut rest = &mut *packed;
         for (part, layout) in parts {
-            let len = part.weights_len();
-            let (packed, biases) = scratch.split_at_mut(len.next_multiple_of(16));
-            let (packed, biases) = (&mut packed[..len], &mut biases[..part.bias_len()]);
-            part.pack_weights(weights, layout, packed, pool);
-            let biases = match bias {
-                Some(bias) => {
-                    part.pack_bias(bias, biases);
-                    &*biases
+            let (packed, after) = rest.split_at_mut(packed_len(part));
+            part.pack_weights(weights, layout, &mut packed[..part.weights_len()], pool);
+            rest = after;
+        }
+        let packed = &*packed;
+        let weights_of =
+            |parts: &[(Direct, FilterLayout)]| parts.iter().map(|(part, _)| packed_len(part)).sum::<usize>();
+        if forward.batch * forward.groups >= 2 * pool.threads() || pool.threads() == 1 {
+            // All phases of an image, one after the other: together they fill its lines while these are in cache.
+            let out = SharedMut::new(y);
+            pool.run(forward.batch * forward.groups, &|item| {
+                let place = [item / forward.groups, item % forward.groups];
+                for (i, (part, _)) in parts.iter().enumerate() {
+                    let weights = &packed[weights_of(&parts[..i])..][..part.weights_len()];
+                    let residual = residual.map_or(std::ptr::null(), <[f32]>::as_ptr);
+                    // SAFETY: the lengths were checked above, and items have a group of an image of their own.
+                    unsafe { part.run_image((weights, biases), x, residual, out.as_mut_ptr(), place) };
                 }
-                None => &[],
-            };
-            part.run(packed, biases, x, residual, y, pool)?;
+            });
+            return Ok(());
+        }
+        for (i, (part, _)) in parts.iter().enumerate() {
+            let weights = &packed[weights_of(&parts[..i])..][..part.weights_len()];
+            part.run(weights, biases, x, residual, y, pool)?;
         }
         Ok(())
     }
+}
+
+/// Values of a phase's packed weights, and what keeps the next on a cache line.
+fn packed_len(part: &Direct) -> usize {
+    part.weights_len().next_multiple_of(16)
 }
