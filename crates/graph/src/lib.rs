@@ -7,7 +7,8 @@
 mod attributes;
 mod error;
 mod graph;
-mod op;
+#[doc(hidden)]
+pub mod op;
 mod types;
 
 pub mod arithmetic;

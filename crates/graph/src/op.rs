@@ -447,6 +447,59 @@ impl Case {
     }
 }
 
+/// What describes an op to people and tests, its documentation and cases, is left out without the feature `describe`: a device needs
+/// neither.
+#[cfg(feature = "describe")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! when_described {
+    ($what:expr) => {
+        $what
+    };
+    ($what:expr => $else:expr) => {
+        $what
+    };
+}
+
+#[cfg(not(feature = "describe"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! when_described {
+    ($what:expr) => {
+        ""
+    };
+    ($what:expr => $else:expr) => {{
+        let _: fn() -> Vec<$crate::Case> = $what;
+        $else
+    }};
+}
+
+/// Rewriting nodes of older opsets is left out without the feature `upgrade`: device files have none.
+#[cfg(feature = "upgrade")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! when_upgradable {
+    ($what:expr) => {
+        Some($what)
+    };
+}
+
+#[cfg(not(feature = "upgrade"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! when_upgradable {
+    ($what:expr) => {{
+        let _: fn(&mut $crate::Legacy<'_>) -> Result<(), $crate::OpError> = $what;
+        None
+    }};
+}
+
+/// The cases of an op in a build without them.
+#[doc(hidden)]
+pub fn no_cases() -> Vec<Case> {
+    vec![]
+}
+
 /// Declares an op: a struct whose fields are the attributes, its [`OpInfo`], and `SPEC`.
 ///
 /// ```ignore
@@ -492,10 +545,10 @@ macro_rules! op {
             pub const SPEC: &'static $crate::OpSpec = &$crate::OpSpec {
                 name: $onnx,
                 domain: { #[allow(unused_mut, unused_assignments)] let mut d = ""; $(d = $domain;)? d },
-                docs: concat!($($doc, "\n",)* ""),
+                docs: $crate::when_described!(concat!($($doc, "\n",)* "")),
                 attrs: &[$($crate::AttrSpec {
                     name: stringify!($field),
-                    docs: concat!($($fdoc, "\n",)* ""),
+                    docs: $crate::when_described!(concat!($($fdoc, "\n",)* "")),
                 }),*],
                 inputs: $crate::Arity { min: $imin, max: $imax },
                 outputs: $crate::Arity { min: $omin, max: $omax },
@@ -516,10 +569,10 @@ macro_rules! op {
                 upgrade: {
                     #[allow(unused_mut, unused_assignments)]
                     let mut u: Option<fn(&mut $crate::Legacy<'_>) -> Result<(), $crate::OpError>> = None;
-                    $(u = Some($upgrade);)?
+                    $(u = $crate::when_upgradable!($upgrade);)?
                     u
                 },
-                cases: $cases,
+                cases: $crate::when_described!($cases => $crate::op::no_cases),
             };
         }
 

@@ -23,30 +23,32 @@ pub(super) unsafe fn block(b: &Block<'_>, y: Target<'_>, y_stride: usize) {
     let mut column = b.from;
     while column < b.to {
         let vectors = ((b.bias.len() - column) / 16).clamp(1, 4);
-        let tiles = b.rows.div_ceil(ROWS[vectors]);
-        let mut row = 0;
-        for tile in 0..tiles {
-            // Tiles of nearly equal height: a last tile of one row would leave the multipliers waiting.
-            let rows = (b.rows - row).div_ceil(tiles - tile);
-            // SAFETY: `row` and `column` lie inside the block.
-            unsafe {
-                let call = Tile::at(b, row, column, y, y_stride);
-                macro_rules! with {
-                    ($($n:literal: $($m:literal)*;)*) => {
-                        match (vectors, rows) {
-                            $($(($n, $m) => call.run::<$m, $n>(),)*)*
-                            _ => unreachable!("a tile of {rows} rows and {vectors} vectors"),
-                        }
-                    };
+        let tiles = b.segment.div_ceil(ROWS[vectors]);
+        for segment in 0..b.rows / b.segment {
+            let mut row = 0;
+            for tile in 0..tiles {
+                // Tiles of nearly equal height: a last tile of one row would leave the multipliers waiting.
+                let rows = (b.segment - row).div_ceil(tiles - tile);
+                // SAFETY: `segment`, `row` and `column` lie inside the block.
+                unsafe {
+                    let call = Tile::at(b, segment, row, column, y, y_stride);
+                    macro_rules! with {
+                        ($($n:literal: $($m:literal)*;)*) => {
+                            match (vectors, rows) {
+                                $($(($n, $m) => call.run::<$m, $n>(),)*)*
+                                _ => unreachable!("a tile of {rows} rows and {vectors} vectors"),
+                            }
+                        };
+                    }
+                    with! {
+                        4: 1 2 3 4 5 6;
+                        3: 1 2 3 4 5 6 7 8 9;
+                        2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
+                        1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
+                    }
                 }
-                with! {
-                    4: 1 2 3 4 5 6;
-                    3: 1 2 3 4 5 6 7 8 9;
-                    2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
-                    1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
-                }
+                row += rows;
             }
-            row += rows;
         }
         column += 16 * vectors;
     }
@@ -57,6 +59,8 @@ struct Tile<'a> {
     a: *const u8,
     stride: usize,
     steps: usize,
+    lines: usize,
+    line: usize,
     weights: *const i8,
     bias: *const i32,
     scale: *const f32,
@@ -69,17 +73,19 @@ struct Tile<'a> {
 
 impl<'a> Tile<'a> {
     /// # Safety
-    /// `row` and `column` lie inside the block.
+    /// `row` of `segment` and `column` lie inside the block.
     #[inline(always)]
-    unsafe fn at(b: &Block<'_>, row: usize, column: usize, y: Target<'a>, y_stride: usize) -> Self {
-        let offset = row * y_stride + (column - b.from);
+    unsafe fn at(b: &Block<'_>, segment: usize, row: usize, column: usize, y: Target<'a>, y_stride: usize) -> Self {
+        let offset = (segment * b.segment + row) * y_stride + (column - b.from);
         // SAFETY: inside the block's slices by the caller's promise.
         unsafe {
             Tile {
-                a: b.a.as_ptr().add(row * b.stride),
+                a: b.a.as_ptr().add(segment * b.segment_stride + row * b.stride),
                 stride: b.stride,
                 steps: b.steps,
-                weights: b.weights.as_ptr().add(column * 4 * b.steps),
+                lines: b.lines,
+                line: b.line,
+                weights: b.weights.as_ptr().add(column * 4 * b.steps * b.lines),
                 bias: b.bias.as_ptr().add(column),
                 scale: b.scale.as_ptr().add(column),
                 column,
@@ -134,20 +140,23 @@ impl<'a> Tile<'a> {
                     sums[m][n] = bias;
                 }
             }
-            let (mut a, mut weights) = (self.a, self.weights);
-            for _ in 0..self.steps {
-                let mut w = [_mm512_setzero_si512(); N];
-                for n in 0..N {
-                    w[n] = _mm512_loadu_si512(weights.add(64 * n).cast());
-                }
-                for m in 0..M {
-                    let x = _mm512_set1_epi32(a.add(m * self.stride).cast::<i32>().read_unaligned());
+            let mut weights = self.weights;
+            for line in 0..self.lines {
+                let mut a = self.a.add(line * self.line);
+                for _ in 0..self.steps {
+                    let mut w = [_mm512_setzero_si512(); N];
                     for n in 0..N {
-                        sums[m][n] = _mm512_dpbusd_epi32(sums[m][n], x, w[n]);
+                        w[n] = _mm512_loadu_si512(weights.add(64 * n).cast());
                     }
+                    for m in 0..M {
+                        let x = _mm512_set1_epi32(a.add(m * self.stride).cast::<i32>().read_unaligned());
+                        for n in 0..N {
+                            sums[m][n] = _mm512_dpbusd_epi32(sums[m][n], x, w[n]);
+                        }
+                    }
+                    a = a.add(4);
+                    weights = weights.add(64 * N);
                 }
-                a = a.add(4);
-                weights = weights.add(64 * N);
             }
             sums
         }

@@ -1,13 +1,14 @@
 //! Convolution and matrix product of bytes by 8-bit weights.
 //!
 //! A convolution is a matrix product whose left side is never stored: the rows of a block of output pixels are
-//! gathered into scratch that stays in cache (`rows.rs`) and multiplied by panels of weights packed once for the
-//! instruction set at hand. A pointwise convolution reads its rows where they lie.
+//! gathered into scratch that stays in cache (`rows.rs`), or read from a padded copy of the image (`image.rs`), and multiplied by
+//! panels of weights packed once for the instruction set at hand. A pointwise convolution reads its rows where they lie.
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+mod image;
 mod layout;
 #[cfg(target_arch = "aarch64")]
 mod neon;

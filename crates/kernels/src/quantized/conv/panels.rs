@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::layout::Layout;
+use super::image::Image;
 use super::{After, rows};
 use crate::aligned::Aligned;
 use crate::cpu::{Isa, has_vbmi};
@@ -14,43 +15,50 @@ use crate::quantized::lookup;
 
 /// Bytes of rows, results and what is added to them that one block works on: panel after panel of weights passes over them,
 /// so they stay in the second-level cache, and mostly in the first.
-const BLOCK_BYTES: usize = 64 * 1024;
+pub(super) const BLOCK_BYTES: usize = 64 * 1024;
 /// Rows below which a block is not cut, since each block streams all weights once.
-const MIN_ROWS: usize = 56;
+pub(super) const MIN_ROWS: usize = 56;
 
 /// Packed weights of a convolution and what else the matrix kernels need of it.
 #[derive(Debug, Clone)]
 pub(super) struct Panels {
-    isa: Isa,
-    layout: Layout,
+    pub(super) isa: Isa,
+    pub(super) layout: Layout,
     /// Input bytes in a row of the left matrix, a multiple of the layout's step.
     depth: usize,
+    /// How the rows of the left matrix are read from the image, where they are not copied out of it.
+    image: Option<Image>,
     /// Output channels of a group.
-    columns: usize,
+    pub(super) columns: usize,
     /// Columns of a panel; the last one of a group may be narrower.
     width: usize,
     /// [`Requantize::saturates`].
-    saturates: bool,
+    pub(super) saturates: bool,
     /// One element per group.
-    groups: Vec<Group>,
+    pub(super) groups: Vec<Group>,
 }
 
 /// What belongs to one group of channels. Lengths are multiples of a vector of columns.
 #[derive(Debug, Clone)]
-struct Group {
-    weights: Aligned<i8>,
-    bias: Vec<i32>,
-    scale: Vec<f32>,
+pub(super) struct Group {
+    pub(super) weights: Aligned<i8>,
+    pub(super) bias: Vec<i32>,
+    pub(super) scale: Vec<f32>,
 }
 
 /// A block of output rows and columns as the kernel of an instruction set sees it.
 #[derive(Clone, Copy)]
 pub(super) struct Block<'a> {
-    /// Rows of the left matrix, `stride` bytes apart, `steps` steps of which are used.
+    /// Rows of the left matrix, `stride` bytes apart. A row is `lines` pieces of `steps` steps each, `line` bytes apart.
     pub a: &'a [u8],
     pub stride: usize,
     pub rows: usize,
     pub steps: usize,
+    pub lines: usize,
+    pub line: usize,
+    /// After so many rows the next one is `segment_stride` bytes from the first of them: a row of the image ends.
+    pub segment: usize,
+    pub segment_stride: usize,
     /// Packed weights, bias and scale of all columns of the group.
     pub weights: &'a [i8],
     pub bias: &'a [i32],
@@ -121,24 +129,30 @@ impl Panels {
     ) -> Option<Panels> {
         let scale = epilogue.scale();
         let layout = Layout::of(isa)?;
+        let image = Image::of(isa, g);
+        let spaced = image.and_then(|image| image.space(weights, g));
+        let (weights, depth) = match (&spaced, image) {
+            (Some(spaced), Some(image)) => (&spaced[..], image.depth(g)),
+            _ => (weights, g.depth()),
+        };
         let lanes = layout.lanes;
         let columns = g.out_c / g.groups;
-        let steps = g.depth().div_ceil(layout.step);
+        let steps = depth.div_ceil(layout.step);
         let padded = columns.next_multiple_of(lanes);
         let groups = (0..g.groups)
             .map(|group| {
                 let first = group * columns;
-                let own = &weights[first * g.depth()..(first + columns) * g.depth()];
-                let mut packed = Aligned::zeros(layout.panel_len(padded, g.depth()));
+                let own = &weights[first * depth..(first + columns) * depth];
+                let mut packed = Aligned::zeros(layout.panel_len(padded, depth));
                 for panel in (0..padded).step_by(layout.vectors * lanes) {
                     let width = (layout.vectors * lanes).min(padded - panel);
-                    let from = &own[panel * g.depth()..(panel + width).min(columns) * g.depth()];
-                    let into = &mut packed[layout.panel_len(panel, g.depth())..];
-                    layout.pack(&mut into[..layout.panel_len(width, g.depth())], width, from, g.depth());
+                    let from = &own[panel * depth..(panel + width).min(columns) * depth];
+                    let into = &mut packed[layout.panel_len(panel, depth)..];
+                    layout.pack(&mut into[..layout.panel_len(width, depth)], width, from, depth);
                 }
                 let mut bias = bias[first..first + columns].to_vec();
                 if layout.signed {
-                    for (bias, weights) in bias.iter_mut().zip(own.chunks_exact(g.depth())) {
+                    for (bias, weights) in bias.iter_mut().zip(own.chunks_exact(depth)) {
                         let sum: i32 = weights.iter().map(|w| i32::from(*w)).sum();
                         *bias = bias.wrapping_add(sum.wrapping_mul(128));
                     }
@@ -153,6 +167,7 @@ impl Panels {
             isa,
             layout,
             depth: layout.step * steps,
+            image,
             columns,
             width: layout.vectors * lanes,
             saturates: epilogue.saturates(),
@@ -193,6 +208,9 @@ impl Panels {
 
     /// Bytes of scratch for gathered rows on at most so many threads.
     pub(super) fn scratch_bytes(&self, g: &ConvGeometry, threads: usize) -> usize {
+        if let Some(image) = &self.image {
+            return image.scratch_bytes(g, self.columns, threads);
+        }
         if self.direct(g) {
             return 0;
         }
@@ -216,6 +234,9 @@ impl Panels {
         scratch: &mut [u8],
         pool: &Pool,
     ) {
+        if let Some(image) = &self.image {
+            return image.run(self, g, x, x_zero, epilogue, after, y, scratch, pool);
+        }
         let cut = self.cut(g, pool.threads());
         let (direct, stride) = (self.direct(g), self.stride());
         let total = g.out_pixels();
@@ -262,6 +283,10 @@ impl Panels {
                 stride,
                 rows: count,
                 steps: self.depth / self.layout.step,
+                lines: 1,
+                line: 0,
+                segment: count,
+                segment_stride: 0,
                 weights: &part.weights,
                 bias: &part.bias,
                 scale: &part.scale,
@@ -275,13 +300,13 @@ impl Panels {
 }
 
 /// The output as every thread sees it.
-enum Sink<'a> {
+pub(super) enum Sink<'a> {
     U8(SharedMut<'a, u8>),
     F32(SharedMut<'a, f32>),
 }
 
 impl<'a> Sink<'a> {
-    fn new(y: Output<'a>) -> Self {
+    pub(super) fn new(y: Output<'a>) -> Self {
         match y {
             Output::U8(y) => Sink::U8(SharedMut::new(y)),
             Output::F32(y) => Sink::F32(SharedMut::new(y)),
@@ -289,7 +314,7 @@ impl<'a> Sink<'a> {
     }
 
     /// Computes one block, whose first value is `offset` values into the output.
-    fn compute(
+    pub(super) fn compute(
         &self,
         isa: Isa,
         layout: &Layout,
@@ -372,7 +397,9 @@ impl<'a> Sink<'a> {
 fn check(layout: &Layout, block: &Block<'_>) {
     let padded = block.to.next_multiple_of(layout.lanes);
     assert!(block.rows > 0 && block.from < block.to && block.from.is_multiple_of(layout.vectors * layout.lanes));
-    assert!((block.rows - 1) * block.stride + layout.step * block.steps <= block.a.len());
+    assert!(block.segment > 0 && block.lines > 0 && block.rows.is_multiple_of(block.segment));
+    let last_row = (block.rows / block.segment - 1) * block.segment_stride + (block.segment - 1) * block.stride;
+    assert!(last_row + (block.lines - 1) * block.line + layout.step * block.steps <= block.a.len());
     assert!(padded <= block.bias.len() && padded <= block.scale.len());
-    assert!(padded * layout.weight * block.steps <= block.weights.len());
+    assert!(padded * layout.weight * block.steps * block.lines <= block.weights.len());
 }
