@@ -24,16 +24,25 @@ pub(crate) fn permuted_indices(shape: &[usize], axes: &[usize]) -> Vec<usize> {
 
 /// Reordering of axes, for elements of whole bytes.
 struct Permute {
+    /// As it was asked for, and the same of wider elements, for operands that lie where those may.
+    narrow: Reorder,
+    wide: Reorder,
+}
+
+struct Reorder {
     shape: Vec<usize>,
     order: Vec<usize>,
+    /// Bytes of an element.
     width: usize,
 }
 
 impl Step for Permute {
     fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
         let (inputs, y, _) = io.split();
-        let (shape, order) = (self.shape.as_slice(), self.order.as_slice());
-        match self.width {
+        let aligned = |bytes: &[u8]| (bytes.as_ptr() as usize).is_multiple_of(self.wide.width);
+        let fits = aligned(y) && aligned(inputs.values(0));
+        let Reorder { shape, order, width } = if fits { &self.wide } else { &self.narrow };
+        match width {
             1 => permute::<u8>(shape, order, inputs.values(0), y, pool)?,
             2 => permute::<u16>(shape, order, inputs.values(0), bytemuck::cast_slice_mut(y), pool)?,
             4 => permute::<u32>(shape, order, inputs.values(0), bytemuck::cast_slice_mut(y), pool)?,
@@ -50,9 +59,34 @@ pub(super) fn permutation(form: Form, shape: &[usize], order: &[usize]) -> Optio
         return None;
     }
     Some(match form.width() {
-        Some(width) => Box::new(Permute { shape: shape.to_vec(), order: order.to_vec(), width }),
+        Some(width) => {
+            let narrow = Reorder { shape: shape.to_vec(), order: order.to_vec(), width };
+            Box::new(Permute { wide: narrow.widened(), narrow })
+        }
         None => Box::new(PermutePacked { form, indices: permuted_indices(shape, order) }),
     })
+}
+
+impl Reorder {
+    /// The same of fewer and wider elements: those along the last axes, where these stay the last, move together.
+    fn widened(&self) -> Reorder {
+        let (mut shape, mut order, mut width) = (self.shape.clone(), self.order.clone(), self.width);
+        while let (Some(last), Some(len)) = (order.last().copied(), shape.last().copied()) {
+            if last + 1 != shape.len() {
+                break;
+            }
+            if let Some(factor) = [8, 4, 2].into_iter().find(|factor| len % factor == 0 && width * factor <= 8) {
+                width *= factor;
+                shape[last] /= factor;
+            }
+            if shape[last] != 1 || shape.len() == 1 {
+                break;
+            }
+            shape.pop();
+            order.pop();
+        }
+        Reorder { shape, order, width }
+    }
 }
 
 /// The bytes as they are.

@@ -116,6 +116,7 @@ static TABLE: &[(&str, &str, LowerFn)] = &[
     ("qing", "BatchNormTraining", batch_norm::training),
     ("qing", "ConvWeightGrad", dynamic::weight_grad),
     ("qing", "Dequantize", quantize::lower_dequantize),
+    ("qing", "Lookup", table::lower),
     ("qing", "MaxPoolGrad", pool::gradient),
     ("qing", "Quantize", quantize::lower_quantize),
     ("qing", "ReluGrad", batch_norm::relu_gradient),

@@ -1,5 +1,6 @@
 //! Plans: everything decided before the first run.
 
+mod composed;
 mod dump;
 pub(crate) mod layout;
 mod prepare;

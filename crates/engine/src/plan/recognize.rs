@@ -1,17 +1,17 @@
 //! Functions that exporters spell out and kernels know by name, and paddings that a convolution can do itself.
 //!
 //! Only float graphs: between quantized values every step of the spelled-out form rounds, so its name would be another
-//! function.
+//! function (`composed.rs` makes a table of it).
 
 use qing_graph::{
     Element, Node, OpError, Tensor, Type, ValueId, arithmetic, ops,
     rewrite::{Patch, Rule, View},
 };
 
-use super::transposed::Transposed;
+use super::{composed::Composed, transposed::Transposed};
 
 /// The rules, in the order they are tried.
-pub(super) const RULES: &[&dyn Rule] = &[&Silu, &Gelu, &PadConv, &QuantizeThenMove, &Transposed];
+pub(super) const RULES: &[&dyn Rule] = &[&Silu, &Gelu, &PadConv, &QuantizeThenMove, &Composed, &Transposed];
 
 fn is_float(view: &View<'_>, id: ValueId) -> bool {
     view.graph.ty(id).element == Element::F32 && view.graph.ty(id).quant.is_none()

@@ -105,6 +105,7 @@ ops! {
     less_or_equal::LessOrEqual,
     log::Log,
     log_softmax::LogSoftmax,
+    lookup::Lookup,
     lp_normalization::LpNormalization,
     lp_pool::LpPool,
     lrn::Lrn,

@@ -30,14 +30,40 @@ pub fn nearest<T: Copy + Send + Sync>(
     check([batch, h, w, c], [rows.len(), cols.len()], x.len(), y.len())?;
     inside("row", rows.iter(), h)?;
     inside("column", cols.iter(), w)?;
-    pool.for_each_chunk_mut(y, (cols.len() * c).max(1), |line, y| {
+    let width = cols.len() * c;
+    // Enlarged by a whole factor: rows come in runs that are all alike.
+    let repeat = rows.iter().take_while(|row| **row == rows[0]).count().max(1);
+    let runs = rows.chunks_exact(repeat).all(|run| run.iter().all(|row| *row == run[0]));
+    let repeat = if runs && rows.len().is_multiple_of(repeat) { repeat } else { 1 };
+    pool.for_each_chunk_mut(y, (repeat * width).max(1), |run, y| {
+        let line = run * repeat;
         let (image, row) = (line / rows.len(), rows[line % rows.len()]);
         let from = &x[(image * h + row) * w * c..][..w * c];
-        for (pixel, col) in y.chunks_exact_mut(c).zip(cols) {
-            pixel.copy_from_slice(&from[col * c..][..c]);
+        let (first, rest) = y.split_at_mut(width);
+        match c {
+            1 => pixels::<T, 1>(from, cols, first),
+            2 => pixels::<T, 2>(from, cols, first),
+            3 => pixels::<T, 3>(from, cols, first),
+            4 => pixels::<T, 4>(from, cols, first),
+            _ => {
+                for (pixel, col) in first.chunks_exact_mut(c).zip(cols) {
+                    pixel.copy_from_slice(&from[col * c..][..c]);
+                }
+            }
+        }
+        for again in rest.chunks_exact_mut(width) {
+            again.copy_from_slice(first);
         }
     });
     Ok(())
+}
+
+/// Pixels of `C` values, chosen by column.
+fn pixels<T: Copy, const C: usize>(from: &[T], cols: &[usize], to: &mut [T]) {
+    for (pixel, col) in to.chunks_exact_mut(C).zip(cols) {
+        let from: &[T; C] = from[col * C..][..C].try_into().expect("a whole pixel");
+        pixel.copy_from_slice(from);
+    }
 }
 
 /// Mixes each output pixel from up to four input pixels, from `[batch, h, w, c]` to `[batch, rows, cols, c]`: bilinear

@@ -164,7 +164,9 @@ fn softmax_row<S: Simd>(s: S, row: &mut [f32]) {
     for x in body.chunks_exact_mut(S::LANES) {
         s.store(x, s.mul(s.load(x), scale));
     }
-    s.store_tail(tail, s.mul(s.load_tail(tail), scale));
+    if !tail.is_empty() {
+        s.store_tail(tail, s.mul(s.load_tail(tail), scale));
+    }
 }
 
 #[inline(always)]
