@@ -70,7 +70,12 @@ pub(super) fn permutation(form: Form, shape: &[usize], order: &[usize]) -> Optio
 impl Reorder {
     /// The same of fewer and wider elements: those along the last axes, where these stay the last, move together.
     fn widened(&self) -> Reorder {
-        let (mut shape, mut order, mut width) = (self.shape.clone(), self.order.clone(), self.width);
+        // Axes of one place are left out: none of them keeps others apart.
+        let kept: Vec<usize> = (0..self.shape.len()).filter(|axis| self.shape[*axis] != 1).collect();
+        let place = |axis: &usize| kept.iter().position(|kept| kept == axis);
+        let mut order: Vec<usize> = self.order.iter().filter_map(place).collect();
+        let mut shape: Vec<usize> = kept.iter().map(|axis| self.shape[*axis]).collect();
+        let mut width = self.width;
         while let (Some(last), Some(len)) = (order.last().copied(), shape.last().copied()) {
             if last + 1 != shape.len() {
                 break;
@@ -79,7 +84,7 @@ impl Reorder {
                 width *= factor;
                 shape[last] /= factor;
             }
-            if shape[last] != 1 || shape.len() == 1 {
+            if shape[last] != 1 {
                 break;
             }
             shape.pop();

@@ -5,6 +5,7 @@ mod dump;
 pub(crate) mod layout;
 mod prepare;
 mod recognize;
+mod shuffled;
 mod transposed;
 
 use std::fmt;

@@ -8,10 +8,10 @@ use qing_graph::{
     rewrite::{Patch, Rule, View},
 };
 
-use super::{composed::Composed, transposed::Transposed};
+use super::{composed::Composed, shuffled::Shuffled, transposed::Transposed};
 
 /// The rules, in the order they are tried.
-pub(super) const RULES: &[&dyn Rule] = &[&Silu, &Gelu, &PadConv, &QuantizeThenMove, &Composed, &Transposed];
+pub(super) const RULES: &[&dyn Rule] = &[&Silu, &Gelu, &PadConv, &QuantizeThenMove, &Composed, &Transposed, &Shuffled];
 
 fn is_float(view: &View<'_>, id: ValueId) -> bool {
     view.graph.ty(id).element == Element::F32 && view.graph.ty(id).quant.is_none()
