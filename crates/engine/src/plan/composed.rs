@@ -140,12 +140,12 @@ mod tests {
     /// x, sigmoid(x) quantized on its own, their product quantized; and the same times another value.
     fn silu(times_another: bool) -> Graph {
         let mut graph = Graph::new("silu");
-        let quantized =
-            |scale, zero| Type::new(Element::F32, [256usize]).quantized(Element::U8, Quant::per_tensor(scale, zero).unwrap());
-        let x = graph.add_input("x", quantized(0.05, 120));
-        let real = |graph: &mut Graph, id| {
-            graph.add_node(Arc::new(ops::Dequantize {}), "real", &[Some(id)], 1).unwrap()[0]
+        let quantized = |scale, zero| {
+            Type::new(Element::F32, [256usize]).quantized(Element::U8, Quant::per_tensor(scale, zero).unwrap())
         };
+        let x = graph.add_input("x", quantized(0.05, 120));
+        let real =
+            |graph: &mut Graph, id| graph.add_node(Arc::new(ops::Dequantize {}), "real", &[Some(id)], 1).unwrap()[0];
         let gate = graph
             .add_typed_node(Arc::new(ops::Sigmoid {}), "gate", &[Some(x)], vec![quantized(1.0 / 256.0, 0)])
             .unwrap()[0];

@@ -93,7 +93,8 @@ mod tests {
     fn floats_and_quantized_values_come_out_the_same() {
         let mut graph = Graph::new("floats");
         let x = graph.add_input("x", Type::new(Element::F32, [1usize, 2, 3, 3]));
-        let w = graph.add_constant("w", Tensor::new(&[12, 2, 1, 1], (0..24).map(|i| i as f32 - 7.0).collect()).unwrap());
+        let w =
+            graph.add_constant("w", Tensor::new(&[12, 2, 1, 1], (0..24).map(|i| i as f32 - 7.0).collect()).unwrap());
         let b = graph.add_constant("b", Tensor::new(&[12], (0..12).map(|i| 3.0 * i as f32).collect()).unwrap());
         let y = graph.add_node(Arc::new(ops::Conv::default()), "conv", &[Some(x), Some(w), Some(b)], 1).unwrap()[0];
         shuffle(&mut graph, y, None);
@@ -101,9 +102,8 @@ mod tests {
 
         let mut graph = Graph::new("quantized");
         let per_tensor = |scale, zero| Quant::per_tensor(scale, zero).unwrap();
-        let quantized = |shape: &[usize], element, quant| {
-            Type::new(Element::F32, shape.iter().copied()).quantized(element, quant)
-        };
+        let quantized =
+            |shape: &[usize], element, quant| Type::new(Element::F32, shape.iter().copied()).quantized(element, quant);
         let x = graph.add_input("x", quantized(&[1, 2, 3, 3], Element::U8, per_tensor(0.5, 3)));
         let scales = (1..=12).map(|i| i as f32 * 0.01).collect();
         let ty = quantized(&[12, 2, 1, 1], Element::I8, Quant::per_axis(0, scales).unwrap());

@@ -265,6 +265,9 @@ pub fn quantize_channels_last(
     expect_len("input", x.len(), len)?;
     expect_len("output", y.len(), len)?;
     clip.check()?;
+    if channels == 1 {
+        return quantize(isa, scale, clip, x, y, pool);
+    }
     let pieces = pixels.div_ceil(PIXELS);
     let y = SharedMut::new(y);
     pool.run(batch * pieces, &|job| {

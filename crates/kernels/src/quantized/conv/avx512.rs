@@ -55,20 +55,20 @@ pub(super) unsafe fn block(b: &Block<'_>, y: Target<'_>, y_stride: usize) {
 }
 
 /// A tile of the block: addresses of its first row and column.
-struct Tile<'a> {
-    a: *const u8,
-    stride: usize,
-    steps: usize,
-    lines: usize,
-    line: usize,
-    weights: *const i8,
-    bias: *const i32,
-    scale: *const f32,
+pub(super) struct Tile<'a> {
+    pub(super) a: *const u8,
+    pub(super) stride: usize,
+    pub(super) steps: usize,
+    pub(super) lines: usize,
+    pub(super) line: usize,
+    pub(super) weights: *const i8,
+    pub(super) bias: *const i32,
+    pub(super) scale: *const f32,
     /// Columns before it, and from it to the end of the block.
-    column: usize,
-    columns: usize,
-    y: Target<'a>,
-    y_stride: usize,
+    pub(super) column: usize,
+    pub(super) columns: usize,
+    pub(super) y: Target<'a>,
+    pub(super) y_stride: usize,
 }
 
 impl<'a> Tile<'a> {
@@ -129,8 +129,12 @@ impl<'a> Tile<'a> {
         }
     }
 
+    /// The sums of its rows, with the bias.
+    ///
+    /// # Safety
+    /// See [`block`].
     #[inline(always)]
-    unsafe fn sums<const M: usize, const N: usize>(&self) -> [[__m512i; N]; M] {
+    pub(super) unsafe fn sums<const M: usize, const N: usize>(&self) -> [[__m512i; N]; M] {
         // SAFETY: see `run`.
         unsafe {
             let mut sums = [[_mm512_setzero_si512(); N]; M];

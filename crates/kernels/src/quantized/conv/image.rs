@@ -5,6 +5,8 @@
 //! them from the image, or from a copy of a few of its rows with the padding around.
 
 use super::After;
+#[cfg(target_arch = "x86_64")]
+use super::fold;
 use super::panels::{BLOCK_BYTES, Block, MIN_ROWS, Panels, Sink};
 use crate::cpu::Isa;
 use crate::geometry::ConvGeometry;
@@ -17,6 +19,10 @@ const MIN_WIDTH: usize = 12;
 const MOST_COLUMNS: usize = 128;
 /// Bytes that a kernel row is read in.
 const STEP: usize = 4;
+/// Output channels up to which a kernel's columns share a vector.
+const MOST_FOLDED: usize = 4;
+/// Columns of a vector of sums.
+const LANES: usize = 16;
 
 /// How the rows lie in the image.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +33,8 @@ pub(super) struct Image {
     /// Bytes from one row of the copy, or of the input if nothing is copied, to the next.
     line: usize,
     copied: bool,
+    /// Whether the columns of the kernel share a vector of sums (`fold.rs`).
+    folded: bool,
 }
 
 impl Image {
@@ -41,13 +49,23 @@ impl Image {
         if !suits {
             return None;
         }
-        let run = g.kernel[1] * g.in_c;
+        // Few output channels would leave most lanes of a vector idle. Instead each pixel is multiplied by the weights of all kernel
+        // columns at once, side by side, and the sums of neighbouring pixels are added up.
+        let folded = g.kernel[1] > 1
+            && g.out_c <= MOST_FOLDED
+            && g.kernel[1] < 10
+            && g.out_c * g.kernel[1] <= LANES
+            && g.stride[1] == 1
+            && g.in_c.is_multiple_of(STEP)
+            && g.out_w > LANES;
+        let columns = if folded { 1 } else { g.kernel[1] };
+        let run = columns * g.in_c;
         let padded = run.next_multiple_of(STEP);
-        let width = (g.out_w - 1) * g.stride[1] * g.in_c + padded;
+        let width = (g.out_w - 1) * g.stride[1] * g.in_c + (g.kernel[1] * g.in_c).next_multiple_of(STEP);
         let inside = g.pad_top == 0 && g.pad_left == 0 && width <= g.in_w * g.in_c;
         let copied = !(inside && (g.out_h - 1) * g.stride[0] + g.kernel[0] <= g.in_h);
         let line = if copied { width.next_multiple_of(64) } else { g.in_w * g.in_c };
-        Some(Image { run, padded, line, copied })
+        Some(Image { run, padded, line, copied, folded })
     }
 
     /// Bytes of weights of an output channel.
@@ -55,8 +73,22 @@ impl Image {
         g.kernel[0] * self.padded
     }
 
+    /// Columns of the matrix of weights.
+    pub(super) fn columns(&self, g: &ConvGeometry) -> usize {
+        if self.folded { LANES } else { g.out_c }
+    }
+
     /// The weights with the zeros that fill the steps of their rows, or `None` if none are missing.
     pub(super) fn space(&self, weights: &[i8], g: &ConvGeometry) -> Option<Vec<i8>> {
+        if self.folded {
+            let mut spaced = vec![0; LANES * self.depth(g)];
+            for (from, piece) in weights.chunks_exact(g.in_c).enumerate() {
+                let (channel, ky, kx) = (from / g.taps(), from % g.taps() / g.kernel[1], from % g.kernel[1]);
+                let to = ((kx * g.out_c + channel) * g.kernel[0] + ky) * self.padded;
+                spaced[to..to + g.in_c].copy_from_slice(piece);
+            }
+            return Some(spaced);
+        }
         if self.run == self.padded {
             return None;
         }
@@ -120,6 +152,27 @@ impl Image {
             } else {
                 &x[(n * g.in_h + first * g.stride[0]) * self.line..]
             };
+            let offset = (n * g.out_h + first) * g.out_w * g.out_c;
+            #[cfg(target_arch = "x86_64")]
+            if self.folded {
+                for i in 0..count {
+                    let row = fold::Row {
+                        a: &a[i * g.stride[0] * self.line..],
+                        line: self.line,
+                        lines: g.kernel[0],
+                        stride: g.in_c,
+                        steps: self.padded / STEP,
+                        width: g.out_w,
+                        channels: g.out_c,
+                        columns: g.kernel[1],
+                        weights: &part.weights,
+                        bias: &part.bias,
+                        scale: &part.scale,
+                    };
+                    y.fold(panels.isa, &row, offset + i * g.out_w * g.out_c, epilogue, after);
+                }
+                return;
+            }
             let block = Block {
                 a,
                 stride: g.stride[1] * g.in_c,
@@ -136,7 +189,6 @@ impl Image {
                 to: panels.columns,
                 saturates: panels.saturates,
             };
-            let offset = (n * g.out_h + first) * g.out_w * g.out_c;
             let columns = 0..panels.columns;
             y.compute(panels.isa, &panels.layout, &block, offset, g.out_c, epilogue, after, 0, &columns);
         });

@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
-use super::layout::Layout;
+#[cfg(target_arch = "x86_64")]
+use super::fold;
 use super::image::Image;
+use super::layout::Layout;
 use super::{After, rows};
 use crate::aligned::Aligned;
 use crate::cpu::{Isa, has_vbmi};
@@ -136,7 +138,8 @@ impl Panels {
             _ => (weights, g.depth()),
         };
         let lanes = layout.lanes;
-        let columns = g.out_c / g.groups;
+        let own_columns = g.out_c / g.groups;
+        let columns = image.map_or(own_columns, |image| image.columns(g));
         let steps = depth.div_ceil(layout.step);
         let padded = columns.next_multiple_of(lanes);
         let groups = (0..g.groups)
@@ -150,14 +153,14 @@ impl Panels {
                     let into = &mut packed[layout.panel_len(panel, depth)..];
                     layout.pack(&mut into[..layout.panel_len(width, depth)], width, from, depth);
                 }
-                let mut bias = bias[first..first + columns].to_vec();
+                let mut bias = bias[first..first + own_columns].to_vec();
                 if layout.signed {
                     for (bias, weights) in bias.iter_mut().zip(own.chunks_exact(depth)) {
                         let sum: i32 = weights.iter().map(|w| i32::from(*w)).sum();
                         *bias = bias.wrapping_add(sum.wrapping_mul(128));
                     }
                 }
-                let mut scale = scale[first..first + columns].to_vec();
+                let mut scale = scale[first..first + own_columns].to_vec();
                 bias.resize(padded, 0);
                 scale.resize(padded, 0.0);
                 Group { weights: packed, bias, scale }
@@ -168,7 +171,7 @@ impl Panels {
             layout,
             depth: layout.step * steps,
             image,
-            columns,
+            columns: own_columns,
             width: layout.vectors * lanes,
             saturates: epilogue.saturates(),
             groups,
@@ -313,6 +316,32 @@ impl<'a> Sink<'a> {
         }
     }
 
+    /// Computes a row of output pixels with few channels, whose first value is `offset` values into the output.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn fold(&self, isa: Isa, row: &fold::Row<'_>, offset: usize, epilogue: &Epilogue, after: After<'_>) {
+        let range = offset..offset + row.width * row.channels;
+        match (self, epilogue) {
+            (Sink::U8(y), Epilogue::Requantize(to)) => {
+                // SAFETY: rows do not overlap.
+                let values = unsafe { y.slice(range.clone()) };
+                let finish = Finish { to, saturates: false, prelu: None, residual: None };
+                // SAFETY: the slice is the whole row; panels are only packed for what the machine has.
+                unsafe { fold::row(row, Target::U8(values.as_mut_ptr(), finish)) };
+                // Slopes are those of the channels of a pixel.
+                let piece = if after.prelu.is_some() { row.channels } else { values.len() };
+                for (i, values) in values.chunks_exact_mut(piece).enumerate() {
+                    let start = range.start + i * piece;
+                    finish_in_place(isa, to.table.as_deref(), after, 0, start..start + piece, values);
+                }
+            }
+            (Sink::F32(y), Epilogue::Dequantize { .. }) => {
+                // SAFETY: as above.
+                unsafe { fold::row(row, Target::F32(y.slice(range).as_mut_ptr())) };
+            }
+            _ => unreachable!("the output was checked against the epilogue"),
+        }
+    }
+
     /// Computes one block, whose first value is `offset` values into the output.
     pub(super) fn compute(
         &self,
@@ -380,16 +409,28 @@ impl<'a> Sink<'a> {
             let range = offset + row * y_stride..offset + row * y_stride + columns.len();
             // SAFETY: the same values as above, again not shared with another block.
             let values = unsafe { y.slice(range.clone()) };
-            if let Some(table) = table {
-                lookup::in_place(isa, table, values);
-            }
-            if let Some(prelu) = prelu {
-                elementwise::prelu_in_place(isa, prelu, first_channel + columns.start, values);
-            }
-            if let Some(residual) = residual {
-                elementwise::add_in_place(isa, residual.add, values, &residual.values[range]);
-            }
+            finish_in_place(isa, table, after, first_channel + columns.start, range, values);
         }
+    }
+}
+
+/// What becomes of bytes whose kernel does not do it in registers: `range` of the output, from channel `channel` on.
+fn finish_in_place(
+    isa: Isa,
+    table: Option<&[u8; 256]>,
+    After { prelu, residual }: After<'_>,
+    channel: usize,
+    range: Range<usize>,
+    values: &mut [u8],
+) {
+    if let Some(table) = table {
+        lookup::in_place(isa, table, values);
+    }
+    if let Some(prelu) = prelu {
+        elementwise::prelu_in_place(isa, prelu, channel, values);
+    }
+    if let Some(residual) = residual {
+        elementwise::add_in_place(isa, residual.add, values, &residual.values[range]);
     }
 }
 

@@ -41,6 +41,25 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Rows wide enough that AVX-512 reads them from the image; few output channels among them, whose kernel columns share a vector.
+    #[test]
+    fn rows_read_from_the_image(
+        (in_c, out_c) in (prop::sample::select(vec![1usize, 2, 3, 4, 8, 12, 20]), prop::sample::select(vec![1usize, 1, 2, 3, 4, 5, 6, 16, 40, 70])),
+        (in_h, in_w, batch) in (1usize..8, 12usize..48, 1usize..3),
+        kernel in [1usize..5, 1usize..10], stride in [1usize..3, 1usize..3], pads in [0usize..3, 0usize..3],
+        seed: u64, threads in 1usize..4,
+    ) {
+        let out = |size: usize, i: usize| (size + 2 * pads[i]).checked_sub(kernel[i]).map(|room| room / stride[i] + 1);
+        let (Some(out_h), Some(out_w)) = (out(in_h, 0), out(in_w, 1)) else { return Ok(()) };
+        let geometry = ConvGeometry {
+            batch, in_h, in_w, in_c, out_h, out_w, out_c, kernel, stride,
+            dilation: [1, 1], pad_top: pads[0], pad_left: pads[1], groups: 1,
+        };
+        agrees(&fill(geometry, seed, threads), run)?;
+    }
+}
+
 #[test]
 fn layers_large_enough_to_be_cut_both_ways() {
     let layer = |in_c, size: usize, out_c, kernel: usize, stride: usize| ConvGeometry {
