@@ -65,8 +65,9 @@ pub mod lighten {
 #[cfg(feature = "train")]
 pub mod train {
     pub use qing_train::{
-        Curve, Differentiated, Measured, Purpose, Random, Schedule, TrainError, architectures, checkpoint, curves,
-        data, differentiate, loss, measure, optimize, parameters, recipe, run, trainer,
+        BackwardOptions, Curve, Differentiated, Measured, Purpose, Random, Schedule, TrainError, architectures,
+        checkpoint, curves, data, differentiate, differentiate_with, loss, measure, optimize, parameters, recipe, run,
+        trainer,
     };
 }
 

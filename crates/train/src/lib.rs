@@ -23,7 +23,7 @@ pub mod recipe;
 pub mod run;
 pub mod trainer;
 
-pub use backward::{Differentiated, differentiate};
+pub use backward::{BackwardOptions, Differentiated, differentiate, differentiate_with};
 pub use error::TrainError;
 pub use evaluate::{Measured, measure};
 pub use random::{Purpose, Random};

@@ -1,6 +1,15 @@
 use qing_graph::{Graph, Tensor, ValueId, gradient::reverse};
 
+use super::recompute::recompute;
 use crate::TrainError;
+
+/// How the backward pass is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BackwardOptions {
+    /// Whether to compute cheap forward values (normalized, activated, added) again in the backward pass instead of keeping
+    /// them: less memory for a little more time. The gradients differ by rounding.
+    pub recompute: bool,
+}
 
 /// A graph with its gradients.
 #[derive(Debug, Clone)]
@@ -19,6 +28,19 @@ pub struct Differentiated {
 /// [`TrainError::Loss`] if the loss is not one float; [`TrainError::Unused`] if it does not depend on one of the values;
 /// [`TrainError::Graph`], naming the node, where a gradient has to pass an op that has none.
 pub fn differentiate(graph: &Graph, loss: ValueId, wrt: &[ValueId]) -> Result<Differentiated, TrainError> {
+    differentiate_with(graph, loss, wrt, BackwardOptions::default())
+}
+
+/// [`differentiate`] with options.
+///
+/// # Errors
+/// As [`differentiate`].
+pub fn differentiate_with(
+    graph: &Graph,
+    loss: ValueId,
+    wrt: &[ValueId],
+    options: BackwardOptions,
+) -> Result<Differentiated, TrainError> {
     let ty = graph.ty(loss);
     let shape = ty.known_shape().filter(|s| s.iter().product::<usize>() == 1 && ty.element.is_float());
     let Some(shape) = shape else {
@@ -38,6 +60,10 @@ pub fn differentiate(graph: &Graph, loss: ValueId, wrt: &[ValueId]) -> Result<Di
         };
         gradients.push(gradient.ok_or_else(unused)?);
     }
+    if options.recompute {
+        drop_unread(&mut graph, end, loss, &gradients);
+        recompute(&mut graph, end)?;
+    }
     if !graph.outputs.contains(&loss) {
         graph.mark_output(loss);
     }
@@ -49,6 +75,23 @@ pub fn differentiate(graph: &Graph, loss: ValueId, wrt: &[ValueId]) -> Result<Di
         qing_graph::verify::verify(&graph)?;
     }
     Ok(Differentiated { graph, gradients })
+}
+
+/// Takes out the nodes behind `end` that no gradient needs: they must not count as readers.
+fn drop_unread(graph: &mut Graph, end: usize, loss: ValueId, gradients: &[ValueId]) {
+    let mut live = vec![false; graph.values().len()];
+    gradients.iter().chain([&loss]).for_each(|id| live[id.0 as usize] = true);
+    let mut backward = graph.nodes.split_off(end);
+    backward.reverse();
+    backward.retain(|node| {
+        let needed = node.outputs.iter().any(|id| live[id.0 as usize]);
+        if needed {
+            node.inputs.iter().flatten().for_each(|id| live[id.0 as usize] = true);
+        }
+        needed
+    });
+    backward.reverse();
+    graph.nodes.extend(backward);
 }
 
 /// Where the way from a value towards the loss ends, as part of a message.

@@ -4,5 +4,6 @@
 //! stands right behind the gradient of its output, so that the plan can give the memory of both away early.
 
 mod differentiate;
+mod recompute;
 
-pub use differentiate::{Differentiated, differentiate};
+pub use differentiate::{BackwardOptions, Differentiated, differentiate, differentiate_with};
