@@ -4,7 +4,7 @@ use super::support::{
     heads::{Heads, head_dims},
     softmax::softmax_line,
 };
-use crate::{Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
+use crate::{ValueId, Backward, Gradients, Case, Dim, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
     /// Scaled dot-product attention, `softmax(Q·Kᵀ·scale + mask)·V`, with grouped heads and a cache of past keys and values.
@@ -124,6 +124,81 @@ impl Op for Attention {
             v.tensor(false)?.cast(cx.input(2)?.element()),
             Tensor::new(&scores_shape, scores)?.cast(cx.input(0)?.element()),
         ])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        cx.by_parts(|| self.in_simpler_ops(cx))
+    }
+}
+
+impl Attention {
+    /// All four outputs by matrix products and a softmax.
+    fn in_simpler_ops(&self, cx: &Backward<'_>) -> Gradients {
+        let heads = |i: usize, count: Option<i64>| {
+            let x = cx.input(i)?;
+            let dims: Vec<Dim> = cx.shape(x)?.into_iter().map(Dim::Known).collect();
+            let own: Vec<usize> = head_dims(&dims, count)?.iter().filter_map(Dim::known).collect();
+            if dims.len() == 4 {
+                return Ok(x);
+            }
+            cx.transpose(cx.reshape(x, &[own[0], own[2], own[1], own[3]])?, &[0, 2, 1, 3])
+        };
+        let after = |past: usize, x: ValueId| match cx.optional(past) {
+            None => Ok(x),
+            Some(past) => cx.emit(super::Concat { axis: 2 }, &[past, x]),
+        };
+        let q = heads(0, self.q_num_heads)?;
+        let (key, value) = (after(4, heads(1, self.kv_num_heads)?)?, after(5, heads(2, self.kv_num_heads)?)?);
+        let (q_shape, k_shape) = (cx.shape(q)?, cx.shape(key)?);
+        let (length, total) = (q_shape[2], k_shape[2]);
+        // Every head of queries reads the keys of its group.
+        let repeated = |x: ValueId| {
+            let s = cx.shape(x)?;
+            let times = q_shape[1] / s[1].max(1);
+            let wide = cx.expand(cx.reshape(x, &[s[0], s[1], 1, s[2], s[3]])?, &[s[0], s[1], times, s[2], s[3]])?;
+            cx.reshape(wide, &[s[0], s[1] * times, s[2], s[3]])
+        };
+        let scale = self.scale.map_or(1.0 / (q_shape[3] as f64).sqrt(), f64::from);
+        let plain = cx.scale(cx.matmul(q, cx.transpose_last(repeated(key)?)?)?, scale)?;
+        let hidden = cx.scalar(q, f64::NEG_INFINITY);
+        let mut scores = plain;
+        if let Some(mask) = cx.optional(3) {
+            let covered = cx.shape(mask)?.last().copied().unwrap_or(total);
+            let mut mask = match cx.element(mask) {
+                Element::Bool => cx.choose(mask, cx.scalar(q, 0.0), hidden)?,
+                _ => cx.cast_like(mask, q)?,
+            };
+            if covered < total {
+                let mut rest = cx.shape(mask)?;
+                let last = rest.len() - 1;
+                rest[last] = total - covered;
+                mask = cx.emit(super::Concat { axis: -1 }, &[mask, cx.expand(hidden, &rest)?])?;
+            }
+            scores = cx.add(scores, mask)?;
+        }
+        if self.is_causal {
+            let past = total - cx.shape(cx.input(1)?).map(|s| if s.len() == 4 { s[2] } else { s[1] })?;
+            let later: Vec<bool> = (0..length * total).map(|i| i % total > i / total + past).collect();
+            scores = cx.choose(cx.tensor(Tensor::from_bools(&[length, total], &later)?), hidden, scores)?;
+        }
+        if let Some(lengths) = cx.optional(6) {
+            let keys = cx.tensor(Tensor::vector((0..total as i64).collect::<Vec<i64>>()).cast(cx.element(lengths)));
+            let lengths = cx.reshape(lengths, &[k_shape[0], 1, 1, 1])?;
+            scores = cx.choose(cx.emit(super::Less {}, &[keys, lengths])?, scores, hidden)?;
+        }
+        let masked = scores;
+        if self.softcap > 0.0 {
+            let cap = f64::from(self.softcap);
+            scores = cx.scale(cx.emit(super::Tanh {}, &[cx.scale(scores, 1.0 / cap)?])?, cap)?;
+        }
+        let weights = cx.emit(super::Softmax::default(), &[scores])?;
+        let mut y = cx.matmul(weights, repeated(value)?)?;
+        if cx.rank(cx.input(0)?)? == 3 {
+            let s = cx.shape(y)?;
+            y = cx.reshape(cx.transpose(y, &[0, 2, 1, 3])?, &[s[0], s[2], s[1] * s[3]])?;
+        }
+        let shown = [plain, masked, scores, weights].get(self.qk_matmul_output_mode as usize).copied();
+        Ok(vec![Some(y), Some(key), Some(value), shown])
     }
 }
 

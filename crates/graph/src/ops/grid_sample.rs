@@ -1,7 +1,7 @@
 use qing_tensor::Tensor;
 
 use super::support::{elementwise::each_index, resample::Kernel, sizes};
-use crate::{AttrValue, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, Type, op};
+use crate::{ValueId, Backward, Gradients, AttrValue, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, Type, op};
 
 op! {
     /// Values of `X [batch, channels, spatial…]` at the positions in `grid [batch, sizes…, axes]`, in which −1 and 1 are the
@@ -169,6 +169,138 @@ impl Op for GridSample {
             }
         }
         Ok(vec![Tensor::new(&shape, y)?.cast(x.element())])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        cx.by_parts(|| self.in_simpler_ops(cx))
+    }
+}
+
+impl GridSample {
+    /// The output by gathering: for every tap the values there, times the products of the weights of the axes.
+    fn in_simpler_ops(&self, cx: &Backward<'_>) -> Gradients {
+        let (x, grid) = (cx.input(0)?, cx.input(1)?);
+        let (shape, grid_shape) = (cx.shape(x)?, cx.shape(grid)?);
+        let (batch, channels, axes) = (shape[0], shape[1], shape.len() - 2);
+        let points: usize = grid_shape[1..=axes].iter().product();
+        let positions = cx.reshape(cx.cast_like(grid, x)?, &[batch, points, axes])?;
+        let mut places: Vec<(ValueId, ValueId)> = vec![(cx.scalar(x, 0.0), cx.scalar(x, 1.0))];
+        for (i, size) in shape[2..].iter().enumerate() {
+            // The grid takes the last axis first.
+            let g = cx.reshape(cx.slice(positions, 2, axes - 1 - i, axes - i)?, &[batch, 1, points])?;
+            let mut next = vec![];
+            for (place, weight) in self.taps_in_simpler_ops(cx, g, *size)? {
+                for (before, product) in &places {
+                    let index = cx.add(cx.scale(*before, *size as f64)?, place)?;
+                    next.push((index, cx.mul(*product, weight)?));
+                }
+            }
+            places = next;
+        }
+        let flat = cx.reshape(x, &[batch, channels, shape[2..].iter().product()])?;
+        let mut sum = None;
+        for (index, weight) in places {
+            let index = cx.emit(super::Cast { to: 7, ..super::Cast::default() }, &[index])?;
+            let index = cx.expand(index, &[batch, channels, points])?;
+            let part = cx.mul(cx.emit(super::GatherElements { axis: 2 }, &[flat, index])?, weight)?;
+            sum = Some(sum.map_or(Ok(part), |sum| cx.add(sum, part))?);
+        }
+        let sum = sum.ok_or_else(|| OpError::invalid("no taps"))?;
+        Ok(vec![Some(cx.reshape(sum, &[&shape[..2], &grid_shape[1..=axes]].concat())?)])
+    }
+
+    /// The taps along an axis of `size` at grid positions `g`: index and weight, zero where the tap lies outside.
+    fn taps_in_simpler_ops(
+        &self,
+        cx: &Backward<'_>,
+        g: ValueId,
+        size: usize,
+    ) -> Result<Vec<(ValueId, ValueId)>, OpError> {
+        let (kernel, outside, last) = (self.kernel()?, self.outside()?, size as f64 - 1.0);
+        let (low, high) = if self.align_corners { (0.0, last) } else { (-0.5, last + 0.5) };
+        let floor = |v| cx.emit(super::Floor {}, &[v]);
+        let clamp = |v| cx.emit(super::Clip {}, &[v, cx.scalar(v, 0.0), cx.scalar(v, last)]);
+        // A wave between the two ends.
+        let reflect = |v| {
+            let range = high - low;
+            if range <= 0.0 {
+                return cx.scale(v, 0.0);
+            }
+            let from_low = cx.emit(super::Abs {}, &[cx.offset(v, -low)?])?;
+            let times = floor(cx.scale(from_low, 0.5 / range)?)?;
+            let rest = cx.sub(from_low, cx.scale(times, 2.0 * range)?)?;
+            let back = cx.sub_from(2.0 * range, rest)?;
+            cx.offset(cx.choose(cx.above(rest, range)?, back, rest)?, low)
+        };
+        let mut at = cx.offset(cx.scale(g, (high - low) / 2.0)?, (high - low) / 2.0 + low)?;
+        if kernel.is_none() {
+            at = cx.emit(super::Round {}, &[at])?;
+        }
+        at = match outside {
+            Outside::Zeros => at,
+            Outside::Border => {
+                let beyond = cx.choose(cx.below(at, low)?, clamp(at)?, at)?;
+                cx.choose(cx.above(at, high)?, clamp(at)?, beyond)?
+            }
+            Outside::Reflection => {
+                let beyond = cx.choose(cx.below(at, low)?, reflect(at)?, at)?;
+                cx.choose(cx.above(at, high)?, reflect(at)?, beyond)?
+            }
+        };
+        let first = floor(at)?;
+        let t = cx.sub(at, first)?;
+        let weights: Vec<(f64, ValueId)> = match kernel {
+            None => {
+                let toward_zero = cx.emit(super::Abs {}, &[at])?;
+                let sign = cx.emit(super::Sign {}, &[at])?;
+                let trunc = cx.mul(floor(toward_zero)?, sign)?;
+                return Ok(vec![self.placed(cx, trunc, cx.scalar(g, 1.0), size)?]);
+            }
+            Some(Kernel::Linear) => vec![(0.0, cx.sub_from(1.0, t)?), (1.0, t)],
+            Some(Kernel::Cubic(a)) => {
+                // Polynomials of the distance: within one, and from one to two.
+                let near = |d: ValueId| {
+                    let inner = cx.offset(cx.scale(d, a + 2.0)?, -(a + 3.0))?;
+                    cx.offset(cx.mul(inner, cx.square(d)?)?, 1.0)
+                };
+                let far = |d: ValueId| {
+                    let inner = cx.mul(cx.offset(cx.scale(d, a)?, -5.0 * a)?, d)?;
+                    cx.offset(cx.mul(cx.offset(inner, 8.0 * a)?, d)?, -4.0 * a)
+                };
+                let other = cx.sub_from(1.0, t)?;
+                let (before, behind) = (far(cx.offset(t, 1.0)?)?, far(cx.offset(other, 1.0)?)?);
+                vec![(-1.0, before), (0.0, near(t)?), (1.0, near(other)?), (2.0, behind)]
+            }
+        };
+        let mut taps = vec![];
+        for (i, weight) in weights {
+            let at = cx.offset(first, i)?;
+            let at = if outside == Outside::Reflection {
+                let inside = reflect(at)?;
+                cx.mul(floor(cx.emit(super::Abs {}, &[inside])?)?, cx.emit(super::Sign {}, &[inside])?)?
+            } else {
+                at
+            };
+            taps.push(self.placed(cx, at, weight, size)?);
+        }
+        Ok(taps)
+    }
+
+    /// A tap at a whole position: where it reads, and its weight, zero if it lies outside and nothing is there.
+    fn placed(
+        &self,
+        cx: &Backward<'_>,
+        at: ValueId,
+        weight: ValueId,
+        size: usize,
+    ) -> Result<(ValueId, ValueId), OpError> {
+        let last = size as f64 - 1.0;
+        let place = cx.emit(super::Clip {}, &[at, cx.scalar(at, 0.0), cx.scalar(at, last)])?;
+        if self.outside()? != Outside::Zeros {
+            return Ok((place, weight));
+        }
+        let within = cx.masked(cx.below(at, last + 0.5)?, weight)?;
+        Ok((place, cx.masked(cx.above(at, -0.5)?, within)?))
     }
 }
 

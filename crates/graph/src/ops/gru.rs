@@ -1,5 +1,5 @@
 use super::support::recurrent::{Recurrent, affine};
-use crate::{Case, Eval, Gradient, Infer, Legacy, Op, OpError, Tensor, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Legacy, Op, OpError, Tensor, Type, op};
 
 op! {
     /// Gated recurrent unit: update gate `z`, reset gate `r`, `h = (1 − z)·g(…) + z·h`. Weights are stacked z, r, h. Inputs: X,
@@ -80,6 +80,22 @@ impl Op for GRU {
 
     fn macs(&self, cx: &Infer<'_>) -> u64 {
         self.frame().macs(cx)
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        self.frame().gradient(cx, |cell, wx, states| {
+            let h = states[0];
+            let (r, gate) = (cell.from_state(cx, h)?, |i: usize, all| cell.gate(cx, i, all));
+            let sum = cx.add(wx, r)?;
+            let (update, reset) = (cell.f(cx, 0, gate(0, sum)?)?, cell.f(cx, 0, gate(1, sum)?)?);
+            let candidate = if self.linear_before_reset {
+                cx.mul(reset, gate(2, r)?)?
+            } else {
+                cell.from_state_of(cx, 2, cx.mul(reset, h)?)?
+            };
+            let new = cell.f(cx, 1, cx.add(gate(2, wx)?, candidate)?)?;
+            Ok(vec![cx.add(cx.mul(cx.sub_from(1.0, update)?, new)?, cx.mul(update, h)?)?])
+        })
     }
 }
 

@@ -1,5 +1,5 @@
 use super::support::recurrent::Recurrent;
-use crate::{Case, Eval, Gradient, Infer, Legacy, Op, OpError, Tensor, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Legacy, Op, OpError, Tensor, Type, op};
 
 op! {
     /// Long short-term memory: gates i, o, f and cell c, in this order in the weights. Inputs: X, W, R, bias, sequence lengths,
@@ -77,6 +77,19 @@ impl Op for LSTM {
 
     fn macs(&self, cx: &Infer<'_>) -> u64 {
         self.frame().macs(cx)
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        self.frame().gradient(cx, |cell, wx, states| {
+            let (h, c) = (states[0], states[1]);
+            let sum = cx.add(wx, cell.from_state(cx, h)?)?;
+            let gate = |i: usize, c| cell.f(cx, 0, cell.peep(cx, i, cell.gate(cx, i, sum)?, c)?);
+            let input = gate(0, c)?;
+            let forget = if self.input_forget { cx.sub_from(1.0, input)? } else { gate(2, c)? };
+            let new = cx.mul(input, cell.f(cx, 1, cell.gate(cx, 3, sum)?)?)?;
+            let c = cx.add(cx.mul(forget, c)?, new)?;
+            Ok(vec![cx.mul(gate(1, c)?, cell.f(cx, 2, c)?)?, c])
+        })
     }
 }
 

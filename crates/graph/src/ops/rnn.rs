@@ -1,5 +1,5 @@
 use super::support::recurrent::Recurrent;
-use crate::{Case, Eval, Gradient, Infer, Legacy, Op, OpError, Tensor, Type, op};
+use crate::{Backward, Gradients, Case, Eval, Gradient, Infer, Legacy, Op, OpError, Tensor, Type, op};
 
 op! {
     /// Recurrent network of one gate: `h = f(W·x + R·h + b)`. Inputs: X, W, R, bias, sequence lengths, initial h. Outputs: h at
@@ -63,6 +63,10 @@ impl Op for RNN {
 
     fn macs(&self, cx: &Infer<'_>) -> u64 {
         self.frame().macs(cx)
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        self.frame().gradient(cx, |cell, wx, states| Ok(vec![cell.f(cx, 0, cx.add(wx, cell.from_state(cx, states[0])?)?)?]))
     }
 }
 

@@ -27,6 +27,7 @@ fn domain(name: &str, i: usize) -> (f64, f64) {
         ("BatchNormalization", 4) => (0.5, 2.0),
         ("Clip", 1) => (-1.5, -0.5),
         ("Clip", 2) => (0.5, 1.5),
+        ("GridSample", 1) => (-1.4, 1.4),
         ("Exp" | "Sinh" | "Cosh", _) => (-2.0, 2.0),
         _ => (-4.0, 4.0),
     }
@@ -99,6 +100,14 @@ fn drawn(spec: &OpSpec, random: &mut Random) -> Option<Drawn> {
         "MatMul" => Some(matmul(random)),
         "Gemm" => Some(gemm(random)),
         "BatchNormTraining" => Some(batch_norm(random)),
+        "GridSample" => Some(grid_sample(random)),
+        "Resize" => Some(resize(random)),
+        "Softmax" | "LogSoftmax" => softmax(spec, random),
+        "LayerNormalization" => Some(layer_norm(random)),
+        "Transpose" => Some(transpose(random)),
+        "Pad" => Some(pad(random)),
+        "Slice" => Some(slice(random)),
+        name if name.starts_with("Reduce") => reduce(spec, random),
         "Cast" => Some((Arc::new(ops::Cast::default()), vec![random.tensor(&[2, 3], -4.0, 4.0)], 1)),
         "CastLike" => {
             let like = Tensor::scalar(0f32);
@@ -248,4 +257,106 @@ fn batch_norm(random: &mut Random) -> Drawn {
         random.tensor(&[channels], -2.0, 2.0),
     ];
     (Arc::new(ops::BatchNormTraining::default()), inputs, random.range(1, 3))
+}
+
+fn grid_sample(random: &mut Random) -> Drawn {
+    let op = ops::GridSample {
+        align_corners: random.chance(),
+        mode: ["linear", "nearest", "cubic"][random.below(3)].into(),
+        padding_mode: ["zeros", "border", "reflection"][random.below(3)].into(),
+    };
+    let axes = random.range(1, 2);
+    let (batch, channels) = (random.range(1, 2), random.range(1, 2));
+    let x = [&[batch, channels], &random.shape(axes, 4)[..]].concat();
+    let grid = [&[batch], &random.shape(axes, 3)[..], &[axes]].concat();
+    (Arc::new(op), vec![random.tensor(&x, -2.0, 2.0), random.tensor(&grid, -1.4, 1.4)], 1)
+}
+
+fn resize(random: &mut Random) -> Drawn {
+    let modes = ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"];
+    let op = ops::Resize {
+        antialias: random.chance(),
+        coordinate_transformation_mode: modes[random.below(5)].into(),
+        exclude_outside: random.chance(),
+        mode: ["nearest", "linear", "cubic"][random.below(3)].into(),
+        ..ops::Resize::default()
+    };
+    let rank = random.range(1, 3);
+    let (x, sizes) = (random.shape(rank, 5), random.shape(rank, 6));
+    let sizes = Tensor::vector(sizes.into_iter().map(|n| n as i64).collect::<Vec<i64>>());
+    let none = || Tensor::new::<f32>(&[0], vec![]).expect("no values");
+    (Arc::new(op), vec![random.tensor(&x, -2.0, 2.0), none(), none(), sizes], 1)
+}
+
+fn some_shape(random: &mut Random) -> Vec<usize> {
+    let rank = random.range(1, 4);
+    random.shape(rank, 4)
+}
+
+fn softmax(spec: &OpSpec, random: &mut Random) -> Option<Drawn> {
+    use qing_graph::AttrValue::Int;
+    let x = some_shape(random);
+    let mut attrs = qing_graph::Attrs::default();
+    attrs.set("axis", Int(random.below(x.len()) as i64));
+    attrs.set("coerced", Int(random.chance().into()));
+    Some(((spec.build)(&attrs).ok()?, vec![random.tensor(&x, -4.0, 4.0)], 1))
+}
+
+fn layer_norm(random: &mut Random) -> Drawn {
+    let x = some_shape(random);
+    let axis = random.below(x.len());
+    let op = ops::LayerNormalization { axis: axis as i64, ..ops::LayerNormalization::default() };
+    let mut inputs = vec![random.tensor(&x, -2.0, 2.0), random.tensor(&x[axis..], -2.0, 2.0)];
+    if random.chance() {
+        inputs.push(random.tensor(&x[axis..], -2.0, 2.0));
+    }
+    (Arc::new(op), inputs, 1)
+}
+
+fn transpose(random: &mut Random) -> Drawn {
+    let x = some_shape(random);
+    let mut perm: Vec<i64> = (0..x.len() as i64).collect();
+    (1..perm.len()).rev().for_each(|i| perm.swap(i, random.below(i + 1)));
+    (Arc::new(ops::Transpose { perm }), vec![random.tensor(&x, -2.0, 2.0)], 1)
+}
+
+fn pad(random: &mut Random) -> Drawn {
+    let mode = ["constant", "edge", "reflect", "wrap"][random.below(4)];
+    let x: Vec<usize> = some_shape(random).into_iter().map(|n| n + 2).collect();
+    let least = if mode == "constant" { -1.0 } else { 0.0 };
+    let pads = (0..2 * x.len()).map(|_| random.uniform(least, 2.99).floor() as i64).collect();
+    let mut inputs = vec![random.tensor(&x, -2.0, 2.0), Tensor::vector::<i64>(pads)];
+    if mode == "constant" && random.chance() {
+        inputs.push(random.tensor(&[], -2.0, 2.0));
+    }
+    (Arc::new(ops::Pad { mode: mode.into() }), inputs, 1)
+}
+
+fn slice(random: &mut Random) -> Drawn {
+    let x = some_shape(random);
+    let list = |values: Vec<i64>| Tensor::vector::<i64>(values);
+    let (mut starts, mut ends, mut steps) = (vec![], vec![], vec![]);
+    for n in &x {
+        let (a, b) = (random.below(*n) as i64, random.below(*n) as i64);
+        let step = random.range(1, 2) as i64;
+        if random.chance() {
+            (starts.push(a.min(b)), ends.push(a.max(b) + 1), steps.push(step));
+        } else {
+            // Before the first value there is no position that counts from the begin.
+            (starts.push(a.max(b)), ends.push(a.min(b) - 1 - *n as i64), steps.push(-step));
+        }
+    }
+    let axes = list((0..x.len() as i64).collect());
+    (Arc::new(ops::Slice {}), vec![random.tensor(&x, -2.0, 2.0), list(starts), list(ends), axes, list(steps)], 1)
+}
+
+fn reduce(spec: &OpSpec, random: &mut Random) -> Option<Drawn> {
+    use qing_graph::AttrValue::Int;
+    let x = some_shape(random);
+    let mut attrs = qing_graph::Attrs::default();
+    attrs.set("keepdims", Int(random.chance().into()));
+    attrs.set("noop_with_empty_axes", Int(random.chance().into()));
+    let axes = (0..x.len() as i64).filter(|_| random.chance()).collect();
+    let (low, high) = domain(spec.name, 0);
+    Some(((spec.build)(&attrs).ok()?, vec![random.tensor(&x, low, high), Tensor::vector::<i64>(axes)], 1))
 }

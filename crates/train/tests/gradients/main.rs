@@ -30,14 +30,14 @@ const LAST_OUTPUTS: &[(&str, usize, &str)] = &[
     ("BatchNormalization", 1, "running statistics are no part of a loss"),
 ];
 
-/// Ops whose rule is still to be written.
-const PENDING: &[&str] = &["Attention", "GRU", "GridSample", "LSTM", "RNN"];
+/// Ops whose rule is an estimate by design, since what they compute has steps; they are tested where they are used.
+const ESTIMATORS: &[&str] = &["LearnedQuantize"];
 
-/// How far from the rule a difference may be, and the step that gives it.
+/// The step of the differences, and how far the rule may be from them.
 fn tolerance(name: &str) -> (f64, f64) {
     match name {
         // They round to f32 somewhere.
-        "Cast" | "CastLike" | "DequantizeLinear" | "GridSample" => (1e-2, 2e-3),
+        "Cast" | "CastLike" | "DequantizeLinear" | "GridSample" => (2e-4, 1e-2),
         _ => (1e-5, 1e-5),
     }
 }
@@ -152,7 +152,7 @@ fn check(example: &Example, random: &mut Random) -> Result<usize, String> {
 fn every_rule_agrees_with_differences() {
     let mut wrong = vec![];
     let mut unchecked: BTreeMap<&str, &OpSpec> = BTreeMap::new();
-    for spec in OPS.iter().filter(|s| s.gradient == Gradient::Smooth && !PENDING.contains(&s.name)) {
+    for spec in OPS.iter().filter(|s| s.gradient == Gradient::Smooth && !ESTIMATORS.contains(&s.name)) {
         let mut random = Random::new(spec.name);
         let mut compared = 0;
         for example in examples(spec, &mut random) {

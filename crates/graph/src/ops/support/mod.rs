@@ -26,6 +26,7 @@ pub mod sizes;
 pub mod softmax;
 pub mod spectral;
 pub mod unary;
+pub mod unrolled;
 pub mod window;
 
 /// Default of an integer attribute that has none in ONNX: no legal value equals it, so writers never leave it out.
