@@ -339,12 +339,14 @@ fn slice(random: &mut Random) -> Drawn {
     for n in &x {
         let (a, b) = (random.below(*n) as i64, random.below(*n) as i64);
         let step = random.range(1, 2) as i64;
-        if random.chance() {
-            (starts.push(a.min(b)), ends.push(a.max(b) + 1), steps.push(step));
-        } else {
-            // Before the first value there is no position that counts from the begin.
-            (starts.push(a.max(b)), ends.push(a.min(b) - 1 - *n as i64), steps.push(-step));
-        }
+        // Before the first value there is no position that counts from the begin.
+        let (start, end, step) = match random.chance() {
+            true => (a.min(b), a.max(b) + 1, step),
+            false => (a.max(b), a.min(b) - 1 - *n as i64, -step),
+        };
+        starts.push(start);
+        ends.push(end);
+        steps.push(step);
     }
     let axes = list((0..x.len() as i64).collect());
     (Arc::new(ops::Slice {}), vec![random.tensor(&x, -2.0, 2.0), list(starts), list(ends), axes, list(steps)], 1)
