@@ -149,6 +149,24 @@ fn a_residual_block_trains() {
 }
 
 #[test]
+fn depthwise_layers_train() {
+    for stride in [1, 2] {
+        let mut n = Network { graph: Graph::new("depthwise"), inputs: vec![] };
+        let (x, w, dy) = (n.input(&[3, 20, 8, 8]), n.input(&[20, 1, 3, 3]), n.input(&[3, 20, 8 / stride, 8 / stride]));
+        let stride = stride as i64;
+        let y = n.node(ops::Conv { group: 20, ..square(3, stride) }, &[x, w]);
+        let y = n.node(ops::Relu {}, &[y]);
+        let dw = n.node(ops::ConvWeightGrad { group: 20, ..to_weights(3, stride) }, &[x, dy]);
+        let dx = n.node(ops::ConvTranspose { group: 20, ..to_input(3, stride, stride - 1) }, &[dy, w]);
+        n.output(&[y, dw, dx]);
+        let dump = n.check(false);
+        for kernel in ["depthwise f32 3x3", "transposed depthwise f32", "Conv+Relu"] {
+            assert!(dump.contains(kernel), "{kernel} is not in\n{dump}");
+        }
+    }
+}
+
+#[test]
 fn pooling_and_products_train() {
     let mut n = Network { graph: Graph::new("head"), inputs: vec![] };
     let (x, b) = (n.input(&[4, 6, 8, 8]), n.input(&[5]));

@@ -4,7 +4,11 @@
 use qing_graph::{Node, ops};
 use qing_kernels::{
     ConvGeometry, KernelError, Pool,
-    float::conv::{ConvWeightGrad, DynamicConv, FilterLayout, TransposedConv},
+    float::{
+        Clamp,
+        conv::{ConvWeightGrad, DynamicConv, FilterLayout, TransposedConv},
+        depthwise::{DepthwiseWeightGrad, DynamicDepthwise, TransposedDepthwise},
+    },
 };
 
 use super::{Lower, StepSpec, conv, elementwise::is_f32, fuse, window};
@@ -18,6 +22,8 @@ use crate::{
 enum Layer {
     Conv(Box<DynamicConv>),
     Transposed(TransposedConv),
+    Depthwise(DynamicDepthwise),
+    TransposedDepthwise(TransposedDepthwise),
 }
 
 impl Layer {
@@ -25,6 +31,8 @@ impl Layer {
         match self {
             Layer::Conv(conv) => conv.scratch_len(threads),
             Layer::Transposed(conv) => conv.scratch_len(threads),
+            Layer::Depthwise(conv) => conv.scratch_len(),
+            Layer::TransposedDepthwise(conv) => conv.scratch_len(),
         }
     }
 
@@ -41,6 +49,9 @@ impl Layer {
         match self {
             Layer::Conv(conv) => conv.run(weights, bias, x, residual, y, scratch, pool),
             Layer::Transposed(conv) => conv.run(weights, bias, x, residual, y, scratch, pool),
+            // Nothing is added to these.
+            Layer::Depthwise(conv) => conv.run(weights, bias, x, y, scratch, pool),
+            Layer::TransposedDepthwise(conv) => conv.run(weights, bias, x, y, scratch, pool),
         }
     }
 }
@@ -67,6 +78,11 @@ impl Step for LayerStep {
 pub(super) fn conv(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
     let floats = node.inputs.iter().flatten().chain(&node.outputs).all(|id| is_f32(cx, *id));
     let Some(geometry) = (if floats { conv::any_geometry(cx, node)? } else { None }) else { return Ok(false) };
+    if geometry.is_depthwise() {
+        return lower(cx, node, geometry, "depthwise f32", &|cx, clamp| {
+            Ok(Layer::Depthwise(DynamicDepthwise::new(cx.isa, geometry, clamp)?))
+        });
+    }
     lower(cx, node, geometry, "conv f32", &|cx, clamp| {
         let layout = FilterLayout::planar(&geometry);
         Ok(Layer::Conv(Box::new(DynamicConv::new(cx.isa, geometry, layout, clamp, cx.exact)?)))
@@ -76,6 +92,11 @@ pub(super) fn conv(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError>
 /// `ConvTranspose` of floats.
 pub(super) fn conv_transpose(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
     let Some(forward) = transposed_geometry(cx, node)? else { return Ok(false) };
+    if forward.is_depthwise() && TransposedDepthwise::new(cx.isa, forward, Clamp::NONE).is_ok() {
+        return lower(cx, node, forward, "transposed depthwise f32", &|cx, clamp| {
+            Ok(Layer::TransposedDepthwise(TransposedDepthwise::new(cx.isa, forward, clamp)?))
+        });
+    }
     lower(cx, node, forward, "transposed conv f32", &|cx, clamp| {
         Ok(Layer::Transposed(TransposedConv::new(cx.isa, forward, clamp, cx.exact)?))
     })
@@ -104,10 +125,11 @@ fn lower(
     node: &Node,
     geometry: ConvGeometry,
     kernel: &str,
-    make: &dyn Fn(&Lower<'_>, qing_kernels::float::Clamp) -> Result<Layer, KernelError>,
+    make: &dyn Fn(&Lower<'_>, Clamp) -> Result<Layer, KernelError>,
 ) -> Result<bool, EngineError> {
     let (Some(x), Some(w), y) = (node.input(0), node.input(1), node.outputs[0]) else { return Ok(false) };
-    let tail = fuse::float_tail(cx, y, true);
+    let plain = make(cx, Clamp::NONE).map_err(|e| cx.refuse(node, e))?;
+    let tail = fuse::float_tail(cx, y, matches!(plain, Layer::Conv(_) | Layer::Transposed(_)));
     let layer = make(cx, tail.clamp).map_err(|e| cx.refuse(node, e))?;
     let mut inputs = vec![cx.read(x, Layout::ChannelsLast)?, cx.read(w, Layout::Plain)?];
     if let Some(bias) = node.input(2) {
@@ -126,13 +148,20 @@ fn lower(
 }
 
 /// Inputs: what was convolved, and the gradient of the results.
-struct WeightGradStep(ConvWeightGrad);
+enum WeightGradStep {
+    Dense(ConvWeightGrad),
+    Depthwise(DepthwiseWeightGrad),
+}
 
 impl Step for WeightGradStep {
     fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
         let (inputs, dw, scratch) = io.split();
         let (dw, scratch) = (bytemuck::cast_slice_mut(dw), bytemuck::cast_slice_mut(scratch));
-        self.0.run(inputs.values(0), inputs.values(1), dw, scratch, pool)?;
+        let (x, dy) = (inputs.values(0), inputs.values(1));
+        match self {
+            WeightGradStep::Dense(plan) => plan.run(x, dy, dw, scratch, pool)?,
+            WeightGradStep::Depthwise(plan) => plan.run(x, dy, dw, scratch, pool)?,
+        }
         Ok(())
     }
 }
@@ -152,12 +181,20 @@ pub(super) fn weight_grad(cx: &mut Lower<'_>, node: &Node) -> Result<bool, Engin
     let Some((geometry, _)) = window::of_axes(&axes, x_shape[0], x_shape[1], dy_shape[1], groups) else {
         return Ok(false);
     };
-    let plan = ConvWeightGrad::new(cx.isa, geometry, FilterLayout::planar(&geometry));
-    let plan = plan.map_err(|e| cx.refuse(node, e))?;
-    let scratch = size_of::<f32>() * plan.scratch_len(cx.threads);
+    let (step, scratch) = if geometry.is_depthwise() {
+        let plan = DepthwiseWeightGrad::new(cx.isa, geometry).map_err(|e| cx.refuse(node, e))?;
+        let scratch = plan.scratch_len();
+        (WeightGradStep::Depthwise(plan), scratch)
+    } else {
+        let plan = ConvWeightGrad::new(cx.isa, geometry, FilterLayout::planar(&geometry));
+        let plan = plan.map_err(|e| cx.refuse(node, e))?;
+        let scratch = plan.scratch_len(cx.threads);
+        (WeightGradStep::Dense(plan), scratch)
+    };
+    let scratch = size_of::<f32>() * scratch;
     let inputs = vec![cx.read(x, Layout::ChannelsLast)?, cx.read(dy, Layout::ChannelsLast)?];
     let outputs = vec![cx.write(dw, Layout::Plain)];
     let name = conv::name(cx, "weight gradient f32", &geometry);
-    cx.push(StepSpec { scratch, ..StepSpec::new(node, name, inputs, outputs, WeightGradStep(plan)) });
+    cx.push(StepSpec { scratch, ..StepSpec::new(node, name, inputs, outputs, step) });
     Ok(true)
 }

@@ -100,7 +100,7 @@ proptest! {
 }
 
 /// The transpose by its definition: every product of the forward convolution, the other way round.
-fn transposed(
+pub(crate) fn transposed(
     g: &ConvGeometry,
     x: &[f32],
     weights: &[f32],

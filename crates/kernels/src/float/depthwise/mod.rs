@@ -1,9 +1,17 @@
 //! Depthwise convolution: a window of its own for every channel.
 //!
 //! Vectors run over channels, which lie side by side. A tile is a few output pixels of one row; each input vector it
-//! loads serves all the windows that overlap there.
+//! loads serves all the windows that overlap there. Weights are packed once, or by every run, as in training; there is the transpose, which is
+//! the gradient of the input, and the gradient of the weights.
 
+mod dynamic;
 mod tile;
+mod transposed;
+mod weight_grad;
+
+pub use dynamic::DynamicDepthwise;
+pub use transposed::TransposedDepthwise;
+pub use weight_grad::DepthwiseWeightGrad;
 
 use super::Clamp;
 use super::simd::{Kernel, Simd, dispatch};
@@ -25,6 +33,69 @@ pub struct Depthwise {
     zeros: Aligned<f32>,
 }
 
+/// Channels, padded to whole vectors.
+fn padded(geometry: &ConvGeometry) -> usize {
+    geometry.in_c.next_multiple_of(16)
+}
+
+/// Packs `[channels, taps]` for each tap, or each tap in reverse, zeros where there is no channel.
+fn pack(geometry: &ConvGeometry, weights: &[f32], reversed: bool, into: &mut [f32]) {
+    let (channels, taps) = (geometry.in_c, geometry.taps());
+    for (tap, line) in into.chunks_exact_mut(padded(geometry)).enumerate() {
+        let tap = if reversed { taps - 1 - tap } else { tap };
+        for (c, value) in line[..channels].iter_mut().enumerate() {
+            *value = weights[c * taps + tap];
+        }
+        line[channels..].fill(0.0);
+    }
+}
+
+/// That a geometry is consistent and depthwise.
+fn check(geometry: &ConvGeometry) -> Result<(), KernelError> {
+    geometry.check()?;
+    if geometry.is_depthwise() {
+        return Ok(());
+    }
+    Err(KernelError::Geometry(format!(
+        "{} groups of {} to {} channels are not depthwise",
+        geometry.groups, geometry.in_c, geometry.out_c
+    )))
+}
+
+/// A layer while it runs: fields as in [`Depthwise`].
+#[derive(Clone, Copy)]
+struct Layer<'a> {
+    geometry: &'a ConvGeometry,
+    clamp: Clamp,
+    weights: &'a [f32],
+    bias: &'a [f32],
+    zeros: &'a [f32],
+}
+
+impl Layer<'_> {
+    /// As [`Depthwise::run`].
+    fn run(self, isa: Isa, x: &[f32], y: &mut [f32], pool: &Pool) -> Result<(), KernelError> {
+        let geometry = self.geometry;
+        expect_len("input", x.len(), geometry.input_len())?;
+        expect_len("output", y.len(), geometry.output_len())?;
+        let rows = geometry.batch * geometry.out_h;
+        let row_len = geometry.out_w * geometry.out_c;
+        let per_chunk = match pool.threads() {
+            1 => rows,
+            threads => rows.div_ceil(threads * 3),
+        };
+        let out = SharedMut::new(y);
+        pool.run(rows.div_ceil(per_chunk), &|chunk| {
+            let first = chunk * per_chunk;
+            let last = (first + per_chunk).min(rows);
+            // SAFETY: chunks are distinct ranges of rows.
+            let y = unsafe { out.slice(first * row_len..last * row_len) };
+            dispatch(isa, OutputRows { layer: self, x, y, first });
+        });
+        Ok(())
+    }
+}
+
 impl Depthwise {
     /// Packs `weights`, `[out_c, kernel[0], kernel[1], 1]`, and `bias`, `[out_c]`, for `isa` (or the best set below it that this
     /// machine has).
@@ -38,29 +109,18 @@ impl Depthwise {
         bias: Option<&[f32]>,
         clamp: Clamp,
     ) -> Result<Depthwise, KernelError> {
-        geometry.check()?;
-        if !geometry.is_depthwise() {
-            return Err(KernelError::Geometry(format!(
-                "{} groups of {} to {} channels are not depthwise",
-                geometry.groups, geometry.in_c, geometry.out_c
-            )));
-        }
+        check(&geometry)?;
         expect_len("weights", weights.len(), geometry.weights_len())?;
         if let Some(bias) = bias {
             expect_len("bias", bias.len(), geometry.out_c)?;
         }
         let isa = isa.or_supported();
-        let channels = geometry.in_c;
-        let padded = channels.next_multiple_of(16);
+        let padded = padded(&geometry);
         let mut packed = Aligned::zeros(padded * geometry.taps());
-        for (tap, line) in packed.chunks_exact_mut(padded).enumerate() {
-            for (c, value) in line[..channels].iter_mut().enumerate() {
-                *value = weights[c * geometry.taps() + tap];
-            }
-        }
+        pack(&geometry, weights, false, &mut packed);
         let mut biases = Aligned::zeros(padded);
         if let Some(bias) = bias {
-            biases[..channels].copy_from_slice(bias);
+            biases[..bias.len()].copy_from_slice(bias);
         }
         Ok(Depthwise { isa, geometry, clamp, weights: packed, bias: biases, zeros: Aligned::zeros(padded) })
     }
@@ -76,30 +136,14 @@ impl Depthwise {
     /// # Errors
     /// [`KernelError::Length`] when a slice does not have the length the geometry implies.
     pub fn run(&self, x: &[f32], y: &mut [f32], pool: &Pool) -> Result<(), KernelError> {
-        let geometry = &self.geometry;
-        expect_len("input", x.len(), geometry.input_len())?;
-        expect_len("output", y.len(), geometry.output_len())?;
-        let rows = geometry.batch * geometry.out_h;
-        let row_len = geometry.out_w * geometry.out_c;
-        let per_chunk = match pool.threads() {
-            1 => rows,
-            threads => rows.div_ceil(threads * 3),
-        };
-        let out = SharedMut::new(y);
-        pool.run(rows.div_ceil(per_chunk), &|chunk| {
-            let first = chunk * per_chunk;
-            let last = (first + per_chunk).min(rows);
-            // SAFETY: chunks are distinct ranges of rows.
-            let y = unsafe { out.slice(first * row_len..last * row_len) };
-            dispatch(self.isa, OutputRows { layer: self, x, y, first });
-        });
-        Ok(())
+        let Depthwise { isa, geometry, clamp, weights, bias, zeros } = self;
+        Layer { geometry, clamp: *clamp, weights, bias, zeros }.run(*isa, x, y, pool)
     }
 }
 
 /// Whole rows of results, from row `first` of all images.
 struct OutputRows<'a> {
-    layer: &'a Depthwise,
+    layer: Layer<'a>,
     x: &'a [f32],
     y: &'a mut [f32],
     first: usize,
@@ -110,7 +154,7 @@ impl Kernel for OutputRows<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let geometry = &self.layer.geometry;
+        let geometry = self.layer.geometry;
         let row_len = geometry.out_w * geometry.out_c;
         for (i, y) in self.y.chunks_exact_mut(row_len).enumerate() {
             let row = self.first + i;
@@ -130,17 +174,22 @@ mod tests {
     use crate::float::conv::tests::{geometries, reference};
     use crate::float::testing::{assert_close, noise};
 
-    fn check(geometry: ConvGeometry, clamp: Clamp, with_bias: bool) {
+    fn compare(geometry: ConvGeometry, clamp: Clamp, with_bias: bool) {
         let x = noise(1, geometry.input_len());
         let weights = noise(2, geometry.weights_len());
         let bias = with_bias.then(|| noise(3, geometry.out_c));
         let (expected, magnitudes) = reference(&geometry, &x, &weights, bias.as_deref(), None, clamp);
         for isa in Isa::available() {
             let layer = Depthwise::pack(isa, geometry, &weights, bias.as_deref(), clamp).unwrap();
+            let dynamic = DynamicDepthwise::new(isa, geometry, clamp).unwrap();
             for threads in 1..=3 {
                 let mut y = vec![f32::NAN; geometry.output_len()];
                 layer.run(&x, &mut y, &Pool::new(threads)).unwrap();
                 assert_close(&y, &expected, &magnitudes, &format!("{} {threads} {geometry:?}", isa.name()));
+                let mut again = vec![f32::NAN; geometry.output_len()];
+                let mut scratch = vec![f32::NAN; dynamic.scratch_len()];
+                dynamic.run(&weights, bias.as_deref(), &x, &mut again, &mut scratch, &Pool::new(threads)).unwrap();
+                assert_eq!(y, again);
             }
         }
     }
@@ -151,7 +200,7 @@ mod tests {
         #[test]
         fn every_set_agrees_with_the_reference(geometry in geometries(), channels in 1..=70usize, bias: bool, relu: bool) {
             let geometry = ConvGeometry { in_c: channels, out_c: channels, groups: channels, ..geometry };
-            check(geometry, if relu { Clamp::RELU6 } else { Clamp::NONE }, bias);
+            compare(geometry, if relu { Clamp::RELU6 } else { Clamp::NONE }, bias);
         }
 
         #[test]
@@ -163,7 +212,7 @@ mod tests {
                 batch: 1, in_h: 5, in_w: width, in_c: channels, out_h: out(5), out_w: out(width), out_c: channels,
                 kernel: [kernel; 2], stride: [stride; 2], dilation: [1, 1], pad_top: kernel / 2, pad_left: kernel / 2, groups: channels,
             };
-            check(geometry, Clamp::RELU, true);
+            compare(geometry, Clamp::RELU, true);
         }
     }
 

@@ -1,6 +1,6 @@
 //! A few output pixels of one row, all channels.
 
-use super::Depthwise;
+use super::Layer;
 use crate::float::simd::{Kernel, Simd};
 
 /// Output pixels of a tile.
@@ -8,8 +8,8 @@ const WIDTH: usize = 4;
 
 /// Computes output row `row` of the image `x` into `y`.
 #[inline(always)]
-pub(super) fn row<S: Simd>(simd: S, layer: &Depthwise, x: &[f32], row: usize, y: &mut [f32]) {
-    let geometry = &layer.geometry;
+pub(super) fn row<S: Simd>(simd: S, layer: Layer<'_>, x: &[f32], row: usize, y: &mut [f32]) {
+    let geometry = layer.geometry;
     // A tile needs the input columns of its windows once each: (WIDTH - 1) * stride + kernel of them.
     match (geometry.kernel, geometry.stride[1], geometry.dilation[1]) {
         ([3, 3], 1, 1) => simd.vectorize(Row::<3, 3, 1, WIDTH, 6> { layer, x, row, y }),
@@ -22,7 +22,7 @@ pub(super) fn row<S: Simd>(simd: S, layer: &Depthwise, x: &[f32], row: usize, y:
 
 /// A row of a `KH` × `KW` window with step `STRIDE`, in tiles of `TW` pixels that read `NX` input columns.
 struct Row<'a, const KH: usize, const KW: usize, const STRIDE: usize, const TW: usize, const NX: usize> {
-    layer: &'a Depthwise,
+    layer: Layer<'a>,
     x: &'a [f32],
     row: usize,
     y: &'a mut [f32],
@@ -37,7 +37,7 @@ impl<const KH: usize, const KW: usize, const STRIDE: usize, const TW: usize, con
     fn run<S: Simd>(self, simd: S) {
         const { assert!(NX == (TW - 1) * STRIDE + KW) };
         let Row { layer, x, row, y } = self;
-        let geometry = &layer.geometry;
+        let geometry = layer.geometry;
         if geometry.out_w < TW {
             return AnyRow { layer, x, row, y }.run(simd);
         }
@@ -69,7 +69,7 @@ impl<const KH: usize, const KW: usize, const STRIDE: usize, const TW: usize, con
 }
 
 struct Tile<'a, const KH: usize, const KW: usize, const STRIDE: usize, const TW: usize, const NX: usize> {
-    layer: &'a Depthwise,
+    layer: Layer<'a>,
     pixels: &'a [[*const f32; NX]; KH],
     out: &'a mut [f32],
 }
@@ -152,7 +152,7 @@ impl<const KH: usize, const KW: usize, const STRIDE: usize, const TW: usize, con
 
 /// A row of any window, one output pixel at a time.
 struct AnyRow<'a> {
-    layer: &'a Depthwise,
+    layer: Layer<'a>,
     x: &'a [f32],
     row: usize,
     y: &'a mut [f32],
@@ -164,7 +164,7 @@ impl Kernel for AnyRow<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let layer = self.layer;
-        let geometry = &layer.geometry;
+        let geometry = layer.geometry;
         let (channels, padded) = (geometry.in_c, layer.bias.len());
         let (lo, hi) = (simd.splat(layer.clamp.lo), simd.splat(layer.clamp.hi));
         for (col, y) in self.y.chunks_exact_mut(channels).enumerate() {
