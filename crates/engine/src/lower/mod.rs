@@ -13,6 +13,7 @@ mod elementwise;
 mod fallback;
 mod fuse;
 mod groups;
+mod learned;
 mod matmul;
 mod movement;
 mod normalize;
@@ -116,6 +117,8 @@ static TABLE: &[(&str, &str, LowerFn)] = &[
     ("qing", "BatchNormTraining", batch_norm::training),
     ("qing", "ConvWeightGrad", dynamic::weight_grad),
     ("qing", "Dequantize", quantize::lower_dequantize),
+    ("qing", "LearnedQuantize", learned::lower),
+    ("qing", "LearnedQuantizeGrad", learned::lower_grad),
     ("qing", "Lookup", table::lower),
     ("qing", "MaxPoolGrad", pool::gradient),
     ("qing", "Quantize", quantize::lower_quantize),

@@ -101,6 +101,8 @@ ops! {
     is_nan::IsNaN,
     layer_normalization::LayerNormalization,
     leaky_relu::LeakyRelu,
+    learned_quantize::LearnedQuantize,
+    learned_quantize_grad::LearnedQuantizeGrad,
     less::Less,
     less_or_equal::LessOrEqual,
     log::Log,

@@ -10,6 +10,7 @@ pub mod block;
 pub mod conv;
 pub mod depthwise;
 pub mod elementwise;
+pub mod learned;
 pub mod matmul;
 pub mod peak;
 pub mod permute;

@@ -9,6 +9,7 @@ pub mod elementwise;
 pub mod fourier;
 pub mod heads;
 pub mod integers;
+pub mod learned;
 pub mod loss;
 pub mod math;
 pub mod matmul;
