@@ -1,7 +1,10 @@
 use qing_tensor::{Element, Tensor};
 
-use super::support::learned::{Learned, check_scale, scale_index};
-use crate::{Case, Eval, Gradient, Infer, Op, OpError, Type, op};
+use super::{
+    LearnedQuantizeGrad,
+    support::learned::{Learned, check_scale, scale_index},
+};
+use crate::{Backward, Case, Eval, Gradient, Gradients, Infer, Op, OpError, Type, op};
 
 op! {
     /// Quantization with a scale that is learned, in f32: `Q = clamp(rint(X ⊘ scale), lo, hi)`, integers in floating point, so
@@ -55,6 +58,22 @@ impl Op for LearnedQuantize {
         let (scales, at) = (scale.to_f32s(), scale_index(x.shape(), scale.len(), self.axis)?);
         let values = x.to_f32s().into_iter().enumerate().map(|(i, x)| quantizer.apply(x, scales[at(i)])).collect();
         Ok(vec![Tensor::new::<f32>(x.shape(), values)?])
+    }
+
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+        let op = LearnedQuantizeGrad {
+            lo: self.lo,
+            hi: self.hi,
+            axis: self.axis,
+            bipolar: self.bipolar,
+            real: self.real,
+            estimator: self.estimator.clone(),
+            delta: self.delta,
+            factor: self.factor,
+        };
+        let inputs = [Some(cx.input(0)?), Some(cx.input(1)?), Some(cx.dy()?)];
+        let found = cx.emit_all(op, &inputs, 2)?;
+        Ok(found.into_iter().enumerate().map(|(i, id)| cx.wants(i).then_some(id)).collect())
     }
 }
 
