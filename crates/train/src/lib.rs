@@ -19,6 +19,7 @@ pub mod data;
 pub mod loss;
 pub mod optimize;
 pub mod parameters;
+pub mod quantize;
 pub mod recipe;
 pub mod run;
 pub mod trainer;

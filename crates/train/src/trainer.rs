@@ -259,6 +259,36 @@ impl Trainer {
         Ok(())
     }
 
+    /// These values with statistics that are means over batches rather than running averages; the inputs of each batch are as
+    /// for [`Trainer::step`]. What is trained stays as it is.
+    ///
+    /// # Errors
+    /// If an input or the values do not fit.
+    pub fn with_statistics(
+        &mut self,
+        mut values: Values,
+        batches: impl Iterator<Item = Result<Vec<Tensor>, TrainError>>,
+    ) -> Result<Values, TrainError> {
+        let current = self.values()?;
+        self.put(&values)?;
+        let mut sums: Vec<Vec<f64>> = values.statistics.iter().map(|v| vec![0.0; v.len()]).collect();
+        let mut count = 0u32;
+        for batch in batches {
+            self.run(&batch?.iter().collect::<Vec<_>>())?;
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let found = floats(self.session.output(1 + self.outputs + i)?);
+                sums.iter_mut().zip(found).for_each(|(sum, v)| *sum += f64::from(*v));
+            }
+            count += 1;
+        }
+        self.put(&current)?;
+        if count > 0 {
+            let mean = |sums: &Vec<f64>| sums.iter().map(|sum| (sum / f64::from(count)) as f32).collect();
+            values.statistics = sums.iter().map(mean).collect();
+        }
+        Ok(values)
+    }
+
     /// Everything that later steps depend on.
     ///
     /// # Errors

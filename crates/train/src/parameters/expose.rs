@@ -2,7 +2,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use qing_graph::{Dim, Element, Graph, Op, Type, ValueId, infer, ops, passes};
 
-use super::{Model, Parameter, Role, Statistic, float::Float, slots::slots};
+use super::{Model, Parameter, Role, Statistic, float::Float, slots::slots, strided::pool_slices};
 use crate::TrainError;
 
 /// By which statistics batch normalization normalizes while training.
@@ -135,13 +135,15 @@ pub(crate) fn concrete(graph: &Graph, batch: usize) -> Result<Graph, TrainError>
             }
         }
     }
-    infer::specialize(&graph, &shapes).map_err(|e| match fixed {
+    let mut graph = infer::specialize(&graph, &shapes).map_err(|e| match fixed {
         true => TrainError::invalid(format!(
             "the network was exported for a fixed batch and cannot run on {batch} samples at once ({e}); export it with an \
              open batch axis"
         )),
         false => e.into(),
-    })
+    })?;
+    pool_slices(&mut graph);
+    Ok(graph)
 }
 
 /// Batch normalization in training form; gives what is to be averaged.
@@ -222,6 +224,30 @@ mod tests {
         assert_eq!((names, model.statistics.len()), (vec!["classify.bias"], 0));
         let none = Exposure { select: &|_, _| false, ..biases };
         assert!(expose(&graph, &none).unwrap_err().to_string().contains("nothing to train"));
+    }
+
+    #[test]
+    fn strided_slices_become_pooling() {
+        let mut graph = Graph::new("strided");
+        let x = graph.add_input("x", Type::new(Element::F32, [1usize, 2, 5, 4]));
+        let list = |graph: &mut Graph, v: &[i64]| Some(graph.add_constant("list", Tensor::vector(v.to_vec())));
+        let mut slice = |name: &str, start: [i64; 2], axes: [i64; 2], step: [i64; 2]| {
+            let lists = [&start[..], &[9, 9], &axes, &step].map(|v| list(&mut graph, v));
+            let y = graph.add_node(Arc::new(ops::Slice {}), name, &[&[Some(x)][..], &lists].concat(), 1).unwrap()[0];
+            graph.mark_output(y);
+        };
+        slice("every", [0, 0], [2, 3], [2, 2]);
+        slice("rows", [0, 0], [2, 3], [3, 1]);
+        slice("shifted", [1, 0], [2, 3], [2, 2]);
+        slice("channels", [0, 0], [1, 3], [2, 2]);
+        slice("whole", [0, 0], [2, 3], [1, 1]);
+        let values = (0..40u8).map(f32::from).collect();
+        let input = [Tensor::new::<f32>(&[1, 2, 5, 4], values).unwrap()];
+        let want = qing_graph::interpret::interpret(&graph, &input).unwrap();
+        let pooled = concrete(&graph, 1).unwrap();
+        let pools: Vec<bool> = pooled.nodes.iter().map(|n| n.op.is::<ops::MaxPool>()).collect();
+        assert_eq!(pools, [true, true, false, false, false]);
+        assert_eq!(qing_graph::interpret::interpret(&pooled, &input).unwrap(), want);
     }
 
     #[test]

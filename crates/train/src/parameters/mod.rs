@@ -7,11 +7,13 @@
 mod expose;
 mod float;
 mod slots;
+mod strided;
 
 use std::fmt;
 
 use qing_graph::{Graph, ValueId};
 
+pub(crate) use expose::concrete;
 pub use expose::{Exposure, Norm, expose};
 
 use crate::TrainError;
@@ -127,6 +129,16 @@ pub trait Export: Send + Sync {
     /// # Errors
     /// If they do not fit.
     fn export(&self, model: &Model, values: &Values) -> Result<Graph, TrainError>;
+
+    /// The network with these values in the form that computes what [`export`](Export::export) will, to the bit, to be trained
+    /// further in batches of `batch`; `None` if there is no other form.
+    ///
+    /// # Errors
+    /// If the values do not fit, or an op has no such form.
+    fn settled(&self, batch: usize, values: &Values) -> Result<Option<Model>, TrainError> {
+        let _ = (batch, values);
+        Ok(None)
+    }
 
     /// Brings parameter `index` back into what is allowed, after an update: scales stay positive.
     fn constrain(&self, index: usize, value: &mut [f32]) {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::TrainError;
 pub use sections::{
     AugmentSection, ColourSection, CurveName, CutoutSection, DataSection, DistillSection, FillName, LossName,
-    LossSection, MasksSection, MethodName, ModelSection, OptimizerSection, ScheduleSection,
+    LossSection, MasksSection, MethodName, ModelSection, OptimizerSection, QuantizeSection, ScheduleSection,
 };
 
 /// A run.
@@ -37,6 +37,9 @@ pub struct Recipe {
     /// What is made small.
     #[serde(default)]
     pub loss: LossSection,
+    /// To how few bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantize: Option<QuantizeSection>,
     /// A network to learn from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distill: Option<DistillSection>,

@@ -4,6 +4,7 @@ use crate::{
     Curve, Schedule, TrainError, architectures,
     data::{Augment, Colour, Cutout, Fill, Masks},
     optimize::{Method, Settings},
+    quantize::{Config, Override},
 };
 
 /// `[model]`: one of `architecture` and `file`.
@@ -214,6 +215,78 @@ fn half() -> f32 {
 
 fn four() -> f32 {
     4.0
+}
+
+/// `[quantize]`: training for a network of few bits; what is written is the integer network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuantizeSection {
+    /// Widths of weights and activations, as `w4a4`.
+    pub bits: String,
+    /// At least so many bits for the first and the last layer.
+    #[serde(default = "eight")]
+    pub edge_bits: u8,
+    /// Bits of what is added, pooled, or read by layers of different widths.
+    #[serde(default = "eight")]
+    pub stream_bits: u8,
+    /// The gradient of a rounding to more than two levels: lsq, pact, ewgs or `ewgs:STRENGTH`.
+    #[serde(default = "lsq")]
+    pub rounding: String,
+    /// The gradient of a rounding to two levels: these, or polynomial.
+    #[serde(default = "polynomial")]
+    pub sign: String,
+    /// Samples from which scales begin.
+    #[serde(default = "some_samples")]
+    pub calibration: usize,
+    /// Batches from which the statistics of normalizations are taken in the end; their running averages if 0.
+    #[serde(default = "some_batches")]
+    pub statistics: usize,
+    /// Whether every convolution of a residual block gets a shortcut of its own.
+    #[serde(default)]
+    pub shortcuts: bool,
+    /// Other widths by the name of a layer's weights, `*` standing for anything.
+    #[serde(default)]
+    pub layers: toml::Table,
+}
+
+fn eight() -> u8 {
+    8
+}
+
+fn lsq() -> String {
+    "lsq".into()
+}
+
+fn polynomial() -> String {
+    "polynomial".into()
+}
+
+fn some_samples() -> usize {
+    512
+}
+
+fn some_batches() -> usize {
+    100
+}
+
+impl QuantizeSection {
+    pub(crate) fn config(&self) -> Result<Config, TrainError> {
+        let mut overrides = vec![];
+        for (pattern, value) in &self.layers {
+            let bits = value.as_str().ok_or_else(|| {
+                TrainError::invalid(format!("quantize.layers: `{pattern}` needs widths like \"w8a8\", got {value}"))
+            })?;
+            overrides.push(Override { pattern: pattern.clone(), bits: bits.parse()? });
+        }
+        Ok(Config {
+            bits: self.bits.parse()?,
+            overrides,
+            edge_bits: Some(self.edge_bits),
+            stream_bits: self.stream_bits,
+            rounding: self.rounding.parse()?,
+            sign: self.sign.parse()?,
+        })
+    }
 }
 
 /// `[optimizer]`

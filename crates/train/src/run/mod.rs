@@ -21,6 +21,7 @@ use crate::{
     curves::{self, Row},
     data::{Batch, Loader},
     evaluate::{self, Measured},
+    parameters::Values,
     recipe::{Recipe, file},
     trainer::Trainer,
 };
@@ -306,18 +307,45 @@ impl<'a> Run<'a> {
     /// The network as it stands, with what it needs to know of its input.
     fn exported(&mut self) -> Result<Graph, TrainError> {
         let values = self.trainer.best()?;
-        let mut graph = self.trainer.model().exported(&values)?;
+        self.described(&values)
+    }
+
+    fn described(&self, values: &Values) -> Result<Graph, TrainError> {
+        let mut graph = self.trainer.model().exported(values)?;
         graph.name.clone_from(&self.recipe.name);
         graph.metadata.extend(self.prepared.metadata.clone());
         Ok(graph)
     }
 
+    /// The network in the end: with statistics of many batches, if it was quantized.
+    fn last(&mut self) -> Result<Graph, TrainError> {
+        let mut values = self.trainer.best()?;
+        let batches = self.recipe.quantize.as_ref().map_or(0, |q| q.statistics);
+        if batches > 0 && !values.statistics.is_empty() {
+            let source = &self.prepared.source;
+            // What a teacher says does not change them.
+            let zeros = Tensor::new::<f32>(&[source.batch, source.classes], vec![0.0; source.batch * source.classes])?;
+            let taught = self.prepared.teacher.as_ref().map(|_| zeros);
+            let inputs = Loader::start(source, self.epoch, 0).take(batches).map(|batch| {
+                let batch = batch?;
+                Ok([batch.input, batch.targets].into_iter().chain(taught.clone()).collect())
+            });
+            values = self.trainer.with_statistics(values, inputs)?;
+        }
+        self.described(&values)
+    }
+
     fn finish(mut self, memory: usize) -> Result<Outcome, TrainError> {
-        let graph = self.exported()?;
+        let graph = self.last()?;
         let seconds = self.seconds();
         let (output, name) = (&self.options.output, &self.recipe.name);
         let (onnx, qing) = (file(output, name, "onnx"), file(output, name, "qing"));
-        qing_formats::onnx::write(&graph, &onnx, &qing_formats::onnx::WriteOptions::default())?;
+        // Integers of few bits are for the engine alone.
+        let mut files = vec![];
+        if self.recipe.quantize.is_none() {
+            qing_formats::onnx::write(&graph, &onnx, &qing_formats::onnx::WriteOptions::default())?;
+            files.push(onnx);
+        }
         qing_formats::qing::write(&graph, &qing)?;
         // What is measured is what was written.
         let written = qing_formats::read(&qing)?;
@@ -328,7 +356,7 @@ impl<'a> Run<'a> {
             }
             None => None,
         };
-        let mut files = vec![onnx, qing];
+        files.push(qing);
         if !self.history.is_empty() {
             files.extend(["csv", "svg"].map(|e| file(output, name, e)));
         }

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use qing_data::{Dataset, Feed, LABELS_KEY, zoo};
 use qing_engine::{Options, Plan, Pool, Session};
-use qing_graph::{Dim, Element, Graph, Type};
+use qing_graph::{Dim, Element, Graph, Tensor, Type};
 
 use super::preprocess_of;
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     data::Source,
     loss,
     parameters::{Exposure, Model, expose},
+    quantize,
     recipe::{LossName, Recipe, beside},
     trainer::Objective,
 };
@@ -42,8 +43,40 @@ pub struct Prepared {
 pub fn prepare(recipe: &Recipe, folder: &Path, pool: &Arc<Pool>) -> Result<Prepared, TrainError> {
     let mut graph = network(recipe, folder)?;
     describe(recipe, &mut graph)?;
-    let model = expose(&graph, &Exposure::all(recipe.data.batch))?;
+    let batch = recipe.data.batch;
+    let model = match &recipe.quantize {
+        Some(section) => {
+            if section.shortcuts && quantize::shortcuts(&mut graph)? == 0 {
+                return Err(TrainError::invalid(
+                    "quantize.shortcuts: the network has no residual block of two convolutions to rewire",
+                ));
+            }
+            let samples = calibration(recipe, folder, &graph, section.calibration)?;
+            quantize::prepare(&graph, batch, &section.config()?, &samples)?
+        }
+        None => expose(&graph, &Exposure::all(batch))?,
+    };
     assemble(recipe, folder, &graph, model, pool)
+}
+
+/// Batches of samples spread over the training data, as they are.
+pub(crate) fn calibration(
+    recipe: &Recipe,
+    folder: &Path,
+    network: &Graph,
+    samples: usize,
+) -> Result<Vec<Vec<Tensor>>, TrainError> {
+    let data = Dataset::open(&beside(folder, &recipe.data.train))?;
+    let feed = Feed::for_input(network, 0)?;
+    let count = samples.clamp(1, data.len());
+    let mut batches = vec![];
+    // A network may insist on its batch.
+    let batch = feed.ty.shape.as_ref().and_then(|s| s.first()?.known()).unwrap_or(count.min(64));
+    for first in (0..count / batch.max(1) * batch).step_by(batch) {
+        let items = (first..first + batch).map(|i| data.item(i * data.len() / count)).collect::<Result<Vec<_>, _>>()?;
+        batches.push(vec![feed.batch(items)?]);
+    }
+    Ok(batches)
 }
 
 /// The network a recipe starts from, with the metadata it says.

@@ -1,0 +1,131 @@
+//! Quantization-aware training: a float network becomes a training graph that computes what the integer network will, and its
+//! trained values become that network.
+//!
+//! A float graph is outlined ([`outline`]: which nodes compute on integers, which values are quantized how), gets scales to
+//! begin with ([`scales`]), and is built anew ([`build`]): values are rounded by `LearnedQuantize`, sums are of integers in
+//! f32 (exact below 2^24), and batch normalization works on the sums, whose unit it takes away. After training it is folded
+//! into scales, signs and whole biases ([`fold`]), of which the typed graph is made ([`typed`]). In between it may be trained
+//! further in a form that computes exactly what the typed graph does ([`settle`]).
+//! The residual stream has eight bits; a layer of fewer reads it rescaled.
+
+mod build;
+mod config;
+mod fold;
+mod outline;
+mod scales;
+mod settle;
+mod shortcuts;
+mod typed;
+
+use std::collections::HashMap;
+
+use qing_graph::{Graph, NodeId, Tensor, passes};
+
+pub use config::{Bits, Config, Estimator, Override};
+pub use shortcuts::shortcuts;
+
+use self::{build::Slots, fold::Folded, outline::Outline};
+use crate::{
+    TrainError,
+    parameters::{Export, Model, Values, concrete},
+};
+
+/// A float network in the form in which it is trained to compute on few bits, in batches of `batch`. Scales begin with what
+/// the network computes on `calibration`, batches of any size. Latent weights are the float network's.
+///
+/// What [`Model::exported`] gives is the typed integer network, which computes what arithmetic says, to the bit.
+///
+/// # Errors
+/// If an option is out of range, the network is quantized already or has no layer that could be, or the batches do not fit.
+pub fn prepare(
+    graph: &Graph,
+    batch: usize,
+    config: &Config,
+    calibration: &[Vec<Tensor>],
+) -> Result<Model, TrainError> {
+    config.validate()?;
+    let base = cleaned(graph)?;
+    let mut outline = Outline::new(&base, config)?;
+    scales::calibrate(&base, &mut outline, calibration)?;
+    let shapes = concrete(&base, batch)?;
+    let built = build::build(&shapes, &outline, config)?;
+    let export = Typed { base, outline, config: config.clone(), slots: built.slots };
+    Ok(Model {
+        graph: built.graph,
+        parameters: built.parameters,
+        statistics: built.statistics,
+        export: Box::new(export),
+    })
+}
+
+/// The network with constants folded and without what does nothing; normalizations stay.
+fn cleaned(graph: &Graph) -> Result<Graph, TrainError> {
+    if let Some((_, v)) = graph.values().find(|(_, v)| v.ty.quant.is_some()) {
+        return Err(TrainError::invalid(format!(
+            "`{}` is quantized already (`{}` is {}); train the float network it was made from",
+            graph.name, v.name, v.ty
+        )));
+    }
+    let mut base = graph.clone();
+    while passes::fold_constants(&mut base)? + passes::simplify(&mut base)? > 0 {}
+    Ok(base.compacted())
+}
+
+/// The way to the typed network.
+struct Typed {
+    base: Graph,
+    outline: Outline,
+    config: Config,
+    slots: Slots,
+}
+
+impl Export for Typed {
+    fn export(&self, _: &Model, values: &Values) -> Result<Graph, TrainError> {
+        let folded = fold::fold(&self.base, &self.outline, &self.slots, values)?;
+        typed::typed(&self.base, &self.outline, &folded)
+    }
+
+    fn settled(&self, batch: usize, values: &Values) -> Result<Option<Model>, TrainError> {
+        let folded = fold::fold(&self.base, &self.outline, &self.slots, values)?;
+        let shapes = concrete(&self.base, batch)?;
+        let settled = settle::settle(&shapes, &self.outline, &self.config, &folded)?;
+        let export = Exact { base: self.base.clone(), outline: self.outline.clone(), folded, slots: settled.slots };
+        Ok(Some(Model {
+            graph: settled.graph,
+            parameters: settled.parameters,
+            statistics: vec![],
+            export: Box::new(export),
+        }))
+    }
+
+    fn constrain(&self, index: usize, value: &mut [f32]) {
+        let quantizer = self.slots.quantizers.iter().position(|slot| *slot == Some(index));
+        let least = match quantizer {
+            Some(q) => self.outline.quantizers[q].scale * build::LEAST_SCALE,
+            None if self.slots.dots.values().any(|d| d.scale == Some(index)) => f32::MIN_POSITIVE * 1e9,
+            None => return,
+        };
+        value.iter_mut().for_each(|v| *v = v.max(least));
+    }
+}
+
+/// The way to the typed network from a form that computes the same.
+struct Exact {
+    base: Graph,
+    outline: Outline,
+    folded: Folded,
+    slots: HashMap<NodeId, settle::DotSlots>,
+}
+
+impl Export for Exact {
+    fn export(&self, _: &Model, values: &Values) -> Result<Graph, TrainError> {
+        let folded = settle::refold(&self.outline, &self.slots, &self.folded, &self.base, values)?;
+        typed::typed(&self.base, &self.outline, &folded)
+    }
+
+    fn constrain(&self, index: usize, value: &mut [f32]) {
+        if self.slots.values().any(|d| d.scale == index) {
+            value.iter_mut().for_each(|v| *v = v.max(f32::MIN_POSITIVE * 1e9));
+        }
+    }
+}

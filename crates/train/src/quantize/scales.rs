@@ -1,0 +1,143 @@
+//! Scales to begin with: those with the least squared error, for weights from their values, for activations from what the
+//! float network computes on some batches.
+
+use qing_engine::{Options, Plan, Session};
+use qing_graph::{Element, Graph, Tensor};
+
+use super::{outline::Outline, outline::Quantizer};
+use crate::TrainError;
+
+/// Values kept of a quantizer's input, at most; more would not move the scale.
+const SAMPLES: usize = 20_000;
+/// Scales tried between a sixteenth of the one that clips nothing and that one.
+const TRIALS: i32 = 64;
+
+/// The scale with the least squared error for integers `lo ..= hi`; 1 where all values are zero.
+pub(super) fn best(values: &[f32], (lo, hi): (i32, i32)) -> f32 {
+    let (lo, hi) = (lo as f32, hi as f32);
+    let peak = values.iter().fold(0f32, |m, v| {
+        let reach = if *v < 0.0 { if lo < 0.0 { v / lo } else { 0.0 } } else { v / hi };
+        if reach.is_finite() { m.max(reach) } else { m }
+    });
+    if peak < f32::MIN_POSITIVE * 1e6 {
+        return 1.0;
+    }
+    let error = |scale: f32| {
+        let one = |v: &f32| f64::from((v / scale).clamp(lo, hi).round_ties_even() * scale - v).powi(2);
+        values.iter().map(one).sum::<f64>()
+    };
+    let mut found = (f64::INFINITY, peak);
+    for i in 0..=TRIALS {
+        let scale = peak * (-4.0 * i as f32 / TRIALS as f32).exp2();
+        let e = error(scale);
+        if e < found.0 {
+            found = (e, scale);
+        }
+    }
+    found.1
+}
+
+/// Gives the quantizers of a network scale, element and zero point, from what it computes on `batches`.
+///
+/// # Errors
+/// If there are no batches or they do not fit the network.
+pub(super) fn calibrate(graph: &Graph, outline: &mut Outline, batches: &[Vec<Tensor>]) -> Result<(), TrainError> {
+    if batches.is_empty() {
+        return Err(TrainError::invalid("quantization needs at least one batch of data to calibrate on"));
+    }
+    let mut values: Vec<Vec<f32>> = vec![vec![]; outline.quantizers.len()];
+    let mut watched = graph.clone();
+    watched.outputs = outline.quantizers.iter().map(|q| q.leader).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut session: Option<(Vec<Vec<usize>>, Session)> = None;
+    for batch in batches {
+        let shapes: Vec<Vec<usize>> = batch.iter().map(|t| t.shape().to_vec()).collect();
+        if session.as_ref().is_none_or(|(s, _)| *s != shapes) {
+            let options = Options { threads, input_shapes: Some(shapes.clone()), ..Options::default() };
+            session = Some((shapes, Session::new(Plan::new(&watched, &options)?.into())));
+        }
+        let Some((_, session)) = &mut session else { continue };
+        for (kept, found) in values.iter_mut().zip(session.run(batch)?) {
+            let found = found.to_f32s();
+            let step = (found.len() * batches.len()).div_ceil(SAMPLES) | 1;
+            kept.extend(found.iter().step_by(step));
+        }
+    }
+    for (quantizer, values) in outline.quantizers.iter_mut().zip(&values) {
+        set(quantizer, values)?;
+    }
+    Ok(())
+}
+
+fn set(quantizer: &mut Quantizer, values: &[f32]) -> Result<(), TrainError> {
+    let (least, most) = values.iter().fold((0f32, 0f32), |(a, b), v| (a.min(*v), b.max(*v)));
+    let element = |signed| {
+        let bits = quantizer.bits;
+        Element::integer(bits, signed).ok_or_else(|| TrainError::invalid(format!("{bits} bits; widths go from 1 to 8")))
+    };
+    if quantizer.input {
+        // The network's data: all of its range, which need not lie around zero.
+        quantizer.element = element(false)?;
+        let levels = ((1u32 << quantizer.bits) - 1) as f32;
+        let scale = (most - least) / levels;
+        quantizer.scale = if scale > f32::MIN_POSITIVE { scale } else { 1.0 };
+        quantizer.zero = (-least / quantizer.scale).round_ties_even() as i32;
+        return Ok(());
+    }
+    // One bit of anything is whether it is large.
+    let signed = least < 0.0 && quantizer.bits > 1;
+    quantizer.element = element(signed)?;
+    quantizer.scale = best(values, quantizer.range());
+    Ok(())
+}
+
+/// Least and largest integer of weights of a width: symmetric; −1 and 1 for one bit.
+pub(super) fn weight_range(bits: u8) -> (i32, i32) {
+    let hi = if bits <= 1 { 1 } else { (1 << (bits - 1)) - 1 };
+    (-hi, hi)
+}
+
+/// A scale for each slice of `axis` of weights of `shape`.
+pub(super) fn of_weights(weights: &[f32], shape: &[usize], axis: usize, bits: u8) -> Vec<f32> {
+    let inner: usize = shape[axis + 1..].iter().product();
+    let mut slices: Vec<Vec<f32>> = vec![vec![]; shape[axis]];
+    for (i, w) in weights.iter().enumerate() {
+        slices[i / inner.max(1) % shape[axis]].push(*w);
+    }
+    slices
+        .iter()
+        .map(|slice| match bits {
+            1 => {
+                let mean = slice.iter().map(|w| w.abs()).sum::<f32>() / slice.len().max(1) as f32;
+                if mean > f32::MIN_POSITIVE { mean } else { 1.0 }
+            }
+            _ => best(slice, weight_range(bits)),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_minimize_the_error() {
+        // Exactly representable values are found again, up to the grid of trials.
+        let values: Vec<f32> = (-7..=7).map(|i| i as f32 * 0.25).collect();
+        assert_eq!(best(&values, (-7, 7)), 0.25);
+        // One outlier among many is clipped.
+        let mut values: Vec<f32> = (0..1000).map(|i| (i % 16) as f32).collect();
+        values.push(100.0);
+        assert!(best(&values, (0, 15)) < 2.0);
+        assert_eq!(best(&[0.0; 5], (0, 15)), 1.0);
+        assert_eq!(best(&[-3.0, -1.0], (0, 15)), 1.0);
+    }
+
+    #[test]
+    fn every_channel_has_its_own() {
+        let weights = [1.0, -1.0, 0.5, 4.0, -4.0, 4.0];
+        assert_eq!(of_weights(&weights, &[2, 3], 0, 8), [1.0 / 127.0, 4.0 / 127.0]);
+        assert_eq!(of_weights(&weights, &[3, 2], 1, 1), [5.5 / 3.0, 9.0 / 3.0]);
+        assert_eq!(of_weights(&[0.0; 2], &[1, 2], 0, 1), [1.0]);
+    }
+}
