@@ -55,7 +55,10 @@ impl Net {
 /// Two residual blocks, the second with a shortcut by slice and pad, pooling and a classifier: what ResNet-20 is made of.
 fn network() -> Graph {
     let mut net = Net { graph: Graph::new("small"), seed: 5 };
-    let x = net.graph.add_input("input", Type::new(Element::F32, [qing_graph::Dim::Symbol("N".into()), 3.into(), 8.into(), 8.into()]));
+    let x = net.graph.add_input(
+        "input",
+        Type::new(Element::F32, [qing_graph::Dim::Symbol("N".into()), 3.into(), 8.into(), 8.into()]),
+    );
     let y = net.conv("stem", x, [8, 3], 1);
     let a = net.node(ops::Relu {}, "stem.relu", &[y]);
     let y = net.conv("a1", a, [8, 8], 1);
@@ -107,7 +110,7 @@ fn trained(model: &Model) -> Values {
 
 fn run(graph: &Graph, inputs: &[Tensor], threads: usize) -> Vec<Tensor> {
     let shapes = inputs.iter().map(|t| t.shape().to_vec()).collect();
-    let options = Options { input_shapes: Some(shapes), ..Options::threads(threads) };
+    let options = Options { input_shapes: Some(shapes), exact: true, ..Options::threads(threads) };
     Session::new(Plan::new(graph, &options).unwrap().into()).run(inputs).unwrap()
 }
 
@@ -215,7 +218,8 @@ fn every_parameter_has_a_gradient_in_both_forms() {
                 let learns = size > 0.0 || rounding == Estimator::Pact && parameter.role == Role::Scale;
                 assert!(learns && size.is_finite(), "{bits} {}", parameter.name);
                 let far = a.iter().zip(&b).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
-                assert!(far <= 1e-3 * size, "{bits} {}: {far} of {size}", parameter.name);
+                // Gradients of scales that a normalization takes away are differences of large numbers.
+                assert!(far <= 1e-3 * size + 1e-6, "{bits} {}: {far} of {size}", parameter.name);
             }
         }
     }

@@ -114,8 +114,7 @@ pub(super) fn lower_grad(cx: &mut Lower<'_>, node: &Node) -> Result<bool, Engine
     let inputs = vec![cx.read(x, layout)?, cx.read(scale, Layout::Plain)?, cx.read(dq, layout)?];
     let outputs = vec![cx.write(dx, layout), cx.write(dscale, Layout::Plain)];
     let name = format!("learned quantize gradient f32 {}", cx.isa.name());
-    let mut step =
-        StepSpec::new(node, name, inputs, outputs, Backward { isa: cx.isa, quantizer, run, len });
+    let mut step = StepSpec::new(node, name, inputs, outputs, Backward { isa: cx.isa, quantizer, run, len });
     step.scratch = partial_sums(len, run) * size_of::<f32>();
     step.in_place = Some(2);
     cx.push(step);

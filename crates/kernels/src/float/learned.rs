@@ -228,8 +228,7 @@ impl Kernel for Backward<'_> {
                         Some(dq) => &dq[i * S::LANES..][..x.len()],
                         None => &*dx,
                     };
-                    let (x, $g) =
-                        if whole { (s.load(x), s.load(given)) } else { (s.load_tail(x), s.load_tail(given)) };
+                    let (x, $g) = if whole { (s.load(x), s.load(given)) } else { (s.load_tail(x), s.load_tail(given)) };
                     let $u = s.div(x, by);
                     let $q = round(s, &quantizer, $u);
                     let (slope, seen) = $value;
@@ -297,11 +296,7 @@ mod tests {
     /// One value, written out.
     fn expected(q: &Quantizer, x: f32, scale: f32, g: f32) -> (f32, f64, f64) {
         let u = x / scale;
-        let code = if q.bipolar {
-            if u < 0.0 { -1.0 } else { 1.0 }
-        } else {
-            u.clamp(q.lo, q.hi).round_ties_even()
-        };
+        let code = if q.bipolar { if u < 0.0 { -1.0 } else { 1.0 } } else { u.clamp(q.lo, q.hi).round_ties_even() };
         let inside = q.lo < u && u < q.hi;
         let (uu, cc, gg, ss) = (f64::from(u), f64::from(code), f64::from(g), f64::from(scale));
         let (mut slope, mut seen) = match q.estimator {

@@ -37,12 +37,7 @@ use crate::{
 ///
 /// # Errors
 /// If an option is out of range, the network is quantized already or has no layer that could be, or the batches do not fit.
-pub fn prepare(
-    graph: &Graph,
-    batch: usize,
-    config: &Config,
-    calibration: &[Vec<Tensor>],
-) -> Result<Model, TrainError> {
+pub fn prepare(graph: &Graph, batch: usize, config: &Config, calibration: &[Vec<Tensor>]) -> Result<Model, TrainError> {
     config.validate()?;
     let base = cleaned(graph)?;
     let mut outline = Outline::new(&base, config)?;

@@ -133,9 +133,9 @@ impl Outline {
             let given = wants.get(&result).cloned().unwrap_or_default();
             let has_home = given.home(config.stream_bits).is_some();
             let x = node.input(0).filter(|x| is_activation(graph, *x));
-            let before = x.and_then(|x| producers[x.0 as usize]).filter(|_| {
-                x.is_some_and(|x| view.single_consumer(x).is_some() && !graph.outputs.contains(&x))
-            });
+            let before = x
+                .and_then(|x| producers[x.0 as usize])
+                .filter(|_| x.is_some_and(|x| view.single_consumer(x).is_some() && !graph.outputs.contains(&x)));
             if node.op.is::<ops::BatchNormalization>() {
                 let Some(x) = x.filter(|_| before.is_some_and(|b| dots.contains(&b))) else {
                     return Err(TrainError::invalid(format!(
@@ -157,7 +157,8 @@ impl Outline {
                 ends.insert(x, result);
                 continue;
             }
-            let read: Vec<ValueId> = node.inputs.iter().flatten().copied().filter(|x| is_activation(graph, *x)).collect();
+            let read: Vec<ValueId> =
+                node.inputs.iter().flatten().copied().filter(|x| is_activation(graph, *x)).collect();
             let mut want = Wants::default();
             if let Some(at) = dots.iter().position(|d| *d == i) {
                 let QuantRule::Dot { weight, bias, axis } = node.op.quantization() else { continue };
@@ -170,7 +171,9 @@ impl Outline {
             } else {
                 let all = !read.is_empty() && node.outputs.len() == 1 && is_activation(graph, node.outputs[0]);
                 kinds[i] = match node.op.quantization() {
-                    QuantRule::Movement if all && read.len() == 1 && read.first() == x.as_ref() && moves(graph, node) => {
+                    QuantRule::Movement
+                        if all && read.len() == 1 && read.first() == x.as_ref() && moves(graph, node) =>
+                    {
                         Kind::Movement
                     }
                     QuantRule::Add if all && has_home && read.len() == 2 => Kind::Stored,

@@ -247,7 +247,8 @@ impl Builder<'_> {
     }
 
     fn dot(&mut self, index: NodeId, node: &Node, dot: &Dot) -> Result<(), TrainError> {
-        let (Some(layer), Some(like)) = (self.folded.layers.get(&index).cloned(), self.from.constant(dot.weight)) else {
+        let (Some(layer), Some(like)) = (self.folded.layers.get(&index).cloned(), self.from.constant(dot.weight))
+        else {
             return Err(TrainError::invalid(format!("`{}` has no trained values", node.name)));
         };
         let (shape, axis, name) = (like.shape().to_vec(), dot.axis, self.from.value(dot.weight).name.clone());

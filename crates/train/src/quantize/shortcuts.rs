@@ -57,8 +57,7 @@ fn block(graph: &Graph, add: NodeId) -> Option<Block> {
         // The shortcut is there when the first convolution is done, and as large as its results.
         let known = producers[shortcut.0 as usize].is_none_or(|i| i < add);
         let fits = graph.ty(first).shape.is_some() && graph.ty(first).shape == graph.ty(shortcut).shape;
-        (known && fits && graph.constant(shortcut).is_none())
-            .then_some(Block { add, relu, first, second, shortcut })
+        (known && fits && graph.constant(shortcut).is_none()).then_some(Block { add, relu, first, second, shortcut })
     })
 }
 

@@ -17,8 +17,15 @@ use crate::TrainError;
 pub(super) fn typed(from: &Graph, outline: &Outline, folded: &Folded) -> Result<Graph, TrainError> {
     let mut graph = Graph::new(&from.name);
     graph.metadata.clone_from(&from.metadata);
-    let mut builder =
-        Builder { from, outline, folded, graph, real: HashMap::new(), codes: HashMap::new(), constants: HashMap::new() };
+    let mut builder = Builder {
+        from,
+        outline,
+        folded,
+        graph,
+        real: HashMap::new(),
+        codes: HashMap::new(),
+        constants: HashMap::new(),
+    };
     builder.run()?;
     Ok(builder.graph)
 }
@@ -69,7 +76,13 @@ impl Builder<'_> {
         Ok(self.from.ty(id).clone().quantized(quantizer.element, quant))
     }
 
-    fn add(&mut self, op: Arc<dyn Op>, name: &str, inputs: &[Option<ValueId>], ty: Type) -> Result<ValueId, TrainError> {
+    fn add(
+        &mut self,
+        op: Arc<dyn Op>,
+        name: &str,
+        inputs: &[Option<ValueId>],
+        ty: Type,
+    ) -> Result<ValueId, TrainError> {
         Ok(self.graph.add_typed_node(op, name, inputs, vec![ty])?[0])
     }
 
@@ -203,9 +216,10 @@ impl Builder<'_> {
             });
         }
         let y = self.outline.end(node.outputs[0]);
-        let home = self.outline.home(y).ok_or_else(|| {
-            TrainError::invalid(format!("node `{}` gives a value that is not stored", node.name))
-        })?;
+        let home = self
+            .outline
+            .home(y)
+            .ok_or_else(|| TrainError::invalid(format!("node `{}` gives a value that is not stored", node.name)))?;
         let made = self.add(node.op.clone(), &node.name, &inputs, self.ty(y, home)?)?;
         self.define(y, made);
         Ok(())
