@@ -46,7 +46,7 @@ struct Runs {
 
 impl Runs {
     fn new(len: usize, scales: usize, run: usize) -> Result<Runs, KernelError> {
-        if run == 0 || scales == 0 || len % (run * scales) != 0 {
+        if run == 0 || scales == 0 || !len.is_multiple_of(run * scales) {
             let message = format!("{len} values in runs of {run} that take turns at {scales} scales");
             return Err(KernelError::Geometry(message));
         }

@@ -60,7 +60,8 @@ impl Learned {
                 )));
             }
         };
-        if !bipolar && !(-LARGEST <= lo && lo < hi && hi <= LARGEST) {
+        let legal = -LARGEST <= lo && lo < hi && hi <= LARGEST;
+        if !bipolar && !legal {
             return Err(OpError::invalid(format!("a range of {lo} to {hi}; it must grow and stay within ±2^22")));
         }
         if estimator == Estimator::Polynomial && !bipolar && hi - lo != 1 {
