@@ -1,9 +1,9 @@
-//! Gradients as rewriting: an op's rule ([`Op::gradient`](crate::Op::gradient)) appends nodes that compute what the loss
+//! Gradients as rewriting: an op's rule ([`Op::gradient`]) appends nodes that compute what the loss
 //! changes by for its inputs, from what it changes by for its outputs. [`reverse`] walks a graph backwards and lets every
 //! rule do that once.
 //!
 //! A gradient has the element and the shape of its value. Rules need to know shapes, so a graph is bound to its batch
-//! before it is differentiated ([`infer::specialize`](crate::infer::specialize)).
+//! before it is differentiated ([`infer::specialize`]).
 
 use std::{
     cell::{Cell, RefCell},

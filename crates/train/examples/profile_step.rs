@@ -1,7 +1,7 @@
 //! Where the time of a training step goes: ResNet-20 (or with 8 as depth ResNet-8) on images of 32×32, loss and all gradients, without data and
 //! without update.
 //!
-//! `cargo run --release -p qing-train --example profile_step [BATCH] [THREADS] [DEPTH] [exact] [dump]`
+//! `cargo run --release -p qing-train --example profile_step [BATCH] [THREADS] [DEPTH] [exact] [dump] [recompute]`
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use qing_engine::{LayerTime, Options, Plan, Session};
 use qing_graph::{Element, Graph, Op, Tensor, Type, ValueId, ops};
-use qing_train::differentiate;
+use qing_train::{BackwardOptions, differentiate_with};
 
 /// Profiled runs of which each step's fastest counts.
 const RUNS: usize = 10;
@@ -112,7 +112,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let has = |word: &str| std::env::args().any(|a| a == word);
     let (batch, threads, depth) = (argument(1, 128), argument(2, 1), argument(3, 20));
     let (graph, loss, parameters) = network(batch, depth);
-    let graph = differentiate(&graph, loss, &parameters)?.graph;
+    let options = BackwardOptions { recompute: has("recompute") };
+    let graph = differentiate_with(&graph, loss, &parameters, options)?.graph;
     let plan = Arc::new(Plan::new(&graph, &Options { threads, exact: has("exact"), ..Options::default() })?);
     if has("dump") {
         print!("{}", plan.dump());
