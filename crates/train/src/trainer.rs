@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use qing_engine::{Options, Plan, Pool, Session};
+use qing_engine::{EngineError, Options, Plan, Pool, Session};
 use qing_graph::{Tensor, ValueId};
 
 use crate::{
-    TrainError, differentiate,
+    BackwardOptions, TrainError, differentiate_with,
     optimize::{self, Average, Optimizer},
     parameters::{Model, Values},
 };
@@ -66,7 +66,8 @@ pub struct State {
 }
 
 impl Trainer {
-    /// Differentiates, plans, and puts the parameters where the session reads them.
+    /// Differentiates, plans, and puts the parameters where the session reads them. If the plan would need more memory than it
+    /// may, cheap values are computed again in the backward pass instead of being kept.
     ///
     /// # Errors
     /// If an op on the way from a parameter to the loss has no gradient, the plan needs too much memory, or a setting is out
@@ -81,14 +82,25 @@ impl Trainer {
         let network = model.graph.outputs.clone();
         let outputs = network.len();
         model.graph.outputs.extend(model.statistics.iter().map(|s| s.batch));
-        let differentiated = differentiate(&model.graph, objective.loss, &wrt)?;
-        let mut graph = differentiated.graph;
-        graph.outputs.clear();
-        graph.outputs.push(objective.loss);
-        graph.outputs.extend(&network);
-        graph.outputs.extend(model.statistics.iter().map(|s| s.batch));
-        let first = graph.outputs.len();
-        graph.outputs.extend(&differentiated.gradients);
+        let training = |recompute: bool| {
+            let with = differentiate_with(&model.graph, objective.loss, &wrt, BackwardOptions { recompute })?;
+            let mut graph = with.graph;
+            graph.outputs.clear();
+            graph.outputs.push(objective.loss);
+            graph.outputs.extend(&network);
+            graph.outputs.extend(model.statistics.iter().map(|s| s.batch));
+            let first = graph.outputs.len();
+            graph.outputs.extend(&with.gradients);
+            let shapes: Option<Vec<Vec<usize>>> = graph.inputs.iter().map(|id| graph.ty(*id).known_shape()).collect();
+            let options = Options { input_shapes: shapes, threads: pool.threads(), ..settings.plan.clone() };
+            let plan = Plan::new(&graph, &options)?;
+            Ok((graph, first, plan))
+        };
+        // What does not fit into memory may fit if less is kept.
+        let (graph, first, plan) = match training(false) {
+            Err(TrainError::Engine(EngineError::Memory { .. })) => training(true)?,
+            other => other?,
+        };
         let position = |id: ValueId| {
             graph.inputs.iter().position(|i| *i == id).ok_or_else(|| {
                 let name = &graph.value(id).name;
@@ -104,9 +116,6 @@ impl Trainer {
         for id in &objective.inputs {
             data.push(position(*id)?);
         }
-        let shapes: Option<Vec<Vec<usize>>> = graph.inputs.iter().map(|id| graph.ty(*id).known_shape()).collect();
-        let options = Options { input_shapes: shapes, threads: pool.threads(), ..settings.plan.clone() };
-        let plan = Plan::new(&graph, &options)?;
         let session = Session::with_pool(Arc::new(plan), pool.clone());
         let optimizer = Optimizer::new(&settings.optimizer, &model.parameters)?;
         let average = settings.average.map(|d| Average::new(d, model.values())).transpose()?;

@@ -77,3 +77,45 @@ fn less_memory_and_the_same_gradients() {
         }
     }
 }
+
+#[test]
+fn a_trainer_computes_again_what_does_not_fit() {
+    use qing_engine::Pool;
+    use qing_train::{
+        architectures, loss, optimize,
+        parameters::{Exposure, expose},
+        trainer::{Objective, Settings, Trainer},
+    };
+    const BATCH: usize = 4;
+    let known = architectures::find("resnet8").unwrap();
+    let settings = architectures::Settings { input: known.input.to_vec(), classes: known.classes, seed: 1 };
+    let network = architectures::build("resnet8", &settings).unwrap();
+    let pool = Arc::new(Pool::new(1));
+    let trainer = |limit: Option<usize>| {
+        let mut model = expose(&network, &Exposure::all(BATCH)).unwrap();
+        let logits = model.graph.outputs[0];
+        let targets = model.graph.add_input("targets", Type::new(Element::F32, [BATCH, known.classes]));
+        let loss = loss::cross_entropy(&mut model.graph, logits, targets).unwrap();
+        let mut plan = Options::threads(1);
+        plan.memory_limit = limit.unwrap_or(plan.memory_limit);
+        let settings = Settings { optimizer: optimize::Settings::default(), average: None, plan };
+        Trainer::new(model, &Objective { loss, inputs: vec![targets] }, &settings, &pool)
+    };
+    let mut free = trainer(None).unwrap();
+    let limit = free.plan().peak_memory() * 85 / 100;
+    let mut tight = trainer(Some(limit)).unwrap();
+    assert!(tight.plan().peak_memory() <= limit);
+    assert!(trainer(Some(limit / 4)).unwrap_err().to_string().contains("bytes"));
+
+    let shape = [&[BATCH], &known.input[..]].concat();
+    let count: usize = shape.iter().product();
+    let images = Tensor::new::<f32>(&shape, (0..count).map(|i| (i as f32 * 0.37).sin()).collect()).unwrap();
+    let mut shares = vec![0.0f32; BATCH * known.classes];
+    (0..BATCH).for_each(|i| shares[i * known.classes + i % known.classes] = 1.0);
+    let shares = Tensor::new::<f32>(&[BATCH, known.classes], shares).unwrap();
+    for step in 0..3 {
+        let a = free.step(&[&images, &shares], 0.01).unwrap();
+        let b = tight.step(&[&images, &shares], 0.01).unwrap();
+        assert!((a - b).abs() < 1e-3 * a.abs().max(1.0), "step {step}: {a} and {b}");
+    }
+}
