@@ -83,6 +83,14 @@ impl<const RUN: usize> Kernel for Run<'_, RUN> {
     fn run<S: Simd>(self, simd: S) {
         let ImageRows { geometry: g, input, weights, bias, zeros, clamp, .. } = *self.image;
         let channels = g.in_c;
+        let at = (self.row * g.out_w + self.start) * g.out_c;
+        // Results, and what is added to them, arrive while their sums are computed.
+        for i in 0..RUN {
+            simd.prefetch(self.image.out.wrapping_add(at + i * g.out_c));
+            if !self.image.residual.is_null() {
+                simd.prefetch(self.image.residual.wrapping_add(at + i * g.out_c));
+            }
+        }
         let mut acc = [if bias.is_empty() { simd.splat(0.0) } else { simd.load(bias) }; RUN];
         for down in g.row_taps(self.row) {
             let row = self.row + down * g.dilation[0] - g.pad_top;
@@ -120,7 +128,6 @@ impl<const RUN: usize> Kernel for Run<'_, RUN> {
             }
         }
         let (lo, hi) = (simd.splat(clamp.lo), simd.splat(clamp.hi));
-        let at = (self.row * g.out_w + self.start) * g.out_c;
         for (i, sum) in acc.into_iter().enumerate() {
             // SAFETY: results of pixels of this image, and what is added to them.
             unsafe {

@@ -204,12 +204,24 @@ impl Kernel for Images<'_> {
         let [count, values] = plan.sides();
         let most = |vectors: usize| (2 * S::ROWS / vectors).clamp(1, MAX_BROADCAST);
         copy.fill(0.0);
+        // Tiles of a band, each of which fetches its share of the band that comes next.
+        let tiles = pieces.len() * values.div_ceil(VECTORS * S::LANES) * count.div_ceil(most(VECTORS));
         for image in images {
             let x = &x[image * g.in_h * g.in_w * g.in_c..][..g.in_h * g.in_w * g.in_c];
             let dy = &dy[image * g.out_h * g.out_w * g.out_c..][..g.out_h * g.out_w * g.out_c];
             for start in (0..g.out_h).step_by(plan.band) {
                 let band = start..(start + plan.band).min(g.out_h);
                 let top = (band.start * g.stride[0]).saturating_sub(g.pad_top).min(g.in_h);
+                let next = [
+                    Ahead::new(
+                        x,
+                        band.end * g.stride[0] * g.in_w * g.in_c,
+                        band.len() * g.stride[0] * g.in_w * g.in_c,
+                        tiles,
+                    ),
+                    Ahead::new(dy, band.end * g.out_w * g.out_c, band.len() * g.out_w * g.out_c, tiles),
+                ];
+                let mut turn = 0;
                 // Input rows, where they lie or with their padding.
                 let (rows, width) = match plan.padded {
                     Some(width) => {
@@ -257,6 +269,11 @@ impl Kernel for Images<'_> {
                                 stride: values,
                                 values: wanted,
                             };
+                            next.iter().for_each(
+                                #[inline(always)]
+                                |ahead| ahead.fetch(simd, turn),
+                            );
+                            turn += 1;
                             // SAFETY: the rows and columns lead to pixels whose window pieces are in the rows above, and whose
                             // outputs are in the image; the results are in this piece of the partial.
                             unsafe { tile.run(simd, step.min(count - first_row), wide) };
@@ -265,6 +282,28 @@ impl Kernel for Images<'_> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Values that will be read next, fetched a share at a time.
+struct Ahead {
+    from: *const f32,
+    len: usize,
+    share: usize,
+}
+
+impl Ahead {
+    /// The `len` values from `start` of `all`, or beyond its end: what comes next in memory is the next image.
+    fn new(all: &[f32], start: usize, len: usize, turns: usize) -> Ahead {
+        let share = len.div_ceil(turns.max(1)).next_multiple_of(16);
+        Ahead { from: all.as_ptr().wrapping_add(start), len, share }
+    }
+
+    #[inline(always)]
+    fn fetch<S: Simd>(&self, simd: S, turn: usize) {
+        for at in (turn * self.share..self.len.min((turn + 1) * self.share)).step_by(16) {
+            simd.prefetch(self.from.wrapping_add(at));
         }
     }
 }

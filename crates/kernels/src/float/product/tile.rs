@@ -87,6 +87,21 @@ impl Tile {
         }
     }
 
+    /// Asks for the lines of the results, and of what is added to them, before they are needed: long sums leave time enough to fetch them.
+    #[inline(always)]
+    fn prefetch_results<S: Simd, const MR: usize, const NV: usize>(&self, simd: S) {
+        if self.taps * self.depth < LONG_SUM {
+            return;
+        }
+        for (i, j) in (0..MR).flat_map(|i| (0..NV).map(move |j| (i, j))) {
+            let at = i * self.stride + j * S::LANES;
+            simd.prefetch(self.out.wrapping_add(at));
+            if !self.residual.is_null() {
+                simd.prefetch(self.residual.wrapping_add(at));
+            }
+        }
+    }
+
     /// Adds the residual, clamps and stores.
     ///
     /// # Safety
@@ -133,6 +148,9 @@ impl Tile {
     }
 }
 
+/// The shortest sum during which results are fetched.
+const LONG_SUM: usize = 32;
+
 /// `MR` rows by `NV` vectors.
 struct Block<'a, const MR: usize, const NV: usize>(&'a Tile);
 
@@ -142,6 +160,7 @@ impl<const MR: usize, const NV: usize> Kernel for Block<'_, MR, NV> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let tile = self.0;
+        tile.prefetch_results::<S, MR, NV>(simd);
         // SAFETY: a `Block` is made by `Tile::run` only, under its contract.
         unsafe {
             let mut acc = [[simd.splat(0.0); NV]; MR];

@@ -237,7 +237,14 @@ impl Kernel for Tiles<'_> {
         }
         for panel in range {
             let width = panels.width(panel);
+            let columns = panels.column(panel)..panels.column(panel) + panels.cols(panel);
+            // Every product fetches its share of the lines that its panel's results go to.
+            let mut fetched = places.clone();
+            let share = count.div_ceil(POINTS);
             for point in 0..POINTS {
+                for place in fetched.by_ref().take(share) {
+                    transform::prefetch(simd, &layer.geometry, place, columns.clone(), out, residual);
+                }
                 let at = POINTS * panels.offset(panel) + point * width * layer.geometry.in_c;
                 let product = Product {
                     left: inputs[point * inputs_step..].as_ptr(),
@@ -269,7 +276,7 @@ impl Kernel for Tiles<'_> {
                     bias,
                     residual,
                     clamp: layer.clamp,
-                    channels: panels.column(panel)..panels.column(panel) + panels.cols(panel),
+                    channels: columns.clone(),
                     out,
                 };
                 simd.vectorize(output);

@@ -195,6 +195,31 @@ impl Kernel for Input<'_> {
     }
 }
 
+/// Asks for the lines that the results of one tile are written to, and those of what is added to them, before they are needed.
+#[inline(always)]
+pub(super) fn prefetch<S: Simd>(
+    s: S,
+    geometry: &ConvGeometry,
+    [image, top, left]: [usize; 3],
+    channels: Range<usize>,
+    out: &SharedMut<'_, f32>,
+    residual: Option<&[f32]>,
+) {
+    let (rows, cols) = (TILE.min(geometry.out_h - top), TILE.min(geometry.out_w - left));
+    for i in 0..rows {
+        let row = (image * geometry.out_h + top + i) * geometry.out_w + left;
+        for j in 0..cols {
+            for c in channels.clone().step_by(16) {
+                let at = (row + j) * geometry.out_c + c;
+                s.prefetch(out.as_mut_ptr().wrapping_add(at));
+                if let Some(residual) = residual {
+                    s.prefetch(residual.as_ptr().wrapping_add(at));
+                }
+            }
+        }
+    }
+}
+
 /// Transforms the results of one tile, `Aᵀ m A`, for the channels of a panel, and finishes them.
 pub(super) struct Output<'a> {
     pub(super) geometry: &'a ConvGeometry,
