@@ -75,8 +75,8 @@ struct Builder<'a> {
     raw: HashMap<ValueId, ValueId>,
     /// Values as reals, quantized where they are stored so.
     real: HashMap<ValueId, ValueId>,
-    /// Values as integers of a quantizer.
-    codes: HashMap<(ValueId, usize), ValueId>,
+    /// Values as integers of a quantizer, and as what these stand for.
+    codes: HashMap<(ValueId, usize, bool), ValueId>,
     constants: HashMap<ValueId, ValueId>,
     /// The graph value that holds the scale of each quantizer.
     scales: Vec<ValueId>,
@@ -194,19 +194,23 @@ impl Builder<'_> {
         Ok(made)
     }
 
-    /// The value as integers of a quantizer.
-    fn codes(&mut self, id: ValueId, index: usize) -> Result<ValueId, TrainError> {
-        if let Some(found) = self.codes.get(&(id, index)) {
+    /// The value as integers of a quantizer, or as what these stand for.
+    fn codes(&mut self, id: ValueId, index: usize, real: bool) -> Result<ValueId, TrainError> {
+        let home = self.outline.quantizers[index].home;
+        if home && real {
+            return self.real(id);
+        }
+        if let Some(found) = self.codes.get(&(id, index, real)) {
             return Ok(*found);
         }
         let made = if let Some(node) = self.movement(id).cloned() {
-            let x = self.codes(node.inputs[0].unwrap_or(id), index)?;
+            let x = self.codes(node.inputs[0].unwrap_or(id), index, real)?;
             self.moved(&node, x)?
         } else {
-            let x = if self.outline.quantizers[index].home { self.raw(id)? } else { self.real(id)? };
-            self.quantize(x, index, false)?
+            let x = if home { self.raw(id)? } else { self.real(id)? };
+            self.quantize(x, index, real)?
         };
-        self.codes.insert((id, index), made);
+        self.codes.insert((id, index, real), made);
         Ok(made)
     }
 
@@ -231,28 +235,51 @@ impl Builder<'_> {
         let scales = scales::of_weights(&values, &shape, axis, dot.bits);
         let x_scale = self.outline.quantizers[dot.x].scale;
         let units: Vec<f32> = scales.iter().map(|s| s * x_scale).collect();
-        let x = self.codes(node.input(0).unwrap_or(dot.weight), dot.x)?;
+        // A normalization takes the unit of the sums away; without one, integers are multiplied by their scales beforehand, where
+        // the gradients of the scales are small differences rather than large sums.
+        let real = dot.norm.is_none();
+        let x = self.codes(node.input(0).unwrap_or(dot.weight), dot.x, real)?;
 
         let weight = self.parameter(&name, &shape, values, Role::Weight);
-        // Signs have a size of their own, which a normalization takes away; what they are rounded by is only the width of the
-        // estimated gradient, and stays.
-        let width = (dot.bits == 1).then(|| scales.iter().map(|s| s * SIGN_WIDTH).collect::<Vec<_>>());
-        let scale = (dot.bits > 1 || dot.norm.is_none())
-            .then(|| self.parameter(&format!("{name}.scale"), &[channels], scales, Role::Scale));
-        let scale_value = scale.map(|slot| self.built.parameters[slot].input);
-        let width = width.map(|w| self.built.graph.add_constant(&format!("{name}.width"), Tensor::vector(w)));
-        let Some(divisor) = width.or(scale_value) else { return Ok(()) };
-        let per_scale = shape.iter().product::<usize>() / channels.max(1);
-        let op = learned(self.config, scales::weight_range(dot.bits), dot.bits == 1, axis, per_scale, false);
-        let weight_value = self.built.parameters[weight].input;
-        let q = self.add(op, &format!("{name}.q"), &[weight_value, divisor])?;
-        let acc = self.add(node.op.clone(), &node.name, &[x, q])?;
-
-        let mut slots = DotSlots { weight, scale, bias: None, norm: None, statistics: 0, epsilon: 0.0 };
-        let y = match dot.norm {
-            Some(norm) => self.normalize(&self.from.nodes[norm], acc, (dot, &units), &mut slots)?,
-            None => self.scaled(node, acc, (dot, scale_value.unwrap_or(divisor)), &mut slots)?,
+        // Signs have a size of their own; what they are rounded by is only the width of the estimated gradient, and stays.
+        let signs = dot.bits == 1;
+        let widths: Vec<f32> = scales.iter().map(|s| s * SIGN_WIDTH).collect();
+        let scale =
+            (!signs || real).then(|| self.parameter(&format!("{name}.scale"), &[channels], scales, Role::Scale));
+        let divisor = match scale.filter(|_| !signs) {
+            Some(slot) => self.built.parameters[slot].input,
+            None => self.built.graph.add_constant(&format!("{name}.width"), Tensor::vector(widths)),
         };
+        let per_scale = shape.iter().product::<usize>() / channels.max(1);
+        let range = scales::weight_range(dot.bits);
+        let op = learned(self.config, range, signs, axis, per_scale, real && !signs);
+        let weight_value = self.built.parameters[weight].input;
+        let mut w = self.add(op, &format!("{name}.q"), &[weight_value, divisor])?;
+        if let Some(slot) = scale.filter(|_| signs) {
+            let mut along = vec![1i64; shape.len()];
+            along[axis] = channels as i64;
+            let along = self.built.graph.add_constant(&format!("{name}.scale.shape"), Tensor::vector(along));
+            let scale = self.built.parameters[slot].input;
+            let scale = self.add(Arc::new(ops::Reshape::default()), &format!("{name}.scale.along"), &[scale, along])?;
+            w = self.add(Arc::new(ops::Mul {}), &format!("{name}.real"), &[w, scale])?;
+        }
+        let mut slots = DotSlots { weight, scale, bias: None, norm: None, statistics: 0, epsilon: 0.0 };
+        let mut inputs = vec![x, w];
+        if real && let Some((name, bias)) = dot.bias.and_then(|id| Some((id, self.from.constant(id)?))) {
+            let (name, values) = (self.from.value(name).name.clone(), bias.to_f32s());
+            let slot = self.parameter(&name, &[values.len()], values, Role::Bias);
+            slots.bias = Some(slot);
+            inputs.push(self.built.parameters[slot].input);
+        }
+        let with_bias = !node.op.is::<ops::MatMul>();
+        let bias = inputs.pop_if(|_| !with_bias && slots.bias.is_some());
+        let mut y = self.add(node.op.clone(), &node.name, &inputs)?;
+        if let Some(bias) = bias {
+            y = self.add(Arc::new(ops::Add {}), &format!("{}.biased", node.name), &[y, bias])?;
+        }
+        if let Some(norm) = dot.norm {
+            y = self.normalize(&self.from.nodes[norm], y, (dot, &units), &mut slots)?;
+        }
         self.built.slots.dots.insert(index, slots);
         self.raw.insert(self.outline.end(node.outputs[0]), y);
         Ok(())
@@ -295,33 +322,6 @@ impl Builder<'_> {
             self.built.statistics.push(Statistic { name, batch, running, momentum: op.momentum });
         }
         Ok(outputs[0])
-    }
-
-    /// Sums as real numbers, and the bias.
-    fn scaled(
-        &mut self,
-        node: &Node,
-        acc: ValueId,
-        (dot, scale): (&Dot, ValueId),
-        slots: &mut DotSlots,
-    ) -> Result<ValueId, TrainError> {
-        let unit = self.add(Arc::new(ops::Mul {}), &format!("{}.unit", node.name), &[scale, self.scales[dot.x]])?;
-        let unit = self.along_channels(node, unit)?;
-        let mut y = self.add(Arc::new(ops::Mul {}), &format!("{}.real", node.name), &[acc, unit])?;
-        if let Some((name, bias)) = dot.bias.and_then(|id| Some((&self.from.value(id).name, self.from.constant(id)?))) {
-            let (name, values) = (name.clone(), bias.to_f32s());
-            let slot = self.parameter(&name, &[values.len()], values, Role::Bias);
-            slots.bias = Some(slot);
-            let bias = self.along_channels(node, self.built.parameters[slot].input)?;
-            y = self.add(Arc::new(ops::Add {}), &format!("{}.biased", node.name), &[y, bias])?;
-        }
-        Ok(y)
-    }
-
-    /// A vector of channels in a shape that broadcasts to the results of a dot.
-    fn along_channels(&mut self, node: &Node, vector: ValueId) -> Result<ValueId, TrainError> {
-        let rank = self.from.ty(node.outputs[0]).rank().unwrap_or(2);
-        along_channels(&mut self.built.graph, node, rank, vector)
     }
 }
 
