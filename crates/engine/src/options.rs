@@ -18,7 +18,8 @@ pub struct Options {
     /// Runs every node by its op's reference semantics: slow, for finding out whether a kernel is to blame.
     pub reference: bool,
     /// Computes convolutions of floats as plain sums of products alone, without transforms that take fewer products but round
-    /// differently: sums of integers are exact while they stay below 2^24, as quantization-aware training needs.
+    /// differently: sums of integers are exact while they stay below 2^24, as quantization-aware training needs. What flows back, which
+    /// are no integers, is not held to it.
     pub exact: bool,
     /// The most bytes a session may need for activations and scratch; a model that needs more is refused. A shape costs a
     /// file nothing, so a limit there must be.

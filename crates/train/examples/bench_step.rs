@@ -2,6 +2,8 @@
 //!
 //!     cargo run --release -p qing-train --example bench_step -- resnet20 128 2
 //!
+//! `--bits=w4a4` trains for these widths, `--profile` says what the time goes to.
+//!
 //! For every line on standard input, a number of seconds, it trains for so long and prints a line of JSON; `bench/train/run.py`
 //! takes turns between it and another framework. Without input it prints what one run of five seconds gives.
 
@@ -18,6 +20,7 @@ use qing_graph::{Element, Tensor, Type};
 use qing_train::{
     Purpose, Random, architectures, loss, optimize,
     parameters::{Exposure, expose},
+    quantize,
     trainer::{Objective, Settings, Trainer},
 };
 
@@ -40,13 +43,25 @@ fn main() -> Result<(), Box<dyn Error>> {
         &name,
         &architectures::Settings { input: known.input.to_vec(), classes: known.classes, seed: 1 },
     )?;
-    let mut model = expose(&graph, &Exposure::all(batch))?;
+    let bits = std::env::args().find_map(|a| a.strip_prefix("--bits=").map(str::to_owned));
+    let mut model = match &bits {
+        Some(bits) => {
+            let mut random = Random::new(1, Purpose::Probe, 1, 0);
+            let shape = [&[16], &known.input[..]].concat();
+            let some = Tensor::new(&shape, (0..shape.iter().product()).map(|_| random.normal()).collect::<Vec<f32>>())?;
+            quantize::prepare(&graph, batch, &quantize::Config::with_bits(bits.parse()?), &[vec![some]])?
+        }
+        None => expose(&graph, &Exposure::all(batch))?,
+    };
     drop(graph);
     let logits = model.graph.outputs[0];
     let targets = model.graph.add_input("targets", Type::new(Element::F32, [batch, known.classes]));
     let loss = loss::cross_entropy(&mut model.graph, logits, targets)?;
-    let settings =
-        Settings { optimizer: optimize::Settings::default(), average: None, plan: Options::threads(threads) };
+    let settings = Settings {
+        optimizer: optimize::Settings::default(),
+        average: None,
+        plan: Options { exact: bits.is_some(), ..Options::threads(threads) },
+    };
     let pool = Arc::new(Pool::new(threads));
     let mut trainer = Trainer::new(model, &Objective { loss, inputs: vec![targets] }, &settings, &pool)?;
     if std::env::args().any(|a| a == "--profile") {

@@ -1,7 +1,7 @@
 //! Convolutions of floats by weights that are values of the graph, as in training: they are packed by every run. Their transposes, which are
 //! the gradients of their inputs, and the gradients of their weights.
 
-use qing_graph::{Node, ops};
+use qing_graph::{Node, ValueId, ops};
 use qing_kernels::{
     ConvGeometry, KernelError, Pool,
     float::{
@@ -27,6 +27,16 @@ enum Layer {
 }
 
 impl Layer {
+    /// The kernel's name, of which `plain` is that of a plain sum.
+    fn name(&self, plain: &str) -> String {
+        let transformed = match self {
+            Layer::Conv(conv) => conv.is_transformed(),
+            Layer::Transposed(conv) => conv.is_transformed(),
+            Layer::Depthwise(_) | Layer::TransposedDepthwise(_) => false,
+        };
+        if transformed { plain.replace("conv", "winograd") } else { plain.to_owned() }
+    }
+
     fn scratch_len(&self, threads: usize) -> usize {
         match self {
             Layer::Conv(conv) => conv.scratch_len(threads),
@@ -97,9 +107,16 @@ pub(super) fn conv_transpose(cx: &mut Lower<'_>, node: &Node) -> Result<bool, En
             Ok(Layer::TransposedDepthwise(TransposedDepthwise::new(cx.isa, forward, clamp)?))
         });
     }
+    let exact = cx.exact && !is_gradient(cx, node.input(0));
     lower(cx, node, forward, "transposed conv f32", &|cx, clamp| {
-        Ok(Layer::Transposed(TransposedConv::new(cx.isa, forward, clamp, cx.exact)?))
+        Ok(Layer::Transposed(TransposedConv::new(cx.isa, forward, clamp, exact)?))
     })
+}
+
+/// Whether a value is what flowed back through an op: no sum of it by weights is one of whole numbers, which exactness is for.
+fn is_gradient(cx: &Lower<'_>, id: Option<ValueId>) -> bool {
+    let producer = cx.graph.nodes.iter().find(|n| n.outputs.iter().any(|out| Some(*out) == id));
+    producer.is_some_and(|n| n.op.spec().domain == "qing" && n.op.name().ends_with("Grad"))
 }
 
 /// The geometry of the convolution that a `ConvTranspose` of floats transposes.
@@ -140,7 +157,7 @@ fn lower(
     }
     let outputs = vec![cx.write(tail.output, Layout::ChannelsLast)];
     let scratch = size_of::<f32>() * layer.scratch_len(cx.threads);
-    let name = conv::name(cx, kernel, &geometry);
+    let name = conv::name(cx, &layer.name(kernel), &geometry);
     let step = LayerStep { layer, bias: node.input(2).is_some(), residual: tail.residual.is_some() };
     let step = StepSpec { scratch, ..StepSpec::new(node, name, inputs, outputs, step) };
     cx.push_fused(step, &tail.nodes);
