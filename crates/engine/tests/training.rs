@@ -202,7 +202,10 @@ fn pooling_and_products_train() {
         &[dmean],
     );
     let dx = n.node(ops::MaxPoolGrad { kernel_shape: two, strides, ..ops::MaxPoolGrad::default() }, &[x, dpooled]);
-    n.output(&[loss, dw, dflat, dx]);
+    // The gradient of a bias of channels, of a value in the order of the graph.
+    let axes = n.graph.add_constant("axes", Tensor::vector(vec![0i64, 2, 3]));
+    let dbias = n.node(ops::ReduceSum { keepdims: false, ..ops::ReduceSum::default() }, &[x, axes]);
+    n.output(&[loss, dw, dflat, dx, dbias]);
     n.check(false);
 }
 

@@ -214,23 +214,18 @@ pub(super) fn global(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineErro
     if !(is_f32(cx, x) && is_f32(cx, y)) {
         return Ok(false);
     }
-    // In the layout the value has, the axes must lie side by side.
-    let layout = cx.layout(x);
-    let order = layout.axes(rank);
-    let physical = layout.physical(&shape);
-    let mut places: Vec<usize> = axes.iter().filter_map(|a| order.iter().position(|o| o == a)).collect();
-    places.sort_unstable();
-    let (first, last) = (places[0], places[places.len() - 1]);
-    let side_by_side = last - first + 1 == places.len();
-    // What is left must lie in the order of the graph.
-    let rest: Vec<usize> = order.iter().copied().filter(|a| !axes.contains(a) && shape[*a] != 1).collect();
-    let (layout, physical, first, last) = if side_by_side && rest.is_sorted() {
-        (layout, physical, first, last)
-    } else if axes[axes.len() - 1] - axes[0] + 1 == axes.len() {
-        (Layout::Plain, shape.clone(), axes[0], axes[axes.len() - 1])
-    } else {
-        return Ok(false);
+    // In a layout, best the one the value has, the axes must lie side by side, and what is left in the order of the graph.
+    let span = |layout: Layout| {
+        let order = layout.axes(rank);
+        let mut places: Vec<usize> = axes.iter().filter_map(|a| order.iter().position(|o| o == a)).collect();
+        places.sort_unstable();
+        let (first, last) = (places[0], places[places.len() - 1]);
+        let rest: Vec<usize> = order.iter().copied().filter(|a| !axes.contains(a) && shape[*a] != 1).collect();
+        (last - first + 1 == places.len() && rest.is_sorted()).then(|| (layout, layout.physical(&shape), first, last))
     };
+    let other = if rank >= 3 { Layout::ChannelsLast } else { Layout::Plain };
+    let found = [cx.layout(x), Layout::Plain, other].into_iter().find_map(span);
+    let Some((layout, physical, first, last)) = found else { return Ok(false) };
     let product = |dims: &[usize]| dims.iter().product::<usize>();
     let sizes = [product(&physical[..first]), product(&physical[first..=last]), product(&physical[last + 1..])];
     let inputs = vec![cx.read(x, layout)?];

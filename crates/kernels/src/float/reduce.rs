@@ -36,12 +36,14 @@ pub fn reduce(
     };
     expect_len("input", x.len(), values)?;
     expect_len("output", y.len(), results)?;
-    // A task is a range of results: of whole rows, or of one block of columns.
+    // A task is a range of results: of whole rows, or of one block of columns, narrower where there would be too few.
     let (tasks, step) = if inner == 1 {
         let step = 4096usize.div_ceil(middle);
         (outer.div_ceil(step), step)
     } else {
-        (outer * inner.div_ceil(COLUMNS), COLUMNS)
+        let wanted = if pool.threads() == 1 { 1 } else { 2 * pool.threads() };
+        let step = (inner * outer).div_ceil(wanted).next_multiple_of(LINE).min(COLUMNS);
+        (outer * inner.div_ceil(step), step)
     };
     let y = SharedMut::new(y);
     pool.run(tasks, &|task| {
@@ -51,9 +53,9 @@ pub fn reduce(
             // SAFETY: tasks are distinct ranges of rows.
             dispatch(isa, Rows { op, middle, x, y: unsafe { y.slice(rows) } });
         } else {
-            let blocks = inner.div_ceil(COLUMNS);
-            let (item, first) = (task / blocks, task % blocks * COLUMNS);
-            let last = inner.min(first + COLUMNS);
+            let blocks = inner.div_ceil(step);
+            let (item, first) = (task / blocks, task % blocks * step);
+            let last = inner.min(first + step);
             let x = &x[item * middle * inner..][..middle * inner];
             // SAFETY: tasks are distinct blocks of columns.
             let y = unsafe { y.slice(item * inner + first..item * inner + last) };
@@ -65,6 +67,10 @@ pub fn reduce(
 
 /// Columns that one task reduces: some cache lines, so that memory is read in order.
 const COLUMNS: usize = 256;
+/// Values of a cache line.
+const LINE: usize = 16;
+/// Rows that are summed before their sum is added to that of others: long sums of small values keep their accuracy.
+const ROWS: usize = 1024;
 
 impl Reduce {
     #[inline(always)]
@@ -143,21 +149,33 @@ impl Kernel for Columns<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        const WIDE: usize = 4;
         let Columns { op, middle, inner, first, x, y } = self;
-        y.fill(op.start());
-        for row in x.chunks_exact(inner).take(middle) {
-            let row = &row[first..first + y.len()];
-            for (y, x) in y.chunks_mut(S::LANES).zip(row.chunks(S::LANES)) {
-                if x.len() == S::LANES {
-                    s.store(y, op.join(s, s.load(y), s.load(x)));
-                } else {
-                    s.store_tail(y, op.join(s, s.load_tail(y), s.load_tail(x)));
+        let factor = s.splat(op.factor(middle));
+        for (block, y) in y.chunks_mut(WIDE * S::LANES).enumerate() {
+            let start = first + block * WIDE * S::LANES;
+            let mut totals = [s.splat(op.start()); WIDE];
+            for rows in x[..middle * inner].chunks(ROWS * inner) {
+                let mut sums = [s.splat(op.start()); WIDE];
+                for row in rows.chunks_exact(inner) {
+                    let row = &row[start..start + y.len()];
+                    if row.len() == WIDE * S::LANES {
+                        for (sum, i) in sums.iter_mut().zip(0..) {
+                            *sum = op.join(s, *sum, s.load(&row[i * S::LANES..]));
+                        }
+                    } else {
+                        for (sum, x) in sums.iter_mut().zip(row.chunks(S::LANES)) {
+                            *sum = op.join(s, *sum, if x.len() == S::LANES { s.load(x) } else { s.load_tail(x) });
+                        }
+                    }
+                }
+                for (total, sum) in totals.iter_mut().zip(sums) {
+                    *total = op.join(s, *total, sum);
                 }
             }
-        }
-        if op == Reduce::Mean {
-            let factor = op.factor(middle);
-            y.iter_mut().for_each(|y| *y *= factor);
+            for (y, total) in y.chunks_mut(S::LANES).zip(totals) {
+                s.store_tail(y, if op == Reduce::Mean { s.mul(total, factor) } else { total });
+            }
         }
     }
 }
@@ -193,6 +211,25 @@ mod tests {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn long_sums_keep_their_accuracy_on_any_threads() {
+        let (middle, inner) = (200_000usize, 21);
+        let x: Vec<f32> = noise(1, middle * inner).iter().map(|v| v + 1.0).collect();
+        for isa in Isa::available() {
+            let mut first: Option<Vec<f32>> = None;
+            for threads in [1, 2, 5] {
+                let mut y = vec![f32::NAN; inner];
+                reduce(isa, Reduce::Sum, [1, middle, inner], &x, &mut y, &Pool::new(threads)).unwrap();
+                for (c, y) in y.iter().enumerate() {
+                    let want: f64 = x.iter().skip(c).step_by(inner).map(|v| f64::from(*v)).sum();
+                    let error = (f64::from(*y) - want).abs() / want;
+                    assert!(error < 2e-6, "{} {y}, not {want}", isa.name());
+                }
+                assert_eq!(first.get_or_insert_with(|| y.clone()), &y, "{} {threads} threads", isa.name());
             }
         }
     }
