@@ -105,12 +105,39 @@ fn network(quantized: bool) -> Graph {
     graph
 }
 
+/// A layer with its gradients: weights and what flows back are inputs.
+fn training() -> Graph {
+    let mut graph = Graph::new("training");
+    let mut input = |name: &str, shape: &[usize]| graph.add_input(name, Type::new(Element::F32, shape.iter().copied()));
+    let (x, dy) = (input("x", &[3, 16, 8, 8]), input("dy", &[3, 16, 8, 8]));
+    let (w, scale, bias) = (input("w", &[16, 16, 3, 3]), input("scale", &[16]), input("bias", &[16]));
+    let (a, b) = (input("a", &[6, 5]), input("b", &[6, 4]));
+    let mut node = |op: Arc<dyn Op>, inputs: &[ValueId], outputs: usize| {
+        let inputs: Vec<Option<ValueId>> = inputs.iter().copied().map(Some).collect();
+        let name = format!("node{}", graph.nodes.len());
+        graph.add_node(op, &name, &inputs, outputs).expect("a legal node")
+    };
+    let (pads, epsilon) = (vec![1i64; 4], 1e-5);
+    let z = node(Arc::new(ops::Conv { pads: pads.clone(), ..ops::Conv::default() }), &[x, w], 1)[0];
+    let normal = node(Arc::new(ops::BatchNormTraining { epsilon }), &[z, scale, bias], 3);
+    let y = node(Arc::new(ops::Relu {}), &normal[..1], 1)[0];
+    let kept = node(Arc::new(ops::ReluGrad {}), &[y, dy], 1)[0];
+    let inputs = [z, scale, normal[1], normal[2], kept];
+    let back = node(Arc::new(ops::BatchNormGrad { epsilon }), &inputs, 3);
+    let op = ops::ConvWeightGrad { kernel_shape: vec![3; 2], pads: pads.clone(), ..ops::ConvWeightGrad::default() };
+    let dw = node(Arc::new(op), &[x, back[0]], 1)[0];
+    let dx = node(Arc::new(ops::ConvTranspose { pads, ..ops::ConvTranspose::default() }), &[back[0], w], 1)[0];
+    let product = node(Arc::new(ops::Gemm { transA: true, ..ops::Gemm::default() }), &[a, b], 1)[0];
+    [y, dw, dx, product, back[1], back[2]].iter().for_each(|id| graph.mark_output(*id));
+    graph
+}
+
 // One test, so that no other thread of the harness allocates meanwhile.
 #[test]
 fn runs_allocate_nothing() {
-    for quantized in [false, true] {
+    for graph in [network(false), network(true), training()] {
         for threads in [1, 2] {
-            let plan = Plan::new(&network(quantized), &Options::threads(threads)).expect("a legal graph");
+            let plan = Plan::new(&graph, &Options::threads(threads)).expect("a legal graph");
             assert_eq!(plan.reference_nodes(), [], "{}", plan.dump());
             let mut session = Session::new(Arc::new(plan));
             session.input_mut(0).expect("one input").fill(1);
@@ -120,7 +147,7 @@ fn runs_allocate_nothing() {
             for _ in 0..10 {
                 session.run_into().expect("runs");
             }
-            assert_eq!(COUNT.load(Ordering::Relaxed), before, "quantized {quantized}, {threads} threads");
+            assert_eq!(COUNT.load(Ordering::Relaxed), before, "{}, {threads} threads", graph.name);
             assert_eq!(session.output_tensor(0).expect("one output"), first);
         }
     }
