@@ -274,3 +274,20 @@ fn every_convolution_gets_a_shortcut() {
     let found = interpret(&settled.graph, &with_parameters(&x, &settled, &settled.values())).unwrap();
     assert_eq!(found[0].to_f32s(), run(&model.exported(&values).unwrap(), &[x], 1)[0].to_f32s());
 }
+
+#[test]
+fn a_lightened_network_is_trained_further() {
+    let (n, graph) = (6, network());
+    let x = images(4, n);
+    let calibration = [vec![images(1, 32)]];
+    let first = prepare(&graph, n, &config("w8a8"), &calibration).unwrap();
+    let typed = first.exported(&first.values()).unwrap();
+    let again = prepare(&typed, n, &config("w8a8"), &calibration).unwrap();
+    // Normalizations are folded; what is left are weights, biases and scales.
+    assert!(again.statistics.is_empty());
+    let found = run(&again.exported(&again.values()).unwrap(), std::slice::from_ref(&x), 1)[0].to_f32s();
+    let want = run(&typed, &[x], 1)[0].to_f32s();
+    let size = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let far = found.iter().zip(&want).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    assert!(far < 0.05 * size, "{far} of {size}");
+}

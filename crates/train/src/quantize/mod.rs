@@ -10,6 +10,7 @@
 
 mod build;
 mod config;
+mod dequantize;
 mod fold;
 mod outline;
 mod scales;
@@ -30,13 +31,14 @@ use crate::{
     parameters::{Export, Model, Values, concrete},
 };
 
-/// A float network in the form in which it is trained to compute on few bits, in batches of `batch`. Scales begin with what
-/// the network computes on `calibration`, batches of any size. Latent weights are the float network's.
+/// A network in the form in which it is trained to compute on few bits, in batches of `batch`. Scales begin with what the
+/// network computes on `calibration`, batches of any size. Latent weights are those of the float network; of one that is
+/// quantized already, what its integers stand for.
 ///
 /// What [`Model::exported`] gives is the typed integer network, which computes what arithmetic says, to the bit.
 ///
 /// # Errors
-/// If an option is out of range, the network is quantized already or has no layer that could be, or the batches do not fit.
+/// If an option is out of range, the network takes integers or has no layer that could be quantized, or the batches do not fit.
 pub fn prepare(graph: &Graph, batch: usize, config: &Config, calibration: &[Vec<Tensor>]) -> Result<Model, TrainError> {
     config.validate()?;
     let base = cleaned(graph)?;
@@ -53,15 +55,10 @@ pub fn prepare(graph: &Graph, batch: usize, config: &Config, calibration: &[Vec<
     })
 }
 
-/// The network with constants folded and without what does nothing; normalizations stay.
+/// The network in floating point, with constants folded and without what does nothing; normalizations stay.
 fn cleaned(graph: &Graph) -> Result<Graph, TrainError> {
-    if let Some((_, v)) = graph.values().find(|(_, v)| v.ty.quant.is_some()) {
-        return Err(TrainError::invalid(format!(
-            "`{}` is quantized already (`{}` is {}); train the float network it was made from",
-            graph.name, v.name, v.ty
-        )));
-    }
-    let mut base = graph.clone();
+    let quantized = graph.values().any(|(_, v)| v.ty.quant.is_some());
+    let mut base = if quantized { dequantize::float(graph)? } else { graph.clone() };
     while passes::fold_constants(&mut base)? + passes::simplify(&mut base)? > 0 {}
     Ok(base.compacted())
 }
