@@ -7,6 +7,7 @@ mod accuracy;
 mod bench;
 mod evaluate;
 mod feeds;
+mod finetune;
 mod inspect;
 mod lighten;
 mod model;
@@ -34,6 +35,8 @@ Examples:
   qing run light.qing cat.jpg dog.jpg --top 3
   qing bench light.qing --threads 2
   qing train zoo/fashion.toml
+  qing finetune net.onnx --data photos:train --bits w2a2 --teacher net.onnx
+  qing finetune net.onnx --data photos --memory 1MB
 
 MODEL is a file (.onnx, .tflite, .qing) or a network that comes with qing (zoo:NAME, see `qing zoo`).
 DATA is PATH[:SPLIT][@SLICE]. PATH is a folder with labels.csv (file,class), one folder per class, or plain images;
@@ -58,6 +61,7 @@ enum Command {
     Inspect(inspect::Args),
     Bench(bench::Args),
     Train(train::Args),
+    Finetune(finetune::Args),
     Zoo(zoo::Args),
 }
 
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args, base_memory),
         Command::Train(args) => train::run(&args),
+        Command::Finetune(args) => finetune::run(&args),
         Command::Zoo(args) => zoo::run(&args),
     };
     match result {

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qing::train::{
     curves::Row,
+    finetune::Candidate,
     recipe::Recipe,
     run::{self, Event, Options, Outcome},
 };
@@ -39,6 +40,7 @@ A recipe:
   weight_decay = 5e-4
   [schedule]
   epochs = 60
+  # [quantize] bits = "w2a2", [distill] teacher = "net.onnx", [update] memory = "1MB"
 
 A key that means nothing is an error that lists those that do. Paths are seen from the recipe's folder.";
 
@@ -119,6 +121,12 @@ fn line(value: &Value) -> Result<()> {
     output::line(&value.to_string())
 }
 
+/// A part of a network: its constant and the channels.
+fn part(candidate: &Candidate) -> String {
+    let part = &candidate.part;
+    format!("{}[{}:{}]", part.name, part.start, part.end)
+}
+
 /// No NaN in JSON.
 fn number(v: f64) -> Option<f64> {
     v.is_finite().then_some(v)
@@ -156,7 +164,7 @@ impl Watcher {
     /// Always goes on.
     pub(crate) fn see(&mut self, event: &Event) -> bool {
         match event {
-            Event::Start { parameters, steps, epochs, from, memory, slow } => {
+            Event::Start { parameters, steps, epochs, from, memory, batch, candidates, slow } => {
                 (self.steps, self.epochs) = (*steps as u64, *epochs);
                 self.bar.set_length(self.steps * u64::from(*epochs));
                 let resumed = if *from == (0, 0) { String::new() } else { format!(", from epoch {}", from.0 + 1) };
@@ -165,6 +173,15 @@ impl Watcher {
                     count(*parameters as f64),
                     bytes(*memory as f64)
                 ));
+                if !candidates.is_empty() {
+                    let chosen: Vec<String> = candidates.iter().filter(|c| c.chosen).map(part).collect();
+                    let all = candidates.len();
+                    self.say(&format!(
+                        "batches of {batch}; updated, the most gain for its memory first ({} of {all}): {}",
+                        chosen.len(),
+                        chosen.join(", ")
+                    ));
+                }
                 if !slow.is_empty() {
                     let ops: Vec<String> = slow.iter().map(|(op, n)| format!("{n} × {op}")).collect();
                     self.say(&format!("note: without a fast kernel, so slow: {}", ops.join(", ")));

@@ -91,3 +91,43 @@ fn wrong_recipes_are_explained() {
         assert!(words.iter().all(|w| error.contains(w)), "{args:?}: {error}");
     }
 }
+
+#[test]
+fn fine_tuning_within_a_budget() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let tune = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qing"));
+        command.args([
+            "finetune",
+            "zoo:fashion",
+            "--data",
+            "zoo:fashion@:160",
+            "--epochs",
+            "1",
+            "--batch",
+            "8",
+            "--json",
+        ]);
+        command.args(args).current_dir(folder.path()).stdin(Stdio::null()).output().expect("qing starts")
+    };
+    let output =
+        tune(&["--memory", "600kB", "--batch", "8", "--test", "zoo:fashion@160:260", "--teacher", "zoo:fashion"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("updated, the most gain for its memory first"), "{said}");
+    let result = String::from_utf8(output.stdout).expect("text");
+    assert!(result.lines().last().is_some_and(|l| l.contains("\"test_samples\":100")), "{result}");
+    // The recipe it wrote does the same again.
+    let tuned = fs::read(folder.path().join("fashion-tuned.qing")).expect("a network");
+    let mut again = Command::new(env!("CARGO_BIN_EXE_qing"));
+    again.args(["train", "fashion-tuned.toml", "-o", "again"]).current_dir(folder.path());
+    assert!(again.output().expect("qing starts").status.success());
+    assert!(fs::read(folder.path().join("again/fashion-tuned.qing")).expect("a network") == tuned);
+    for (args, word) in
+        [(["--memory", "5kB"], "5000 bytes"), (["--memory", "much"], "64MB"), (["--only", "x*"], "none is selected")]
+    {
+        let output = tune(&args);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && error.contains(word), "{args:?}: {error}");
+    }
+}

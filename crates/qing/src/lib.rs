@@ -66,8 +66,8 @@ pub mod lighten {
 pub mod train {
     pub use qing_train::{
         BackwardOptions, Curve, Differentiated, Measured, Purpose, Random, Schedule, TrainError, architectures,
-        checkpoint, curves, data, differentiate, differentiate_with, loss, measure, optimize, parameters, recipe, run,
-        trainer,
+        checkpoint, curves, data, differentiate, differentiate_with, finetune, loss, measure, optimize, parameters,
+        recipe, run, trainer,
     };
 }
 

@@ -16,6 +16,7 @@ pub mod architectures;
 pub mod checkpoint;
 pub mod curves;
 pub mod data;
+pub mod finetune;
 pub mod loss;
 pub mod optimize;
 pub mod parameters;

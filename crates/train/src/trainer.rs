@@ -49,7 +49,6 @@ pub struct Trainer {
     running: Vec<Vec<f32>>,
     optimizer: Optimizer,
     average: Option<Average>,
-    gradient: Vec<f32>,
 }
 
 /// State of a [`Trainer`]; with it and the same batches another one comes to the same values.
@@ -121,8 +120,7 @@ impl Trainer {
         let average = settings.average.map(|d| Average::new(d, model.values())).transpose()?;
         let running = model.statistics.iter().map(|s| s.running.clone()).collect();
         model.graph.outputs = network;
-        let mut trainer =
-            Trainer { model, session, data, ports, outputs, running, optimizer, average, gradient: vec![] };
+        let mut trainer = Trainer { model, session, data, ports, outputs, running, optimizer, average };
         let values = trainer.model.values();
         trainer.put(&values)?;
         Ok(trainer)
@@ -138,15 +136,21 @@ impl Trainer {
         self.session.plan()
     }
 
+    /// The plan and the network in training form; everything else that training took is given back.
+    pub fn into_parts(self) -> (Arc<Plan>, Model) {
+        (self.session.plan().clone(), self.model)
+    }
+
     /// The session that runs it, for profiles.
     pub fn session(&mut self) -> &mut Session {
         &mut self.session
     }
 
-    /// Bytes that training takes beyond the constants of the plan: activations, gradients, parameters, scratch, and what the
-    /// optimizer keeps.
+    /// Bytes that training takes beyond the constants of the plan: activations, gradients, parameters, scratch, what the
+    /// optimizer keeps, and the averages.
     pub fn memory(&self) -> usize {
-        self.plan().peak_memory() + self.optimizer.bytes()
+        let average = self.average.as_ref().map_or(0, |_| self.model.trained() * size_of::<f32>());
+        self.plan().peak_memory() + self.optimizer.bytes() + average
     }
 
     /// One step: the inputs of the network, then those of the objective. Gives the loss before the update.
@@ -201,10 +205,9 @@ impl Trainer {
         let factor = self.optimizer.begin(gradients.into_iter());
         let share = self.average.as_mut().map(Average::begin);
         for (i, ports) in self.ports.iter().enumerate() {
-            self.gradient.clear();
-            self.gradient.extend_from_slice(floats(self.session.output(ports.gradient)?));
-            let value = bytemuck::cast_slice_mut(self.session.input_mut(ports.input)?);
-            self.optimizer.update(i, rate, factor, value, &self.gradient);
+            let (value, gradient) = self.session.update(ports.input, ports.gradient)?;
+            let value = bytemuck::cast_slice_mut(value);
+            self.optimizer.update(i, rate, factor, value, floats(gradient));
             self.model.export.constrain(i, value);
             if let (Some(average), Some(share)) = (&mut self.average, share) {
                 average.parameter(i, share, value);

@@ -13,6 +13,7 @@ use crate::TrainError;
 pub use sections::{
     AugmentSection, ColourSection, CurveName, CutoutSection, DataSection, DistillSection, FillName, LossName,
     LossSection, MasksSection, MethodName, ModelSection, OptimizerSection, QuantizeSection, ScheduleSection,
+    UpdateSection,
 };
 
 /// A run.
@@ -40,6 +41,9 @@ pub struct Recipe {
     /// To how few bits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantize: Option<QuantizeSection>,
+    /// What is updated, if not all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<UpdateSection>,
     /// A network to learn from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distill: Option<DistillSection>,

@@ -289,6 +289,19 @@ impl QuantizeSection {
     }
 }
 
+/// `[update]`: fine-tuning of a part of the network; normalizations keep their statistics.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpdateSection {
+    /// The most memory for activations, gradients, updated parameters and the optimizer's state: `1MB`, `256kB`. What is
+    /// updated is chosen to fit.
+    pub memory: Option<String>,
+    /// Only constants of these names, `*` standing for anything.
+    pub only: Vec<String>,
+    /// Only biases.
+    pub biases: bool,
+}
+
 /// `[optimizer]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

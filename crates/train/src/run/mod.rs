@@ -1,6 +1,7 @@
 //! What a recipe says, done: from files to files.
 
 mod prepare;
+mod update;
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +22,7 @@ use crate::{
     curves::{self, Row},
     data::{Batch, Loader},
     evaluate::{self, Measured},
+    finetune::Candidate,
     parameters::Values,
     recipe::{Recipe, file},
     trainer::Trainer,
@@ -44,7 +46,7 @@ pub struct Options {
 }
 
 /// What happens in a run, as it happens.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Event {
     /// Before the first step.
     Start {
@@ -58,6 +60,10 @@ pub enum Event {
         from: (u32, usize),
         /// Bytes of activations, gradients, parameters and the optimizer's state.
         memory: usize,
+        /// Samples in a batch.
+        batch: usize,
+        /// What could be updated within a budget of memory, and what is; empty where there is none.
+        candidates: Vec<Candidate>,
         /// Ops that run by reference semantics for want of a kernel, and so slowly, with the number of their nodes.
         slow: BTreeMap<String, usize>,
     },
@@ -134,6 +140,8 @@ pub fn train_prepared(
         epochs: recipe.schedule.epochs,
         from: (run.epoch, run.step),
         memory,
+        batch: run.prepared.source.batch,
+        candidates: run.prepared.candidates.clone(),
         slow,
     };
     let mut go_on = watch(&start);
@@ -174,7 +182,9 @@ impl<'a> Run<'a> {
         options: &'a Options,
         pool: &'a Arc<Pool>,
     ) -> Result<Run<'a>, TrainError> {
-        let schedule = recipe.schedule.schedule(recipe.optimizer.rate)?;
+        // A batch that had to be smaller takes smaller steps (Goyal et al. 2017).
+        let share = prepared.source.batch as f32 / recipe.data.batch as f32;
+        let schedule = recipe.schedule.schedule(recipe.optimizer.rate * share)?;
         let model = prepared.model.take().ok_or_else(|| TrainError::invalid("a prepared run is used once"))?;
         let settings = crate::trainer::Settings {
             optimizer: recipe.optimizer.settings()?,
@@ -279,7 +289,7 @@ impl<'a> Run<'a> {
         if let Some(held) = self.prepared.validate.clone() {
             let graph = self.exported()?;
             let feed = &self.prepared.source.feed;
-            let measured = evaluate::measure(&graph, &held, feed, self.recipe.data.batch, self.pool)?;
+            let measured = evaluate::measure(&graph, &held, feed, self.prepared.source.batch, self.pool)?;
             (row.held_loss, row.held_accuracy) = (measured.loss, measured.accuracy());
         }
         row.seconds = self.seconds();

@@ -4,10 +4,11 @@ use qing_data::{Dataset, Feed, LABELS_KEY, zoo};
 use qing_engine::{Options, Plan, Pool, Session};
 use qing_graph::{Dim, Element, Graph, Tensor, Type};
 
-use super::preprocess_of;
+use super::{preprocess_of, update};
 use crate::{
     TrainError, architectures,
     data::Source,
+    finetune::Candidate,
     loss,
     parameters::{Exposure, Model, expose},
     quantize,
@@ -34,6 +35,8 @@ pub struct Prepared {
     pub teacher: Option<Session>,
     /// What the trained network's metadata gets.
     pub metadata: BTreeMap<String, String>,
+    /// What could be updated within a budget of memory, and what is.
+    pub candidates: Vec<Candidate>,
 }
 
 /// Reads the files a recipe names and puts together what is trained.
@@ -43,6 +46,12 @@ pub struct Prepared {
 pub fn prepare(recipe: &Recipe, folder: &Path, pool: &Arc<Pool>) -> Result<Prepared, TrainError> {
     let mut graph = network(recipe, folder)?;
     describe(recipe, &mut graph)?;
+    if let Some(update) = &recipe.update {
+        if recipe.quantize.is_some() {
+            return Err(TrainError::invalid("[update] is for float networks: [quantize] trains all of a network"));
+        }
+        return update::prepare(recipe, update, folder, &graph, pool);
+    }
     let batch = recipe.data.batch;
     let model = match &recipe.quantize {
         Some(section) => {
@@ -143,29 +152,55 @@ pub(crate) fn assemble(
     mut model: Model,
     pool: &Arc<Pool>,
 ) -> Result<Prepared, TrainError> {
-    let open = |what: &str, spec: &str| {
-        Dataset::open(&beside(folder, spec)).map_err(|e| TrainError::invalid(format!("data.{what} = \"{spec}\": {e}")))
-    };
+    let (batch, classes) = rows_and_classes(&model)?;
+    let source = source(recipe, folder, network, batch, classes)?;
+    let objective = attach(recipe, &mut model)?;
+    let teacher = teacher(recipe, folder, &source, pool)?;
+    Ok(Prepared {
+        objective,
+        // Sums of integers must come out as integers.
+        plan: Options { exact: recipe.quantize.is_some(), ..Options::default() },
+        validate: recipe.data.validate.as_deref().map(|s| open(folder, "validate", s)).transpose()?,
+        test: recipe.data.test.as_deref().map(|s| open(folder, "test", s)).transpose()?,
+        source: Arc::new(source),
+        teacher,
+        metadata: network.metadata.clone(),
+        candidates: vec![],
+        model: Some(model),
+    })
+}
+
+fn open(folder: &Path, what: &str, spec: &str) -> Result<Dataset, TrainError> {
+    Dataset::open(&beside(folder, spec)).map_err(|e| TrainError::invalid(format!("data.{what} = \"{spec}\": {e}")))
+}
+
+/// Samples of a batch and classes, by the first output.
+pub(super) fn rows_and_classes(model: &Model) -> Result<(usize, usize), TrainError> {
     let logits = *model.graph.outputs.first().ok_or_else(|| TrainError::invalid("the network has no output"))?;
-    let shape = model.graph.ty(logits).known_shape().unwrap_or_default();
-    let batch = recipe.data.batch;
-    let &[rows, classes] = &shape[..] else {
-        return Err(TrainError::invalid(format!(
+    match model.graph.ty(logits).known_shape().as_deref() {
+        Some(&[rows, classes]) if rows > 0 && classes > 0 => Ok((rows, classes)),
+        _ => Err(TrainError::invalid(format!(
             "the network's first output is {}; a classifier gives [samples, classes]",
             model.graph.ty(logits)
-        )));
-    };
-    if rows != batch {
-        return Err(TrainError::invalid(format!("the network gives {rows} rows for {batch} samples")));
+        ))),
     }
+}
+
+/// What is trained on, in batches.
+pub(super) fn source(
+    recipe: &Recipe,
+    folder: &Path,
+    network: &Graph,
+    batch: usize,
+    classes: usize,
+) -> Result<Source, TrainError> {
     if !recipe.model.labels.is_empty() && recipe.model.labels.len() != classes {
         let n = recipe.model.labels.len();
         return Err(TrainError::invalid(format!("model.labels has {n} names, the network {classes} classes")));
     }
-    let feed = Feed::for_input(network, 0)?;
     let source = Source {
-        data: open("train", &recipe.data.train)?,
-        feed,
+        data: open(folder, "train", &recipe.data.train)?,
+        feed: Feed::for_input(network, 0)?,
         classes,
         batch,
         augment: recipe.augment.augment(),
@@ -174,39 +209,44 @@ pub(crate) fn assemble(
         seed: recipe.seed,
     };
     source.check()?;
-    let rows = |n: usize| Type::new(Element::F32, [Dim::Known(batch), Dim::Known(n)]);
-    let targets = model.graph.add_input("targets", rows(classes));
+    Ok(source)
+}
+
+/// Adds the recipe's loss to a network in training form.
+pub(super) fn attach(recipe: &Recipe, model: &mut Model) -> Result<Objective, TrainError> {
+    let (batch, classes) = rows_and_classes(model)?;
+    let logits = model.graph.outputs[0];
+    let rows = || Type::new(Element::F32, [Dim::Known(batch), Dim::Known(classes)]);
+    let targets = model.graph.add_input("targets", rows());
     let mut objective = Objective { loss: targets, inputs: vec![targets] };
     objective.loss = match recipe.loss.kind {
         LossName::CrossEntropy => loss::cross_entropy(&mut model.graph, logits, targets)?,
         LossName::Focal => loss::focal(&mut model.graph, logits, targets, recipe.loss.alpha, recipe.loss.gamma)?,
     };
-    let mut teacher = None;
     if let Some(distill) = &recipe.distill {
         if !(0.0..=1.0).contains(&distill.weight) {
             return Err(TrainError::invalid(format!("distill.weight is 0 to 1, got {}", distill.weight)));
         }
-        let wise = read_model(folder, &distill.teacher)?;
-        let session = teacher_session(&wise, &source, pool)?;
-        let taught = model.graph.add_input("teacher", rows(classes));
+        let taught = model.graph.add_input("teacher", rows());
         objective.inputs.push(taught);
         let apart = loss::distillation(&mut model.graph, logits, taught, distill.temperature)?;
         let mut t = loss::Terms::new(&mut model.graph, "loss");
         let own = t.times(objective.loss, 1.0 - distill.weight)?;
         let apart = t.times(apart, distill.weight)?;
         objective.loss = t.add(own, apart)?;
-        teacher = Some(session);
     }
-    Ok(Prepared {
-        objective,
-        plan: Options::default(),
-        validate: recipe.data.validate.as_deref().map(|s| open("validate", s)).transpose()?,
-        test: recipe.data.test.as_deref().map(|s| open("test", s)).transpose()?,
-        source: Arc::new(source),
-        teacher,
-        metadata: network.metadata.clone(),
-        model: Some(model),
-    })
+    Ok(objective)
+}
+
+/// The network to learn from, if there is one.
+pub(super) fn teacher(
+    recipe: &Recipe,
+    folder: &Path,
+    source: &Source,
+    pool: &Arc<Pool>,
+) -> Result<Option<Session>, TrainError> {
+    let Some(distill) = &recipe.distill else { return Ok(None) };
+    Ok(Some(teacher_session(&read_model(folder, &distill.teacher)?, source, pool)?))
 }
 
 /// The teacher on batches of the same kind.
