@@ -40,7 +40,7 @@ A recipe:
   weight_decay = 5e-4
   [schedule]
   epochs = 60
-  # [quantize] bits = "w2a2", [distill] teacher = "net.onnx", [update] memory = "1MB"
+  # [quantize] bits = \"w2a2\", [distill] teacher = \"net.onnx\", [update] memory = \"1MB\"
 
 A key that means nothing is an error that lists those that do. Paths are seen from the recipe's folder.";
 

@@ -97,17 +97,7 @@ fn fine_tuning_within_a_budget() {
     let folder = tempfile::tempdir().expect("a folder");
     let tune = |args: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_qing"));
-        command.args([
-            "finetune",
-            "zoo:fashion",
-            "--data",
-            "zoo:fashion@:160",
-            "--epochs",
-            "1",
-            "--batch",
-            "8",
-            "--json",
-        ]);
+        command.args(["finetune", "zoo:fashion", "--data", "zoo:fashion@:160", "--epochs", "1", "--json"]);
         command.args(args).current_dir(folder.path()).stdin(Stdio::null()).output().expect("qing starts")
     };
     let output =
