@@ -33,7 +33,7 @@ pub fn parse_bytes(text: &str) -> Result<usize, TrainError> {
         _ => f64::NAN,
     };
     let bytes = trimmed[..at].parse::<f64>().unwrap_or(f64::NAN) * unit;
-    if !(bytes >= 1.0 && bytes < 1e15) {
+    if !(1.0..1e15).contains(&bytes) {
         return Err(TrainError::invalid(format!("`{text}` is no amount of memory; write 64MB, 256kB or 1MiB")));
     }
     Ok(bytes as usize)
