@@ -89,7 +89,7 @@ fn budgets(graph: &Graph, pool: &Arc<Pool>) {
         average: None,
         plan: PlanOptions::default(),
     };
-    let mut gains = vec![];
+    let mut trained = vec![];
     for budget in [250_000, 600_000, 4_000_000] {
         let request = Request {
             network: graph,
@@ -104,7 +104,9 @@ fn budgets(graph: &Graph, pool: &Arc<Pool>) {
         assert!(choice.memory <= budget && choice.candidates.iter().all(|c| c.memory <= budget), "{choice:?}");
         let chosen: Vec<_> = choice.candidates.iter().filter(|c| c.chosen).collect();
         assert!(!chosen.is_empty());
-        gains.push(chosen.iter().map(|c| c.contribution).sum::<f64>());
+        assert!(chosen.iter().all(|c| c.contribution > 0.0));
+        // Gradients of batches of different sizes cannot be compared; how much is updated can.
+        trained.push(choice.model.trained());
         let (memory, batch) = (choice.memory, choice.batch);
         let mut model = choice.model;
         let objective = attach(&mut model).expect("a loss");
@@ -125,7 +127,7 @@ fn budgets(graph: &Graph, pool: &Arc<Pool>) {
         assert!(taken + 1024 >= memory, "{taken} bytes, planned {memory}: is something not counted?");
         drop((plan, model));
     }
-    assert!(gains[1] > gains[0] && gains[2] > gains[1], "{gains:?}");
+    assert!(trained[1] > trained[0] && trained[2] >= trained[1], "{trained:?}");
     let tiny = Request {
         network: graph,
         batch: 16,
