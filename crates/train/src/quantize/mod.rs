@@ -1,11 +1,11 @@
 //! Quantization-aware training: a float network becomes a training graph that computes what the integer network will, and its
 //! trained values become that network.
 //!
-//! A float graph is outlined ([`outline`]: which nodes compute on integers, which values are quantized how), gets scales to
-//! begin with ([`scales`]), and is built anew ([`build`]): values are rounded by `LearnedQuantize`, sums are of integers in
+//! A float graph is outlined (`outline.rs`: which nodes compute on integers, which values are quantized how), gets scales to
+//! begin with (`scales.rs`), and is built anew (`build.rs`): values are rounded by `LearnedQuantize`, sums are of integers in
 //! f32 (exact below 2^24), and batch normalization works on the sums, whose unit it takes away. After training it is folded
-//! into scales, signs and whole biases ([`fold`]), of which the typed graph is made ([`typed`]). In between it may be trained
-//! further in a form that computes exactly what the typed graph does ([`settle`]).
+//! into scales, signs and whole biases (`fold.rs`), of which the typed graph is made (`typed.rs`). In between it may be trained
+//! further in a form that computes exactly what the typed graph does (`settle.rs`).
 //! The residual stream has eight bits; a layer of fewer reads it rescaled.
 
 mod build;
