@@ -1,11 +1,15 @@
 """Tables of what was measured, as Markdown."""
 import datetime
 import os
-import platform
+import pathlib
 import statistics
+import sys
 
 from engines import ENGINES, TARGET, Unavailable, installed_bytes, run, version
 from networks import NETWORKS
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from markdown import cpu_name, table, write_section  # noqa: E402
 
 # The least ratio of the fastest peer's time to qing's that the project is held to: fp32, int8.
 TARGETS = {
@@ -13,31 +17,6 @@ TARGETS = {
     "yolov8n": (1.1, 1.2), "espcn": (1.05, 1.1), "srvgg": (1.05, 1.1), "dscnn": (1.5, 1.5), "minilm": (1.05, 1.1),
 }
 QING = "qing"
-
-
-def cpu_name():
-    for line in open("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
-        if line.startswith("cpu family"):
-            family = line.split(":", 1)[1].strip()
-    return f"{name} (family {family})" if "name" in locals() else platform.processor()
-
-
-def write_section(path, name, text):
-    """Replaces the text between this section's markers, or appends the section."""
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    old = path.read_text() if path.exists() else "# Results\n\nWritten by the scripts beside this file; compare only numbers of one table.\n"
-    section = f"{begin}\n{text}\n{end}"
-    if begin in old and end in old:
-        old = old[: old.index(begin)] + section + old[old.index(end) + len(end):]
-    else:
-        old = f"{old.rstrip()}\n\n{section}\n"
-    path.write_text(old)
-
-
-def table(head, rows):
-    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
 def digits(ms):
