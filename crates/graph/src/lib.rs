@@ -7,8 +7,7 @@
 mod attributes;
 mod error;
 mod graph;
-#[doc(hidden)]
-pub mod op;
+mod op;
 mod types;
 
 pub mod arithmetic;

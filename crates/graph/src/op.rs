@@ -494,12 +494,6 @@ macro_rules! when_upgradable {
     }};
 }
 
-/// The cases of an op in a build without them.
-#[doc(hidden)]
-pub fn no_cases() -> Vec<Case> {
-    vec![]
-}
-
 /// Declares an op: a struct whose fields are the attributes, its [`OpInfo`], and `SPEC`.
 ///
 /// ```ignore
@@ -572,7 +566,7 @@ macro_rules! op {
                     $(u = $crate::when_upgradable!($upgrade);)?
                     u
                 },
-                cases: $crate::when_described!($cases => $crate::op::no_cases),
+                cases: $crate::when_described!($cases => Vec::new),
             };
         }
 

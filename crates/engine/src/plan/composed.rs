@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use qing_graph::{
-    Graph, Node, OpError, Tensor, Type, ValueId,
+    Graph, Node, OpError, Tensor, Type, ValueId, arithmetic,
     interpret::interpret,
     ops,
     rewrite::{Patch, Rule, View},
@@ -46,8 +46,9 @@ impl Rule for Composed {
     }
 }
 
+/// Whether there are few enough values for a table.
 fn per_tensor(ty: &Type) -> bool {
-    ty.quant.as_ref().is_some_and(|quant| quant.as_per_tensor().is_some()) && ty.range().is_some()
+    ty.element.bits() <= 8 && arithmetic::per_tensor(ty).is_ok()
 }
 
 /// Functions of one or two values, element by element, beside those that have [`qing_graph::Op::map`].
