@@ -1,5 +1,6 @@
 """Tables and sections of bench/RESULTS.md. Standard library only."""
 import platform
+import subprocess
 
 
 def cpu_name():
@@ -9,6 +10,12 @@ def cpu_name():
         if line.startswith("cpu family"):
             family = line.split(":", 1)[1].strip()
     return f"{name} (family {family})" if "name" in locals() else platform.processor()
+
+
+def commit():
+    """The commit that is measured; `+` where files differ from it."""
+    told = subprocess.run(["git", "describe", "--always", "--dirty=+", "--exclude=*"], capture_output=True, text=True)
+    return told.stdout.strip() or "unknown"
 
 
 def write_section(path, name, text):
