@@ -9,6 +9,9 @@ pub enum LightenError {
     /// Calibration data that does not fit the network.
     #[error("calibration data: {0}")]
     Calibration(String),
+    /// Accuracy cannot be measured.
+    #[error("measuring accuracy: {0}")]
+    Judge(String),
     /// The graph cannot be rewritten or run.
     #[error(transparent)]
     Graph(#[from] GraphError),

@@ -10,9 +10,10 @@ mod pipeline;
 mod quantize;
 mod report;
 mod run;
+pub mod search;
 
 pub use calibrate::synthetic;
 pub use error::LightenError;
-pub use pipeline::{Lightened, Options, Progress, lighten};
+pub use pipeline::{Lightened, Options, Progress, Search, lighten, lighten_within};
 pub use quantize::{Bits, Override, QuantizeOptions, RangeMethod, matches};
 pub use report::{Calibration, Island, Layer, Report, Totals, layers, totals};

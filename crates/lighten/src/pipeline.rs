@@ -3,10 +3,11 @@
 use qing_graph::{Graph, Tensor, passes, verify};
 
 use crate::{
-    LightenError, QuantizeOptions, Report,
+    LightenError, Override, QuantizeOptions, Report,
     calibrate::synthetic,
     quantize::{equalize, quantize},
     report::{self, Calibration},
+    search::{CostModel, Judge, MixedOptions, Request, mixed},
 };
 
 /// How far a stage has come.
@@ -48,7 +49,17 @@ pub struct Lightened {
     pub report: Report,
 }
 
-/// Makes a float network lighter.
+/// What chooses widths, and by what.
+pub struct Search<'a> {
+    /// Budgets and candidates.
+    pub options: MixedOptions,
+    /// Measures that budgets may limit besides the engine's own: those of a chip.
+    pub models: Vec<Box<dyn CostModel>>,
+    /// Says how accurate a network is; wanted where a budget limits how much of that is lost.
+    pub judge: Option<Box<Judge<'a>>>,
+}
+
+/// Makes a float network lighter, with the widths of `options`.
 ///
 /// `calibration` holds batches, each with one tensor for every graph input in the form the network takes them
 /// (preprocessed); if there are none, data is made up and the report says so. The result is the same for any number of
@@ -62,13 +73,36 @@ pub fn lighten(
     options: &Options,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Lightened, LightenError> {
+    run(graph, calibration, options, None, progress)
+}
+
+/// Makes a float network lighter, with the widths that budgets ask for; those of `options` do not count. Otherwise as [`lighten`].
+///
+/// # Errors
+/// As [`lighten`]; if no choice of widths keeps the budgets, with the closest that can be reached.
+pub fn lighten_within(
+    graph: &Graph,
+    calibration: &[Vec<Tensor>],
+    options: &Options,
+    search: Search<'_>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Lightened, LightenError> {
+    run(graph, calibration, options, Some(search), progress)
+}
+
+fn run(
+    graph: &Graph,
+    calibration: &[Vec<Tensor>],
+    options: &Options,
+    search: Option<Search<'_>>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Lightened, LightenError> {
     let mut float = graph.clone();
     passes::normalize(&mut float)?;
-    let float = float.compacted();
+    let mut float = float.compacted();
     let made_up = if calibration.is_empty() { synthetic(&float, options.synthetic_batches)? } else { vec![] };
     let batches = if calibration.is_empty() { &made_up } else { calibration };
     let noise = &batches[..options.noise_batches.min(batches.len())];
-    let mut float = float;
     let mut quantized = quantize(&float, batches, &options.quantize, options.threads, progress)?;
     if options.quantize.equalize && !noise.is_empty() {
         // Evener channels help most networks and hurt some: keep what leaves the clearer output.
@@ -79,9 +113,28 @@ pub fn lighten(
             (float, quantized) = (even, other);
         }
     }
+    let mut choice = None;
+    if let Some(mut search) = search {
+        let mut request = Request {
+            graph: &float,
+            calibration: batches,
+            options: &search.options,
+            quantize: &options.quantize,
+            models: &mut search.models,
+            judge: search.judge.as_deref_mut(),
+            threads: options.threads,
+        };
+        let mut build = |overrides: &[Override], progress: &mut dyn FnMut(Progress)| {
+            let chosen = QuantizeOptions { overrides: overrides.to_vec(), ..options.quantize.clone() };
+            quantize(&float, batches, &chosen, options.threads, progress)
+        };
+        let (made, found) = mixed(&mut request, &mut build, progress)?;
+        (quantized, choice) = (made, Some(found));
+    }
     verify::verify(&quantized.assigned.graph)?;
     let samples = batches.iter().map(|b| b.first().and_then(|t| t.shape().first().copied()).unwrap_or(1)).sum();
     let calibration = Calibration { samples, synthetic: calibration.is_empty() };
-    let report = report::report(&float, &quantized, batches.first(), noise, options.threads, calibration, progress)?;
+    let mut report = report::report(&float, &quantized, batches.first(), noise, options.threads, calibration, progress)?;
+    report.search = choice;
     Ok(Lightened { graph: quantized.assigned.graph.compacted(), report })
 }

@@ -57,7 +57,7 @@ pub mod formats {
 pub mod lighten {
     pub use qing_lighten::{
         Bits, Calibration, Island, Layer, LightenError, Lightened, Options, Override, Progress, QuantizeOptions,
-        RangeMethod, Report, Totals, layers, lighten, matches, totals,
+        RangeMethod, Report, Search, Totals, layers, lighten, lighten_within, matches, search, totals,
     };
 }
 

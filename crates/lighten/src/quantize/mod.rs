@@ -12,6 +12,7 @@ mod layer;
 mod matrix;
 mod options;
 mod range;
+mod trial;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use qing_graph::{Element, Graph, NodeId, Quant, QuantRule, Tensor, ValueId};
 pub(crate) use assign::Assigned;
 pub(crate) use decide::Mode;
 pub(crate) use equalize::equalize;
+pub(crate) use trial::{Rounded, Trial};
 pub use options::{Bits, Override, QuantizeOptions, RangeMethod, matches};
 
 use crate::{

@@ -14,6 +14,7 @@ pub(crate) use noise::output_sqnr;
 use crate::{
     LightenError, Progress,
     quantize::{Mode, Quantized},
+    search::Mixed,
 };
 
 /// Sums over a network.
@@ -92,6 +93,9 @@ pub struct Report {
     pub calibration: Calibration,
     /// Signal-to-quantization-noise ratio of the first output, in decibels.
     pub output_sqnr_db: Option<f64>,
+    /// How widths were chosen, where budgets asked for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<Mixed>,
 }
 
 /// Compares a float network with its quantized form.
@@ -127,6 +131,7 @@ pub(crate) fn report(
         layers,
         calibration,
         output_sqnr_db: noise.output,
+        search: None,
     })
 }
 

@@ -1,0 +1,132 @@
+//! The flags of `qing lighten`.
+
+use std::path::PathBuf;
+
+use qing::lighten::{Bits, Options, Override, QuantizeOptions, RangeMethod};
+
+use super::search::SearchArgs;
+use crate::feeds::PreprocessArgs;
+
+/// Most samples taken from calibration data unless --calibration-limit says otherwise.
+const ENOUGH: usize = 256;
+
+/// Make a network lighter: fold, calibrate, quantize, and report what was gained and lost
+///
+/// Without -o, two files are written here: MODEL-wXaY.onnx (for onnxruntime and other tools) and MODEL-wXaY.qing.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A file (.onnx, .tflite, .qing) or zoo:NAME
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// Samples to choose ranges with, PATH[:SPLIT][@SLICE], labels not needed. A hundred typical ones are enough
+    #[arg(long, value_name = "DATA")]
+    pub calibrate: Option<String>,
+    /// Take at most N of them
+    #[arg(long, value_name = "N", default_value_t = ENOUGH)]
+    pub calibration_limit: usize,
+    /// Labelled samples to measure accuracy on, before and after
+    #[arg(long, value_name = "DATA")]
+    pub evaluate: Option<String>,
+    /// Take at most N of them
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Bits of weights and activations, 1–8 each
+    #[arg(long, value_name = "wXaY", default_value = "w4a8")]
+    pub bits: Bits,
+    /// Other bits for layers by name, `*` standing for anything: --layer 'head*=w8a8'. Repeatable, the first that fits wins
+    #[arg(long, value_name = "NAME=wXaY")]
+    pub layer: Vec<Override>,
+    /// Leave layers in floating point, by name. Repeatable
+    #[arg(long, value_name = "NAME")]
+    pub keep_float: Vec<String>,
+    /// Least bits for the first and the last layer; 0 to treat them like the others
+    #[arg(long, value_name = "BITS", default_value_t = 8)]
+    pub edge_bits: u8,
+    /// How activation ranges are chosen: minmax, percentile (or percentile:99.99), mse (least squared error)
+    #[arg(long, value_name = "METHOD", default_value = "mse", value_parser = parse_range)]
+    pub range: RangeMethod,
+    /// Do not even out the channels of consecutive layers first (cross-layer equalization)
+    #[arg(long)]
+    pub no_equalize: bool,
+    /// Do not shift biases by the mean error of the weights
+    #[arg(long)]
+    pub no_bias_correction: bool,
+    /// Do not let roundings make up for each other's errors
+    #[arg(long)]
+    pub no_error_feedback: bool,
+    /// One weight scale for a whole layer rather than one for each output channel
+    #[arg(long)]
+    pub per_tensor: bool,
+    /// Where to write, by extension .onnx or .qing; repeatable [default: both, here]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Vec<PathBuf>,
+    /// Keep the weights of an .onnx output in a file beside it
+    #[arg(long)]
+    pub external_data: bool,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Seconds spent on each latency; 0 leaves latency out
+    #[arg(long, value_name = "S", default_value_t = 1.0)]
+    pub seconds: f64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub search: SearchArgs,
+    #[command(flatten)]
+    pub preprocess: PreprocessArgs,
+}
+
+impl Args {
+    /// The widths in a word.
+    pub(super) fn widths(&self) -> String {
+        if self.search.given() {
+            return "mixed".into();
+        }
+        format!("w{}a{}", self.bits.weights, self.bits.activations)
+    }
+}
+
+fn parse_range(text: &str) -> Result<RangeMethod, String> {
+    match text.split_once(':') {
+        None if text == "minmax" => Ok(RangeMethod::MinMax),
+        None if text == "mse" => Ok(RangeMethod::LeastSquares),
+        None if text == "percentile" => Ok(RangeMethod::Percentile(99.99)),
+        Some(("percentile", p)) => match p.parse() {
+            Ok(p) if (50.0..=100.0).contains(&p) => Ok(RangeMethod::Percentile(p)),
+            _ => Err(format!("`{p}` is no percentile between 50 and 100")),
+        },
+        _ => Err("methods are minmax, percentile, percentile:99.9 and mse".into()),
+    }
+}
+
+pub(super) fn options(args: &Args, threads: usize) -> Options {
+    let base = QuantizeOptions::with_bits(args.bits);
+    let quantize = QuantizeOptions {
+        overrides: args.layer.clone(),
+        keep_float: args.keep_float.clone(),
+        edge_bits: (args.edge_bits > 0).then_some(args.edge_bits),
+        range: args.range,
+        per_channel: !args.per_tensor,
+        bias_correction: !args.no_bias_correction,
+        equalize: base.equalize && !args.no_equalize,
+        error_feedback: !args.no_error_feedback,
+        ..base
+    };
+    Options { quantize, threads, ..Options::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read() {
+        assert_eq!(parse_range("minmax").unwrap(), RangeMethod::MinMax);
+        assert_eq!(parse_range("percentile:99").unwrap(), RangeMethod::Percentile(99.0));
+        for bad in ["", "max", "percentile:", "percentile:101", "mse:3"] {
+            assert!(parse_range(bad).is_err(), "{bad}");
+        }
+    }
+}
