@@ -118,6 +118,8 @@ fn errors_say_what_and_where() {
         ("missing_data", &["lighten", "fashion.onnx", "--calibrate", "missing"]),
         ("empty_slice", &["evaluate", "fashion.onnx", "--data", "zoo:fashion@5000:"]),
         ("bad_bits", &["lighten", "fashion.onnx", "--bits", "w9a8"]),
+        ("bad_budget", &["lighten", "fashion.onnx", "--budget", "size<500"]),
+        ("drop_without_labels", &["lighten", "zoo:fashion", "--budget", "drop<=1"]),
         ("bad_layer", &["lighten", "fashion.onnx", "--layer", "conv"]),
         ("no_such_layer", &["lighten", "fashion.onnx", "--layer", "head*=w8a8"]),
         ("bad_range", &["lighten", "fashion.onnx", "--range", "median"]),

@@ -134,7 +134,8 @@ fn run(
     verify::verify(&quantized.assigned.graph)?;
     let samples = batches.iter().map(|b| b.first().and_then(|t| t.shape().first().copied()).unwrap_or(1)).sum();
     let calibration = Calibration { samples, synthetic: calibration.is_empty() };
-    let mut report = report::report(&float, &quantized, batches.first(), noise, options.threads, calibration, progress)?;
+    let mut report =
+        report::report(&float, &quantized, batches.first(), noise, options.threads, calibration, progress)?;
     report.search = choice;
     Ok(Lightened { graph: quantized.assigned.graph.compacted(), report })
 }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use qing_graph::{Element, Graph, Tensor, Type, ValueId, interpret::interpret, ops, verify::verify};
-use qing_lighten::{Bits, LightenError, Options, QuantizeOptions, RangeMethod, lighten};
+use qing_lighten::{
+    Bits, LightenError, Lightened, Options, QuantizeOptions, RangeMethod, Search, lighten, lighten_within,
+    search::{CostModel, Costs, Forms, Judge, Measure, MixedOptions, parse_budgets},
+};
 
 fn noise(shape: &[usize], seed: usize, size: f32) -> Tensor {
     let count = shape.iter().product();
@@ -263,4 +266,85 @@ fn threads_do_not_change_the_result() {
         (made.report, constants)
     };
     assert_eq!(made(1), made(3));
+}
+
+/// Lightens [`network`] within budgets.
+fn within(
+    budget: &str,
+    models: Vec<Box<dyn CostModel>>,
+    judge: Option<Box<Judge<'_>>>,
+) -> Result<Lightened, LightenError> {
+    let search = Search { options: MixedOptions::new(parse_budgets(budget).unwrap()), models, judge };
+    lighten_within(&network(), &batches(6), &options("w8a8"), search, &mut |_| {})
+}
+
+fn size(made: &Lightened) -> usize {
+    qing_formats::qing::to_bytes(&made.graph).len()
+}
+
+#[test]
+fn a_budget_of_size_is_kept_and_used_well() {
+    let uniform = lighten(&network(), &batches(6), &options("w4a8"), &mut |_| {}).unwrap();
+    let made = within(&format!("size<={}", size(&uniform)), vec![], None).unwrap();
+    assert!(size(&made) <= size(&uniform));
+    let search = made.report.search.as_ref().unwrap();
+    assert_eq!(search.gap, 0.0);
+    assert_eq!(search.kept[0].measured, size(&made) as f64);
+    assert_eq!(search.front.iter().filter(|p| p.chosen).count(), 1);
+    // Of what was to choose from, four bits everywhere was one.
+    let noise = |m: &Lightened| m.report.output_sqnr_db.unwrap();
+    assert!(noise(&made) > noise(&uniform), "{} {}", noise(&made), noise(&uniform));
+    let widths: Vec<u8> = search.selected.iter().map(|s| s.weight_bits).collect();
+    assert_eq!(made.report.layers.iter().map(|l| l.weight_bits).collect::<Vec<_>>(), widths);
+}
+
+#[test]
+fn budgets_that_cannot_be_kept_say_how_close_one_comes() {
+    let error = within("size<=100", vec![], None).unwrap_err().to_string();
+    assert!(error.contains("the least is"), "{error}");
+    let error = within("drop<=0.5", vec![], None).unwrap_err().to_string();
+    assert!(error.contains("labelled"), "{error}");
+    let error = within("npu_cycles<=5", vec![], None).unwrap_err().to_string();
+    assert!(error.contains("size, latency, bitops, drop"), "{error}");
+}
+
+/// Counts weights of more than four bits, by layer.
+struct Wide;
+
+impl CostModel for Wide {
+    fn measure(&self) -> Measure {
+        Measure::Other("wide".into())
+    }
+
+    fn costs(&mut self, forms: &Forms<'_>) -> Result<Costs, LightenError> {
+        let wide = |bits: Bits| f64::from(u8::from(bits.weights > 4));
+        let row: Vec<f64> = forms.forms.iter().map(|(bits, _)| wide(*bits)).collect();
+        Ok(Costs { layers: vec![row; forms.layers.len()], fixed: 0.0, float: 100.0 })
+    }
+}
+
+#[test]
+fn other_measures_can_be_limited_too() {
+    for most in [0, 2] {
+        let made = within(&format!("wide<={}", f64::from(most) + 0.5), vec![Box::new(Wide)], None).unwrap();
+        let wide = made.report.layers.iter().filter(|l| l.weight_bits > 4).count();
+        assert_eq!(wide, most as usize);
+    }
+}
+
+#[test]
+fn the_smallest_network_within_a_drop_is_found() {
+    // Accuracy here: a point is lost for every weight of fewer than five bits, on average over layers.
+    let judge = |graph: &Graph| {
+        let layers = qing_lighten::layers(graph, None);
+        Ok(layers.iter().map(|l| if l.weight_bits < 5 { 0.99 } else { 1.0 }).sum::<f64>() / layers.len() as f64)
+    };
+    let mut sizes = vec![];
+    for points in [0.0, 0.5, 1.0] {
+        let made = within(&format!("drop<={points}"), vec![], Some(Box::new(judge))).unwrap();
+        assert!(100.0 * (1.0 - judge(&made.graph).unwrap()) <= points + 1e-9);
+        sizes.push(size(&made));
+    }
+    // Tensors are aligned in the file, so that a few weights less may cost the same.
+    assert!(sizes[0] > sizes[1] && sizes[1] >= sizes[2], "{sizes:?}");
 }

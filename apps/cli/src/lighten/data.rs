@@ -77,4 +77,3 @@ fn batched(items: Vec<Item>, feeds: &Feeds) -> Result<Vec<Vec<Tensor>>> {
     }
     Ok(batches)
 }
-

@@ -140,4 +140,3 @@ fn write(graph: &Graph, path: &Path, external_data: bool) -> Result<()> {
     let options = formats::onnx::WriteOptions { external_data, ..Default::default() };
     Ok(formats::onnx::write(graph, path, &options)?)
 }
-

@@ -30,7 +30,7 @@ pub(crate) struct SearchArgs {
     /// What the network may cost: "size<=500kB", "latency<=2ms" (measured here), "bitops<=0.1x" (of the float network),
     /// "drop<=0.5" (points of accuracy), or several with commas between them
     #[arg(long, value_name = "LIMITS", value_parser = budgets, conflicts_with = "bits")]
-    budget: Option<Vec<Budget>>,
+    budget: Option<Budgets>,
     /// Labelled samples that a budget of drop is judged on; keep them apart from those of --evaluate
     /// [default: the calibration data, if it has labels]
     #[arg(long, value_name = "DATA", requires = "budget")]
@@ -38,11 +38,12 @@ pub(crate) struct SearchArgs {
 }
 
 fn budgets(text: &str) -> Result<Budgets, LightenError> {
-    parse_budgets(text)
+    parse_budgets(text).map(Budgets)
 }
 
-/// One value of a flag: clap must not take a list for several values.
-type Budgets = Vec<Budget>;
+/// What one flag says.
+#[derive(Debug, Clone)]
+struct Budgets(Vec<Budget>);
 
 impl SearchArgs {
     /// Whether widths are searched for.
@@ -60,7 +61,7 @@ pub(crate) fn run(
     options: &Options,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Lightened> {
-    let Some(budgets) = &args.search.budget else {
+    let Some(Budgets(budgets)) = &args.search.budget else {
         return Ok(lighten(&model.graph, &batches.tensors, options, progress)?);
     };
     let judged = match budgets.iter().any(|b| b.measure == Measure::Drop) {

@@ -107,4 +107,3 @@ pub(super) fn as_json(args: &Args, sides: &[Side; 2], report: &Report, outputs: 
         "float_islands": islands, "outputs": outputs,
     })
 }
-

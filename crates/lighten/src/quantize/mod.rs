@@ -22,8 +22,8 @@ use qing_graph::{Element, Graph, NodeId, Quant, QuantRule, Tensor, ValueId};
 pub(crate) use assign::Assigned;
 pub(crate) use decide::Mode;
 pub(crate) use equalize::equalize;
-pub(crate) use trial::{Rounded, Trial};
 pub use options::{Bits, Override, QuantizeOptions, RangeMethod, matches};
+pub(crate) use trial::{Rounded, Trial};
 
 use crate::{
     LightenError, Progress,

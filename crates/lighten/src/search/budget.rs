@@ -87,7 +87,8 @@ impl FromStr for Budget {
                  with commas between them"
             ))
         };
-        let (name, amount) = text.split_once("<=").or_else(|| text.split_once('≤')).ok_or_else(|| bad("`<=` is missing"))?;
+        let (name, amount) =
+            text.split_once("<=").or_else(|| text.split_once('≤')).ok_or_else(|| bad("`<=` is missing"))?;
         let measure = match name.trim() {
             "size" => Measure::Size,
             "bitops" | "bit_operations" => Measure::BitOperations,
@@ -106,7 +107,11 @@ impl FromStr for Budget {
         }
         if matches!(unit, "x" | "×") {
             let limit = Limit::Share(number);
-            return if measure == Measure::Drop { Err(bad("a drop is given in points")) } else { Ok(Budget { measure, limit }) };
+            return if measure == Measure::Drop {
+                Err(bad("a drop is given in points"))
+            } else {
+                Ok(Budget { measure, limit })
+            };
         }
         let factor = factor(&measure, unit).ok_or_else(|| bad(&format!("`{unit}` is no unit of {measure}")))?;
         Ok(Budget { measure, limit: Limit::Amount(number * factor) })
@@ -168,7 +173,18 @@ mod tests {
             assert_eq!(text.parse::<Budget>().unwrap(), Budget { measure, limit }, "{text}");
         }
         assert_eq!(parse_budgets("size<=1MB, latency<=2ms and drop<=1").unwrap().len(), 3);
-        for bad in ["", "size", "size<500kB", "size<=", "size<=x", "size<=5ms", "latency<=0", "drop<=0.5x", "a b<=1", "size<=1,size<=2"] {
+        for bad in [
+            "",
+            "size",
+            "size<500kB",
+            "size<=",
+            "size<=x",
+            "size<=5ms",
+            "latency<=0",
+            "drop<=0.5x",
+            "a b<=1",
+            "size<=1,size<=2",
+        ] {
             let error = parse_budgets(bad).unwrap_err().to_string();
             assert!(error.contains("budget"), "{error}");
         }

@@ -172,9 +172,8 @@ fn greedy(problem: &Problem) -> Option<Solution> {
         })
     };
     let mut choices: Vec<usize> = (0..problem.errors.len()).map(cheapest).collect::<Option<_>>()?;
-    let sum = |k: usize, choices: &[usize]| -> f64 {
-        choices.iter().enumerate().map(|(i, c)| problem.costs[k][i][*c]).sum()
-    };
+    let sum =
+        |k: usize, choices: &[usize]| -> f64 { choices.iter().enumerate().map(|(i, c)| problem.costs[k][i][*c]).sum() };
     let mut sums: Vec<f64> = (0..kinds).map(|k| sum(k, &choices)).collect();
     if (0..kinds).any(|k| sums[k] > problem.limits[k]) {
         return None;
@@ -290,7 +289,9 @@ mod tests {
         let mut best: Option<f64> = None;
         let mut choices = vec![0; problem.errors.len()];
         loop {
-            let cost = |k: usize| choices.iter().enumerate().map(|(i, c): (usize, &usize)| problem.costs[k][i][*c]).sum::<f64>();
+            let cost = |k: usize| {
+                choices.iter().enumerate().map(|(i, c): (usize, &usize)| problem.costs[k][i][*c]).sum::<f64>()
+            };
             if (0..problem.limits.len()).all(|k| cost(k) <= problem.limits[k]) {
                 let error: f64 = choices.iter().enumerate().map(|(i, c)| problem.errors[i][*c]).sum();
                 best = Some(best.map_or(error, |b| b.min(error)));

@@ -119,10 +119,13 @@ pub(crate) fn mixed(
     });
     if drop.is_some() && request.judge.is_none() {
         return Err(LightenError::Option(
-            "a budget of drop needs labelled samples to measure accuracy on; give some with --evaluate, or calibration data with labels".into(),
+            "a budget of drop needs labelled samples to measure accuracy on; give some (--validate), or calibration data with labels"
+                .into(),
         ));
     }
-    let probes = &request.calibration[..options.probes.clamp(1, request.calibration.len().max(1)).min(request.calibration.len())];
+    known_measures(request)?;
+    let probes = &request.calibration
+        [..options.probes.clamp(1, request.calibration.len().max(1)).min(request.calibration.len())];
     let found = sensitivity(
         request.graph,
         request.calibration,
@@ -133,7 +136,9 @@ pub(crate) fn mixed(
         progress,
     )?;
     if found.is_empty() {
-        return Err(LightenError::Option("no layer of this network can compute on few bits; there is nothing to choose".into()));
+        return Err(LightenError::Option(
+            "no layer of this network can compute on few bits; there is nothing to choose".into(),
+        ));
     }
     let mut table = Table::new(request, &found, progress)?;
     let accuracy = match (&mut request.judge, drop) {
@@ -171,6 +176,20 @@ pub(crate) fn mixed(
     Ok((quantized, Mixed { selected, kept, front, gap }))
 }
 
+/// Refuses a budget of something that nothing here counts.
+fn known_measures(request: &Request<'_, '_>) -> Result<(), LightenError> {
+    let mut known = vec!["size".to_string(), "latency".into(), "bitops".into(), "drop".into()];
+    known.extend(request.models.iter().map(|m| m.measure().name().to_string()));
+    match request.options.budgets.iter().find(|b| !known.iter().any(|k| k == b.measure.name())) {
+        Some(unknown) => Err(LightenError::Option(format!(
+            "nothing here measures {}; budgets limit {}",
+            unknown.measure,
+            known.join(", ")
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Errors and costs of everything that could be chosen.
 struct Table {
     /// Size first, then what else is limited.
@@ -203,7 +222,10 @@ impl Table {
                 equalize: false,
                 ..request.quantize.clone()
             };
-            forms.push((*bits, quantize(request.graph, one, &plain, request.threads, &mut |_| {})?.assigned.graph.compacted()));
+            forms.push((
+                *bits,
+                quantize(request.graph, one, &plain, request.threads, &mut |_| {})?.assigned.graph.compacted(),
+            ));
         }
         let sample: &[Tensor] = one.first().map_or(&[], Vec::as_slice);
         let forms = Forms { float: request.graph, layers: &layers, forms: &forms, sample, threads: request.threads };
@@ -222,14 +244,8 @@ impl Table {
                         Measure::BitOperations => BitOperations.costs(&forms)?,
                         Measure::Latency => Latency::default().costs(&forms)?,
                         _ => {
-                            let known: Vec<String> = request.models.iter().map(|m| m.measure().name().into()).collect();
-                            let Some(model) = request.models.iter_mut().find(|m| m.measure() == *other) else {
-                                let known = ["size", "latency", "bitops", "drop"].into_iter().map(String::from).chain(known);
-                                return Err(LightenError::Option(format!(
-                                    "nothing here measures {other}; budgets limit {}",
-                                    known.collect::<Vec<_>>().join(", ")
-                                )));
-                            };
+                            let model = request.models.iter_mut().find(|m| m.measure() == *other);
+                            let Some(model) = model else { continue };
                             model.costs(&forms)?
                         }
                     };
@@ -306,7 +322,8 @@ fn label(candidates: &[Bits], sizes: &[Vec<f64>], choices: &[usize]) -> String {
     let weight = |i: usize| sizes[i].iter().copied().fold(0.0, f64::max);
     let total: f64 = (0..choices.len()).map(weight).sum();
     let mean = |f: &dyn Fn(&Bits) -> u8| {
-        choices.iter().enumerate().map(|(i, c)| weight(i) * f64::from(f(&candidates[*c]))).sum::<f64>() / total.max(1e-9)
+        choices.iter().enumerate().map(|(i, c)| weight(i) * f64::from(f(&candidates[*c]))).sum::<f64>()
+            / total.max(1e-9)
     };
     format!("w{:.1}a{:.1}", mean(&|b| b.weights), mean(&|b| b.activations))
 }

@@ -56,7 +56,9 @@ mod tests {
             limits: vec![0.0],
         };
         let front = front(&problem, 0, 9);
-        let sum = |table: &[Vec<f64>], choices: &[usize]| -> f64 { choices.iter().enumerate().map(|(i, c)| table[i][*c]).sum() };
+        let sum = |table: &[Vec<f64>], choices: &[usize]| -> f64 {
+            choices.iter().enumerate().map(|(i, c)| table[i][*c]).sum()
+        };
         assert!(front.len() > 3);
         for pair in front.windows(2) {
             assert!(sum(&problem.costs[0], &pair[0]) < sum(&problem.costs[0], &pair[1]));
