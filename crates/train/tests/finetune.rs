@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use qing_data::{Dataset, Feed, zoo};
+use qing_data::{Dataset, Feed, Preprocess, zoo};
 use qing_engine::{Options as PlanOptions, Pool};
 use qing_formats::onnx;
 use qing_graph::{Element, Graph, Tensor, Type};
@@ -56,9 +56,9 @@ fn network() -> Graph {
     onnx::read_bytes(&zoo::find("fashion").expect("embedded").bytes(), None).expect("a network")
 }
 
-fn source(graph: &Graph, batch: usize) -> Source {
+fn source(graph: &Graph, data: &str, batch: usize) -> Source {
     Source {
-        data: Dataset::open("zoo:fashion@!0::5").expect("embedded"),
+        data: Dataset::open(data).expect("a data set"),
         feed: Feed::for_input(graph, 0).expect("an image"),
         classes: 10,
         batch,
@@ -69,8 +69,8 @@ fn source(graph: &Graph, batch: usize) -> Source {
     }
 }
 
-fn first(graph: &Graph, batch: usize) -> Vec<Tensor> {
-    let batch = Loader::start(&Arc::new(source(graph, batch)), 0, 0).next().expect("a batch").expect("reads");
+fn first(graph: &Graph, data: &str, batch: usize) -> Vec<Tensor> {
+    let batch = Loader::start(&Arc::new(source(graph, data, batch)), 0, 0).next().expect("a batch").expect("reads");
     vec![batch.input, batch.targets]
 }
 
@@ -81,64 +81,85 @@ fn attach(model: &mut Model) -> Result<Objective, TrainError> {
     Ok(Objective { loss: loss::cross_entropy(&mut model.graph, logits, targets)?, inputs: vec![targets] })
 }
 
-/// What is chosen fits, and the allocator agrees.
-fn budgets(graph: &Graph, pool: &Arc<Pool>) {
+const FASHION: &str = "zoo:fashion@!0::5";
+
+/// What is chosen fits, and the allocator agrees. Gives the number of values that are updated.
+fn within(graph: &Graph, data: &str, budget: usize, only: &str, pool: &Arc<Pool>) -> usize {
     let method = Method::Sgd { momentum: 0.9, nesterov: false };
     let settings = Settings {
         optimizer: Optimizer { method, decay: 0.0, ..Optimizer::default() },
         average: None,
         plan: PlanOptions::default(),
     };
-    let mut trained = vec![];
-    for budget in [250_000, 600_000, 4_000_000] {
-        let request = Request {
-            network: graph,
-            batch: 16,
-            budget,
-            settings: &settings,
-            allowed: &|_, _| true,
-            attach: &attach,
-            probe: &|batch| Ok(first(graph, batch)),
-        };
-        let choice = choose(&request, pool).expect("something fits");
-        assert!(choice.memory <= budget && choice.candidates.iter().all(|c| c.memory <= budget), "{choice:?}");
-        let chosen: Vec<_> = choice.candidates.iter().filter(|c| c.chosen).collect();
-        assert!(!chosen.is_empty());
-        assert!(chosen.iter().all(|c| c.contribution > 0.0));
-        // Gradients of batches of different sizes cannot be compared; how much is updated can.
-        trained.push(choice.model.trained());
-        let (memory, batch) = (choice.memory, choice.batch);
-        let mut model = choice.model;
-        let objective = attach(&mut model).expect("a loss");
-        let inputs = first(graph, batch);
-        let inputs: Vec<&Tensor> = inputs.iter().collect();
-        let mut trainer = Trainer::new(model, &objective, &settings, pool).expect("plans");
-        let before = LIVE.load(Ordering::Relaxed);
-        PEAK.store(before, Ordering::Relaxed);
-        let losses: Vec<f32> = (0..8).map(|_| trainer.step(&inputs, 0.01).expect("a step")).collect();
-        assert!(losses[7] < losses[0], "{losses:?}");
-        let during = PEAK.load(Ordering::Relaxed) - before;
-        assert_eq!(trainer.memory(), memory);
-        let all = LIVE.load(Ordering::Relaxed);
-        let (plan, model) = trainer.into_parts();
-        let taken = all - LIVE.load(Ordering::Relaxed) + during;
-        // Nothing is held beyond what was promised but lists of lengths and places.
-        assert!(taken <= budget && taken <= memory + 16_384, "{taken} bytes, planned {memory} of {budget}");
-        assert!(taken + 1024 >= memory, "{taken} bytes, planned {memory}: is something not counted?");
-        drop((plan, model));
-    }
+    let request = Request {
+        network: graph,
+        batch: 16,
+        budget,
+        settings: &settings,
+        allowed: &|name, _| name.starts_with(only),
+        attach: &attach,
+        probe: &|batch| Ok(first(graph, data, batch)),
+    };
+    let choice = choose(&request, pool).expect("something fits");
+    assert!(choice.memory <= budget && choice.candidates.iter().all(|c| c.memory <= budget), "{choice:?}");
+    let chosen: Vec<_> = choice.candidates.iter().filter(|c| c.chosen).collect();
+    assert!(!chosen.is_empty());
+    assert!(chosen.iter().all(|c| c.contribution > 0.0 && c.part.name.starts_with(only)));
+    let (memory, batch) = (choice.memory, choice.batch);
+    let mut model = choice.model;
+    let trained = model.trained();
+    let objective = attach(&mut model).expect("a loss");
+    let inputs = first(graph, data, batch);
+    let inputs: Vec<&Tensor> = inputs.iter().collect();
+    let mut trainer = Trainer::new(model, &objective, &settings, pool).expect("plans");
+    let before = LIVE.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let losses: Vec<f32> = (0..8).map(|_| trainer.step(&inputs, 0.01).expect("a step")).collect();
+    assert!(losses[7] < losses[0], "{losses:?}");
+    let during = PEAK.load(Ordering::Relaxed) - before;
+    assert_eq!(trainer.memory(), memory);
+    let all = LIVE.load(Ordering::Relaxed);
+    let (plan, model) = trainer.into_parts();
+    let taken = all - LIVE.load(Ordering::Relaxed) + during;
+    println!("{}, {budget} bytes, batches of {batch}: {trained} values, planned {memory}, taken {taken}", graph.name);
+    // Nothing is held beyond what was promised but lists of lengths and places.
+    assert!(taken <= budget && taken <= memory + 16_384, "{taken} bytes, planned {memory} of {budget}");
+    assert!(taken + 1024 >= memory, "{taken} bytes, planned {memory}: is something not counted?");
+    drop((plan, model));
+    trained
+}
+
+fn budgets(graph: &Graph, pool: &Arc<Pool>) {
+    // Gradients of batches of different sizes cannot be compared; how much is updated can.
+    let trained = [250_000, 600_000, 4_000_000].map(|budget| within(graph, FASHION, budget, "", pool));
     assert!(trained[1] > trained[0] && trained[2] >= trained[1], "{trained:?}");
     let tiny = Request {
         network: graph,
         batch: 16,
         budget: 10_000,
-        settings: &settings,
+        settings: &Settings { optimizer: Optimizer::default(), average: None, plan: PlanOptions::default() },
         allowed: &|_, role| role == Role::Bias,
         attach: &attach,
-        probe: &|batch| Ok(first(graph, batch)),
+        probe: &|batch| Ok(first(graph, FASHION, batch)),
     };
     let error = choose(&tiny, pool).expect_err("too little").to_string();
     assert!(error.contains("10000 bytes"), "{error}");
+}
+
+/// The last block of a network of real size within a megabyte, where the network and its data are.
+fn last_block(pool: &Arc<Pool>) {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
+    let (model, data) = (shared.join("models/resnet20_cifar10.onnx"), shared.join("data/cifar10"));
+    if !model.exists() || !data.exists() {
+        println!("skipped: {} or {} is not there", model.display(), data.display());
+        return;
+    }
+    let mut graph = qing_formats::read(&model).expect("a network");
+    // Another camera than the one it knows.
+    let input = graph.ty(graph.inputs[0]);
+    let seen = Preprocess::from_metadata(&graph.metadata, input).expect("metadata").expect("an image");
+    graph.metadata.extend(seen.with_preset("unit").expect("a preset").to_metadata());
+    within(&graph, &format!("{}:train@0::100", data.display()), 1_000_000, "layer3.2", pool);
 }
 
 const RECIPE: &str = "
@@ -191,6 +212,7 @@ fn a_run(folder: &Path, pool: &Arc<Pool>) {
 fn fits_its_budget_and_learns() {
     let pool = Arc::new(Pool::new(1));
     budgets(&network(), &pool);
+    last_block(&pool);
     let folder = tempfile::tempdir().expect("a folder");
     a_run(folder.path(), &pool);
 }
