@@ -121,3 +121,30 @@ fn fine_tuning_within_a_budget() {
         assert!(output.status.code() == Some(1) && error.contains(word), "{args:?}: {error}");
     }
 }
+
+#[test]
+fn a_lighter_network_learns_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qing"));
+        command.args(["lighten", "zoo:fashion", "--bits", "w2a8", "--edge-bits", "0", "--seconds", "0", "--json"]);
+        command.args(["--evaluate", "zoo:fashion@0::5", "-o", "light.qing"]).args(args).current_dir(folder.path());
+        let output = command.stdin(Stdio::null()).output().expect("qing runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).expect("text");
+        let report =
+            text.lines().position(|l| l == "{").map_or(0, |at| text.lines().take(at).map(|l| l.len() + 1).sum());
+        let report: serde_json::Value = serde_json::from_str(&text[report..]).expect("a report");
+        report["after"]["accuracy"]["top1"].as_f64().expect("an accuracy")
+    };
+    let rounded = run(&["--effort", "quick"]);
+    let learnt = run(&["--recover", "zoo:fashion@!0::5", "--epochs", "6", "--rate", "0.01"]);
+    assert!(learnt > rounded + 0.02, "{rounded} {learnt}");
+    // What was trained is a recipe of its own.
+    let recipe = fs::read_to_string(folder.path().join("light.toml")).expect("a recipe");
+    assert!(
+        recipe.contains("teacher = \"zoo:fashion\"") && recipe.contains("\"classify\" = \"w2a8\"")
+            || recipe.contains("classify = \"w2a8\""),
+        "{recipe}"
+    );
+}

@@ -18,6 +18,9 @@ pub enum LightenError {
     /// The graph cannot be planned or run by the engine.
     #[error(transparent)]
     Engine(#[from] qing_engine::EngineError),
+    /// Training says no.
+    #[error(transparent)]
+    Train(#[from] qing_train::TrainError),
 }
 
 impl From<OpError> for LightenError {

@@ -2,18 +2,23 @@
 //!
 //! To lighten a network is to give its values lighter types. [`lighten`] does all that this crate knows, in order: it
 //! folds what can be folded, watches the network on calibration data, chooses a quantization for every value, and measures
-//! what was gained and lost. It runs networks, but never trains them and never looks at labels.
+//! what was gained and lost. It runs networks and never looks at labels; where labels are at hand, [`Recovery`]
+//! says how `qing-train` wins back what was lost.
 
 mod calibrate;
+mod effort;
 mod error;
 mod pipeline;
 mod quantize;
+mod recover;
 mod report;
 mod run;
 pub mod search;
 
 pub use calibrate::synthetic;
+pub use effort::Effort;
 pub use error::LightenError;
 pub use pipeline::{Lightened, Options, Progress, Search, lighten, lighten_within};
 pub use quantize::{Bits, Override, QuantizeOptions, RangeMethod, matches};
+pub use recover::Recovery;
 pub use report::{Calibration, Island, Layer, Report, Totals, layers, totals};

@@ -56,8 +56,9 @@ pub mod formats {
 #[cfg(feature = "lighten")]
 pub mod lighten {
     pub use qing_lighten::{
-        Bits, Calibration, Island, Layer, LightenError, Lightened, Options, Override, Progress, QuantizeOptions,
-        RangeMethod, Report, Search, Totals, layers, lighten, lighten_within, matches, search, totals,
+        Bits, Calibration, Effort, Island, Layer, LightenError, Lightened, Options, Override, Progress,
+        QuantizeOptions, RangeMethod, Recovery, Report, Search, Totals, layers, lighten, lighten_within, matches,
+        search, totals,
     };
 }
 

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use qing::lighten::{Bits, Options, Override, QuantizeOptions, RangeMethod};
+use qing::lighten::{Bits, Effort, Options, Override, QuantizeOptions, RangeMethod};
 
-use super::search::SearchArgs;
+use super::{recover::RecoverArgs, search::SearchArgs};
 use crate::feeds::PreprocessArgs;
 
 /// Most samples taken from calibration data unless --calibration-limit says otherwise.
@@ -72,8 +72,13 @@ pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// How hard to try: quick (seconds), standard, thorough
+    #[arg(long, value_name = "EFFORT", default_value = "standard")]
+    pub effort: Effort,
     #[command(flatten)]
     pub search: SearchArgs,
+    #[command(flatten)]
+    pub recover: RecoverArgs,
     #[command(flatten)]
     pub preprocess: PreprocessArgs,
 }
@@ -102,7 +107,7 @@ fn parse_range(text: &str) -> Result<RangeMethod, String> {
 }
 
 pub(super) fn options(args: &Args, threads: usize) -> Options {
-    let base = QuantizeOptions::with_bits(args.bits);
+    let base = args.effort.apply(QuantizeOptions::with_bits(args.bits));
     let quantize = QuantizeOptions {
         overrides: args.layer.clone(),
         keep_float: args.keep_float.clone(),
@@ -111,7 +116,7 @@ pub(super) fn options(args: &Args, threads: usize) -> Options {
         per_channel: !args.per_tensor,
         bias_correction: !args.no_bias_correction,
         equalize: base.equalize && !args.no_equalize,
-        error_feedback: !args.no_error_feedback,
+        error_feedback: base.error_feedback && !args.no_error_feedback,
         ..base
     };
     Options { quantize, threads, ..Options::default() }

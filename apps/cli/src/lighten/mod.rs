@@ -2,6 +2,7 @@
 
 mod args;
 mod data;
+mod recover;
 mod search;
 mod show;
 
@@ -47,6 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     })?;
     drop(progress);
     lightened.report.calibration.synthetic |= batches.synthetic;
+    recover::run(args, &feeds, &outputs, threads, &mut lightened)?;
     if let Some(p) = feeds.preprocess() {
         lightened.graph.metadata.extend(p.to_metadata());
     }

@@ -3,7 +3,9 @@
 //! Branch and bound over a Lagrangian relaxation (Fisher, "The Lagrangian relaxation method for solving integer programming
 //! problems", 1981; for this problem Sinha and Zoltners, "The multiple-choice knapsack problem", 1979): prices on the limited
 //! costs turn the problem into one choice per layer for itself, which bounds every subtree from below in constant time. What
-//! the bound already excludes at the root is never looked at again, which leaves a handful of layers open.
+//! the bound already excludes at the root is never looked at again, which leaves a handful of layers open. Under one limit what is
+//! left goes to dynamic programming over undominated sums (Nemhauser and Ullmann, 1969), thinned by the same bound: many networks cost
+//! nearly the same and disturb nearly the same, and only that tells them apart without trying them all.
 
 /// Errors and costs of every choice of every layer.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -27,8 +29,10 @@ pub struct Solution {
     pub gap: f64,
 }
 
-/// Subtrees looked at before the search gives up proving.
-const NODES: u64 = 20_000_000;
+/// Subtrees looked at before the search gives up proving; fewer where dynamic programming follows.
+const NODES: [u64; 2] = [200_000, 20_000_000];
+/// Sums kept at once before dynamic programming gives up.
+const SUMS: usize = 4_000_000;
 /// Sums differ in their last bits by the order of additions.
 const SLACK: f64 = 1e-9;
 
@@ -87,13 +91,86 @@ pub fn solve(problem: &Problem) -> Option<Solution> {
             .collect(),
         choices: vec![0; layers],
         best: best.take(),
-        left: NODES,
+        left: NODES[usize::from(problem.limits.len() > 1)],
     };
     search.descend(0, 0.0, 0.0, &mut vec![0.0; problem.limits.len()]);
-    let proven = search.left > 0;
+    let mut proven = search.left > 0;
     let mut best = search.best?;
+    if !proven
+        && problem.limits.len() == 1
+        && let Some(found) = undominated(problem, &open, &order, prices[0], best.error)
+    {
+        proven = true;
+        if found.error < best.error {
+            best = found;
+        }
+    }
     best.gap = if proven { 0.0 } else { (best.error - bound).max(0.0) };
     Some(best)
+}
+
+/// A sum over the first layers: its cost, its error, where it comes from and the last choice.
+#[derive(Clone, Copy)]
+struct Sum {
+    cost: f64,
+    error: f64,
+    from: u32,
+    choice: u32,
+}
+
+/// The best selection under one limit, by all undominated sums that may still be better than `known`; what was known if there is
+/// none (with no choices, and an infinite error); `None` if there are too many.
+fn undominated(
+    problem: &Problem,
+    open: &[Vec<(f64, usize)>],
+    order: &[usize],
+    price: f64,
+    known: f64,
+) -> Option<Solution> {
+    let layers = order.len();
+    let limit = problem.limits[0] + SLACK * problem.limits[0].abs().max(1.0);
+    let rest = suffix(layers, |d| open[order[d]][0].0);
+    let cheapest = suffix(layers, |d| {
+        open[order[d]].iter().map(|(_, c)| problem.costs[0][order[d]][*c]).fold(f64::INFINITY, f64::min)
+    });
+    let mut steps: Vec<Vec<Sum>> = vec![vec![Sum { cost: 0.0, error: 0.0, from: 0, choice: 0 }]];
+    for (depth, &layer) in order.iter().enumerate() {
+        let last = &steps[depth];
+        let mut sums: Vec<Sum> = Vec::with_capacity(last.len() * open[layer].len());
+        for (from, sum) in last.iter().enumerate() {
+            for &(_, choice) in &open[layer] {
+                let cost = sum.cost + problem.costs[0][layer][choice];
+                let error = sum.error + problem.errors[layer][choice];
+                let bound = error + price * (cost - problem.limits[0]) + rest[depth + 1];
+                if cost + cheapest[depth + 1] <= limit && bound < known {
+                    sums.push(Sum { cost, error, from: from as u32, choice: choice as u32 });
+                }
+            }
+        }
+        sums.sort_by(|a, b| a.cost.total_cmp(&b.cost).then(a.error.total_cmp(&b.error)));
+        let mut least = f64::INFINITY;
+        sums.retain(|s| {
+            s.error < least && {
+                least = s.error;
+                true
+            }
+        });
+        if sums.len() > SUMS || steps.iter().map(Vec::len).sum::<usize>() > 8 * SUMS {
+            return None;
+        }
+        steps.push(sums);
+    }
+    let Some(at) = (0..steps[layers].len()).min_by(|a, b| steps[layers][*a].error.total_cmp(&steps[layers][*b].error))
+    else {
+        return Some(Solution { choices: vec![], error: f64::INFINITY, gap: 0.0 });
+    };
+    let mut choices = vec![0; layers];
+    let (mut sum, error) = (steps[layers][at], steps[layers][at].error);
+    for depth in (0..layers).rev() {
+        choices[order[depth]] = sum.choice as usize;
+        sum = steps[depth][sum.from as usize];
+    }
+    Some(Solution { choices, error, gap: 0.0 })
 }
 
 /// `sums[d]`: the sum of `f` from `d` on.
@@ -318,6 +395,17 @@ mod tests {
                 let (Some(found), Some(want)) = (found, want) else { continue };
                 assert!((found.error - want).abs() <= 1e-7 * want, "{} {want} {problem:?}", found.error);
                 assert_eq!(found.gap, 0.0);
+                if kinds == 1 {
+                    let open: Vec<Vec<(f64, usize)>> = (problem.errors.iter())
+                        .map(|e| {
+                            let mut all: Vec<(f64, usize)> = e.iter().copied().zip(0..).collect();
+                            all.sort_by(|a, b| a.0.total_cmp(&b.0));
+                            all
+                        })
+                        .collect();
+                    let sums = undominated(&problem, &open, &[3, 1, 0, 2, 6, 5, 4], 0.0, f64::INFINITY).unwrap();
+                    assert!((sums.error - want).abs() <= 1e-7 * want, "{} {want}", sums.error);
+                }
             }
         }
     }
@@ -331,6 +419,35 @@ mod tests {
             for k in 0..kinds {
                 let cost: f64 = found.choices.iter().enumerate().map(|(i, c)| problem.costs[k][i][*c]).sum();
                 assert!(cost <= problem.limits[k] * (1.0 + 1e-8));
+            }
+        }
+    }
+
+    #[test]
+    fn many_that_are_nearly_alike_are_told_apart() {
+        // Layers of one family: the same errors and costs up to a little, as convolutions of one network have them.
+        let mut noise = Noise(11);
+        let mut problem = Problem::default();
+        let mut costs = vec![];
+        for _ in 0..53 {
+            let size = 1000.0 * (1.0 + 0.05 * noise.next());
+            problem.errors.push((2..=8).rev().map(|b| 0.3 * (1.0 + 0.05 * noise.next()) * 4f64.powi(-b)).collect());
+            costs.push((2..=8).rev().map(|b| size * f64::from(b)).collect::<Vec<f64>>());
+        }
+        problem.costs = vec![costs];
+        problem.limits = vec![53.0 * 1000.0 * 4.1];
+        let found = solve(&problem).unwrap();
+        assert_eq!(found.gap, 0.0);
+        // The exact selection is no worse than any exchange of two layers' choices.
+        let cost = |c: &[usize]| c.iter().enumerate().map(|(i, c)| problem.costs[0][i][*c]).sum::<f64>();
+        let error = |c: &[usize]| c.iter().enumerate().map(|(i, c)| problem.errors[i][*c]).sum::<f64>();
+        assert!(cost(&found.choices) <= problem.limits[0]);
+        assert!((error(&found.choices) - found.error).abs() < 1e-12);
+        for i in 0..53 {
+            for j in 0..53 {
+                let mut other = found.choices.clone();
+                other.swap(i, j);
+                assert!(cost(&other) > problem.limits[0] || error(&other) >= found.error - 1e-12);
             }
         }
     }

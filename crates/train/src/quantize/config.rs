@@ -79,7 +79,7 @@ impl FromStr for Estimator {
 /// Other widths for some layers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Override {
-    /// The name of a layer's weights; `*` stands for any text.
+    /// The name of a layer or of its weights; `*` stands for any text.
     pub pattern: String,
     /// Bits of its weights and of the activations it reads.
     pub bits: Bits,
@@ -132,9 +132,9 @@ impl Config {
         Ok(())
     }
 
-    /// The widths of a layer; `edge` says that it is the first or the last.
-    pub(super) fn bits_of(&self, layer: &str, edge: bool) -> Bits {
-        if let Some(o) = self.overrides.iter().find(|o| matches(&o.pattern, layer)) {
+    /// The widths of a layer by the names of its weights and of its node; `edge` says that it is the first or the last.
+    pub(super) fn bits_of(&self, names: [&str; 2], edge: bool) -> Bits {
+        if let Some(o) = self.overrides.iter().find(|o| names.iter().any(|name| matches(&o.pattern, name))) {
             return o.bits;
         }
         let least = self.edge_bits.filter(|_| edge).unwrap_or(1);
@@ -191,9 +191,10 @@ mod tests {
     fn ends_are_wider_unless_named() {
         let mut config = Config::with_bits("w2a3".parse().unwrap());
         let wide = Bits { weights: 8, activations: 8 };
-        assert_eq!((config.bits_of("x", true), config.bits_of("x", false)), (wide, config.bits));
+        assert_eq!((config.bits_of(["x", "y"], true), config.bits_of(["x", "y"], false)), (wide, config.bits));
         config.overrides.push(Override { pattern: "x".into(), bits: "w1a1".parse().unwrap() });
-        assert_eq!(config.bits_of("x", true), Bits { weights: 1, activations: 1 });
+        assert_eq!(config.bits_of(["x", "y"], true), Bits { weights: 1, activations: 1 });
+        assert_eq!(config.bits_of(["z", "x"], true), Bits { weights: 1, activations: 1 });
         config.rounding = Estimator::Polynomial;
         assert!(config.validate().is_err());
     }

@@ -164,7 +164,7 @@ impl Outline {
                 let QuantRule::Dot { weight, bias, axis } = node.op.quantization() else { continue };
                 let Some(weight) = node.input(weight) else { continue };
                 let edge = at == 0 || at + 1 == dots.len();
-                let bits = config.bits_of(&graph.value(weight).name, edge);
+                let bits = config.bits_of([&graph.value(weight).name, &node.name], edge);
                 let bias = node.input(bias);
                 kinds[i] = Kind::Dot(Dot { weight, axis, bias, bits: bits.weights, x: 0, norm: None });
                 want.codes.insert(bits.activations);
@@ -236,7 +236,7 @@ impl Outline {
             let node = &graph.nodes[*i];
             let Kind::Dot(mut dot) = self.kinds[*i].clone() else { continue };
             let edge = at == 0 || at + 1 == dots.len();
-            let bits = config.bits_of(&graph.value(dot.weight).name, edge).activations;
+            let bits = config.bits_of([&graph.value(dot.weight).name, &node.name], edge).activations;
             let x = node.input(0).map(|x| self.leader(x)).and_then(|x| made.get(&(x, bits)));
             dot.x = *x.ok_or_else(|| {
                 TrainError::invalid(format!("node `{}` reads a value that is not quantized", node.name))

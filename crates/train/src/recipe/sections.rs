@@ -244,7 +244,7 @@ pub struct QuantizeSection {
     /// Whether every convolution of a residual block gets a shortcut of its own.
     #[serde(default)]
     pub shortcuts: bool,
-    /// Other widths by the name of a layer's weights, `*` standing for anything.
+    /// Other widths by the name of a layer or of its weights, `*` standing for anything.
     #[serde(default)]
     pub layers: toml::Table,
 }

@@ -1,0 +1,68 @@
+//! `--recover`: the lighter network learns again.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use qing::{
+    lighten::{Lightened, Recovery, totals},
+    train::run::{self, Options},
+};
+
+use super::Args;
+use crate::{feeds::Feeds, train::Watcher};
+
+/// Learning again.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Recovery (with labelled data)")]
+pub(crate) struct RecoverArgs {
+    /// Labelled samples on which the lighter network goes on learning, taught by the network it was made of. Writes the recipe and a
+    /// checkpoint beside the first output
+    #[arg(long, value_name = "DATA")]
+    pub recover: Option<String>,
+    /// How often it sees every sample [default: 1, 4 or 12, by --effort]
+    #[arg(long, value_name = "N", requires = "recover")]
+    pub epochs: Option<u32>,
+    /// Highest learning rate
+    #[arg(long, value_name = "RATE", requires = "recover", default_value_t = 0.02)]
+    pub rate: f32,
+    /// Do not mirror or shift images
+    #[arg(long, requires = "recover")]
+    pub no_augment: bool,
+    /// Go on from the checkpoint of a recovery that was ended
+    #[arg(long, requires = "recover")]
+    pub resume: bool,
+}
+
+/// Trains what was made at the widths it was given, if that is wanted.
+pub(crate) fn run(args: &Args, feeds: &Feeds, outputs: &[PathBuf], threads: usize, made: &mut Lightened) -> Result<()> {
+    let Some(data) = &args.recover.recover else { return Ok(()) };
+    let first = outputs.first().context("no output")?;
+    let name = first.file_stem().map(|s| s.to_string_lossy().into_owned()).context("an output without a name")?;
+    let mut recovery = Recovery::new(&name, &args.model, data, args.effort);
+    recovery.rate = args.recover.rate;
+    recovery.epochs = args.recover.epochs.unwrap_or(recovery.epochs);
+    ensure!(recovery.epochs > 0, "--epochs is at least 1");
+    recovery.augment = !args.recover.no_augment && feeds.preprocess().is_some();
+    if let Some(p) = feeds.preprocess() {
+        recovery.preprocess = p.to_metadata().into_iter().collect();
+    }
+    let recipe = recovery.recipe(&made.report)?;
+    let output = first.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
+    qing::formats::atomic::write(&output.join(format!("{name}.toml")), recipe.to_toml().as_bytes())?;
+    let options = Options {
+        folder: PathBuf::from("."),
+        output,
+        threads,
+        resume: args.recover.resume,
+        checkpoint_steps: Some(200),
+        test: false,
+    };
+    let mut watcher = Watcher::new(args.json);
+    let outcome = run::train(&recipe, &options, &mut |event| watcher.see(event))?;
+    made.graph = outcome.graph;
+    // What was measured was the network before it learnt.
+    made.report.after = totals(&made.graph, None);
+    made.report.output_sqnr_db = None;
+    made.report.layers.iter_mut().for_each(|l| l.sqnr_db = None);
+    Ok(())
+}
