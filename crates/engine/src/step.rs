@@ -113,6 +113,7 @@ impl<'a> StepIo<'a> {
     }
 
     /// The inputs, the bytes of the first outputs, and scratch.
+    #[cfg_attr(not(feature = "train"), allow(dead_code))]
     pub(crate) fn split_outputs<const N: usize>(&mut self) -> (Inputs<'_>, [&mut [u8]; N], &mut [u8]) {
         self.carve(std::array::from_fn(|i| i))
     }

@@ -107,6 +107,19 @@ impl Attrs {
         Some(self.0.remove(i).1)
     }
 
+    /// Nothing but `known`.
+    ///
+    /// # Errors
+    /// If there is an attribute of another name.
+    pub fn expect_only(&self, known: &[&str]) -> Result<(), OpError> {
+        match self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+            Some((name, _)) => {
+                Err(OpError::unsupported(format!("attribute `{name}` (known: {})", known.join(", "))))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The typed value of `name`, or `default` if absent.
     ///
     /// # Errors

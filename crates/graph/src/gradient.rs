@@ -605,7 +605,7 @@ pub fn reverse(
                 read,
                 folds: Cell::new(true),
             };
-            let found = node.op.gradient(&cx);
+            let found = node.op.differentiate(&cx);
             let unread = (0..outputs.len()).find(|i| outputs[*i].is_some() && !cx.read[*i].get());
             match unread {
                 Some(i) if found.is_ok() => Err(OpError::unsupported(format!("a gradient through output {i}"))),

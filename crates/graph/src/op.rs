@@ -25,6 +25,8 @@ pub struct OpSpec {
     pub outputs: Arity,
     /// Whether it can be differentiated.
     pub gradient: Gradient,
+    /// The rule that does it ([`Op::gradient`]); `None` in builds without the feature `gradient`.
+    pub backward: Option<fn(&dyn Op, &Backward<'_>) -> Gradients>,
     /// Makes the op from attributes; unknown or ill-typed ones are errors.
     pub build: fn(&Attrs) -> Result<Arc<dyn Op>, OpError>,
     /// Rewrites a node of an older opset into the newest form; see [`Legacy`].
@@ -159,7 +161,11 @@ pub trait Op: OpInfo {
     ///
     /// # Errors
     /// If the op has no useful gradient, or not in this form.
-    fn gradient(&self, cx: &Backward<'_>) -> Gradients {
+    fn gradient(&self, cx: &Backward<'_>) -> Gradients
+    // Found through `OpSpec::backward`: a table of methods would keep every rule in builds that never train.
+    where
+        Self: Sized,
+    {
         let _ = cx;
         Err(OpError::unsupported(match self.spec().gradient {
             Gradient::None(why) => format!("a gradient: {why}"),
@@ -202,6 +208,17 @@ impl dyn Op {
             )));
         }
         self.eval(cx)
+    }
+
+    /// The gradient rule: [`Op::gradient`].
+    ///
+    /// # Errors
+    /// As there; in a build without the feature `gradient`, always.
+    pub fn differentiate(&self, cx: &Backward<'_>) -> Gradients {
+        match self.spec().backward {
+            Some(rule) => rule(self, cx),
+            None => Err(OpError::unsupported("a gradient; this build has none (feature `gradient` of qing-graph)")),
+        }
     }
 
     /// True if the op is a `T`.
@@ -494,6 +511,25 @@ macro_rules! when_upgradable {
     }};
 }
 
+/// Gradient rules are left out without the feature `gradient`.
+#[cfg(feature = "gradient")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! when_differentiable {
+    ($what:expr) => {
+        Some($what)
+    };
+}
+
+#[cfg(not(feature = "gradient"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! when_differentiable {
+    ($what:expr) => {
+        None
+    };
+}
+
 /// Declares an op: a struct whose fields are the attributes, its [`OpInfo`], and `SPEC`.
 ///
 /// ```ignore
@@ -547,15 +583,14 @@ macro_rules! op {
                 inputs: $crate::Arity { min: $imin, max: $imax },
                 outputs: $crate::Arity { min: $omin, max: $omax },
                 gradient: $gradient,
+                backward: $crate::when_differentiable!(|op, cx| match op.downcast::<$name>() {
+                    Some(op) => $crate::Op::gradient(op, cx),
+                    None => Err($crate::OpError::invalid(concat!("not an op ", $onnx))),
+                }),
                 build: |attrs| {
                     #[allow(unused_variables)]
                     let default = $name::default();
-                    #[allow(clippy::unnecessary_wraps)]
-                    let known: &[&str] = &[$(stringify!($field)),*];
-                    if let Some((name, _)) = attrs.0.iter().find(|(n, _)| !known.contains(&n.as_str())) {
-                        return Err($crate::OpError::unsupported(format!(
-                            "attribute `{name}` (known: {})", known.join(", "))));
-                    }
+                    attrs.expect_only(&[$(stringify!($field)),*])?;
                     Ok(std::sync::Arc::new($name {
                         $($field: attrs.read(stringify!($field), default.$field)?,)*
                     }))

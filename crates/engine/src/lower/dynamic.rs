@@ -1,13 +1,13 @@
-//! Convolutions of floats by weights that are values of the graph, as in training: they are packed by every run. Their transposes, which are
-//! the gradients of their inputs, and the gradients of their weights.
+//! Convolutions of floats by weights that are values of the graph, as in training: they are packed by every run. And their transposes, which
+//! are the gradients of their inputs.
 
 use qing_graph::{Node, ValueId, ops};
 use qing_kernels::{
     ConvGeometry, KernelError, Pool,
     float::{
         Clamp,
-        conv::{ConvWeightGrad, DynamicConv, FilterLayout, TransposedConv},
-        depthwise::{DepthwiseWeightGrad, DynamicDepthwise, TransposedDepthwise},
+        conv::{DynamicConv, FilterLayout, TransposedConv},
+        depthwise::{DynamicDepthwise, TransposedDepthwise},
     },
 };
 
@@ -161,57 +161,5 @@ fn lower(
     let step = LayerStep { layer, bias: node.input(2).is_some(), residual: tail.residual.is_some() };
     let step = StepSpec { scratch, ..StepSpec::new(node, name, inputs, outputs, step) };
     cx.push_fused(step, &tail.nodes);
-    Ok(true)
-}
-
-/// Inputs: what was convolved, and the gradient of the results.
-enum WeightGradStep {
-    Dense(ConvWeightGrad),
-    Depthwise(DepthwiseWeightGrad),
-}
-
-impl Step for WeightGradStep {
-    fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
-        let (inputs, dw, scratch) = io.split();
-        let (dw, scratch) = (bytemuck::cast_slice_mut(dw), bytemuck::cast_slice_mut(scratch));
-        let (x, dy) = (inputs.values(0), inputs.values(1));
-        match self {
-            WeightGradStep::Dense(plan) => plan.run(x, dy, dw, scratch, pool)?,
-            WeightGradStep::Depthwise(plan) => plan.run(x, dy, dw, scratch, pool)?,
-        }
-        Ok(())
-    }
-}
-
-/// `ConvWeightGrad`
-pub(super) fn weight_grad(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
-    let (Some(op), Some(x), Some(dy)) = (node.op.downcast::<ops::ConvWeightGrad>(), node.input(0), node.input(1))
-    else {
-        return Ok(false);
-    };
-    let (x_shape, dy_shape, dw) = (cx.shape(x), cx.shape(dy), node.outputs[0]);
-    if ![x, dy, dw].iter().all(|id| is_f32(cx, *id)) {
-        return Ok(false);
-    }
-    let fail = |source| cx.graph.node_error(node, source);
-    let (axes, groups) = (op.axes(&x_shape[2..]).map_err(fail)?, op.groups().map_err(fail)?);
-    let Some((geometry, _)) = window::of_axes(&axes, x_shape[0], x_shape[1], dy_shape[1], groups) else {
-        return Ok(false);
-    };
-    let (step, scratch) = if geometry.is_depthwise() {
-        let plan = DepthwiseWeightGrad::new(cx.isa, geometry).map_err(|e| cx.refuse(node, e))?;
-        let scratch = plan.scratch_len();
-        (WeightGradStep::Depthwise(plan), scratch)
-    } else {
-        let plan = ConvWeightGrad::new(cx.isa, geometry, FilterLayout::planar(&geometry));
-        let plan = plan.map_err(|e| cx.refuse(node, e))?;
-        let scratch = plan.scratch_len(cx.threads);
-        (WeightGradStep::Dense(plan), scratch)
-    };
-    let scratch = size_of::<f32>() * scratch;
-    let inputs = vec![cx.read(x, Layout::ChannelsLast)?, cx.read(dy, Layout::ChannelsLast)?];
-    let outputs = vec![cx.write(dw, Layout::Plain)];
-    let name = conv::name(cx, "weight gradient f32", &geometry);
-    cx.push(StepSpec { scratch, ..StepSpec::new(node, name, inputs, outputs, step) });
     Ok(true)
 }

@@ -1,6 +1,7 @@
 //! From nodes to steps: the table of what computes which op, and the memory of values on the way.
 
 mod attention;
+#[cfg(feature = "train")]
 mod batch_norm;
 mod bits;
 mod block;
@@ -13,12 +14,15 @@ mod elementwise;
 mod fallback;
 mod fuse;
 mod groups;
+#[cfg(feature = "train")]
 mod learned;
 mod matmul;
 mod movement;
 mod normalize;
 mod pad;
 mod pool;
+#[cfg(feature = "train")]
+mod pool_grad;
 mod prelu;
 mod qconv;
 mod quantize;
@@ -26,6 +30,8 @@ mod recurrent;
 mod resize;
 mod strided;
 mod table;
+#[cfg(feature = "train")]
+mod weight_grad;
 mod window;
 
 use std::collections::HashMap;
@@ -112,16 +118,24 @@ static TABLE: &[(&str, &str, LowerFn)] = &[
     ("", "Unsqueeze", movement::reshape),
     ("", "Where", elementwise::lower_where),
     ("com.microsoft", "QuickGelu", elementwise::lower_unary),
-    ("qing", "AveragePoolGrad", pool::gradient),
+    #[cfg(feature = "train")]
+    ("qing", "AveragePoolGrad", pool_grad::lower),
+    #[cfg(feature = "train")]
     ("qing", "BatchNormGrad", batch_norm::gradient),
+    #[cfg(feature = "train")]
     ("qing", "BatchNormTraining", batch_norm::training),
-    ("qing", "ConvWeightGrad", dynamic::weight_grad),
+    #[cfg(feature = "train")]
+    ("qing", "ConvWeightGrad", weight_grad::lower),
     ("qing", "Dequantize", quantize::lower_dequantize),
+    #[cfg(feature = "train")]
     ("qing", "LearnedQuantize", learned::lower),
+    #[cfg(feature = "train")]
     ("qing", "LearnedQuantizeGrad", learned::lower_grad),
     ("qing", "Lookup", table::lower),
-    ("qing", "MaxPoolGrad", pool::gradient),
+    #[cfg(feature = "train")]
+    ("qing", "MaxPoolGrad", pool_grad::lower),
     ("qing", "Quantize", quantize::lower_quantize),
+    #[cfg(feature = "train")]
     ("qing", "ReluGrad", batch_norm::relu_gradient),
 ];
 
@@ -352,16 +366,19 @@ impl Lower<'_> {
     }
 
     /// The nodes that read a value.
+    #[cfg_attr(not(feature = "train"), allow(dead_code))]
     pub(crate) fn readers(&self, id: ValueId) -> &[NodeId] {
         &self.consumers[id.0 as usize]
     }
 
     /// Whether a node is computed by the step of another.
+    #[cfg_attr(not(feature = "train"), allow(dead_code))]
     pub(crate) fn is_absorbed(&self, node: NodeId) -> bool {
         self.absorbed[node]
     }
 
     /// Leaves a node to the step of another.
+    #[cfg_attr(not(feature = "train"), allow(dead_code))]
     pub(crate) fn absorb(&mut self, node: NodeId) {
         self.absorbed[node] = true;
     }

@@ -5,7 +5,6 @@ use qing_kernels::{
     ConvGeometry, Isa, Pool,
     float::{
         pooling::{Window, pool2d},
-        pooling_grad::pool2d_grad,
         reduce::{Reduce, reduce},
     },
     quantized::{AveragePool, Clip, MaxPool, pooling::Count},
@@ -53,51 +52,8 @@ impl Step for ReduceStep {
     }
 }
 
-/// Inputs: for the largest value what was pooled, then the gradient of the results.
-struct PoolGrad {
-    isa: Isa,
-    window: Window,
-    geometry: ConvGeometry,
-}
-
-impl Step for PoolGrad {
-    fn run(&self, io: &mut StepIo<'_>, pool: &Pool) -> Result<(), StepError> {
-        let (inputs, dx, _) = io.split();
-        let (x, dy): (&[f32], &[f32]) = match self.window {
-            Window::Max => (inputs.values(0), inputs.values(1)),
-            Window::Mean(_) => (&[], inputs.values(0)),
-        };
-        pool2d_grad(self.isa, self.window, &self.geometry, x, dy, bytemuck::cast_slice_mut(dx), pool)?;
-        Ok(())
-    }
-}
-
-/// `MaxPoolGrad` and `AveragePoolGrad`
-pub(super) fn gradient(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError> {
-    let dx = node.outputs[0];
-    let floats = node.inputs.iter().flatten().chain(&node.outputs).all(|id| is_f32(cx, *id));
-    let Some((geometry, [bottom, right])) = window_of(cx, node, &cx.shape(dx))? else { return Ok(false) };
-    if !floats {
-        return Ok(false);
-    }
-    let padded = attr(node, "count_include_pad", false);
-    let window = match node.op.name() {
-        "MaxPoolGrad" => Window::Max,
-        _ if padded => Window::Mean(Count::Padded { bottom, right }),
-        _ => Window::Mean(Count::Inside),
-    };
-    let mut inputs = vec![];
-    for id in node.inputs.iter().flatten() {
-        inputs.push(cx.read(*id, Layout::ChannelsLast)?);
-    }
-    let outputs = vec![cx.write(dx, Layout::ChannelsLast)];
-    let step = PoolGrad { isa: cx.isa, window, geometry };
-    cx.push(StepSpec::new(node, format!("pool f32 {}", cx.isa.name()), inputs, outputs, step));
-    Ok(true)
-}
-
 /// The window of a pooling over a value of `shape`, and the padding below and to the right.
-fn window_of(cx: &Lower<'_>, node: &Node, shape: &[usize]) -> Result<Option<(ConvGeometry, [usize; 2])>, EngineError> {
+pub(super) fn window_of(cx: &Lower<'_>, node: &Node, shape: &[usize]) -> Result<Option<(ConvGeometry, [usize; 2])>, EngineError> {
     let auto_pad = attr(node, "auto_pad", "NOTSET".to_string());
     let list = |name: &str| attr(node, name, Vec::<i64>::new());
     let (pads, strides, dilations) = (list("pads"), list("strides"), list("dilations"));

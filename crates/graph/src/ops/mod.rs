@@ -3,11 +3,11 @@
 pub mod support;
 
 macro_rules! ops {
-    ($($file:ident :: $name:ident),* $(,)?) => {
+    ($($(#[$when:meta])? $file:ident :: $name:ident),* $(,)?) => {
         $(mod $file; pub use $file::$name;)*
 
-        /// Every op qing knows. Readers, dump, suite and docs walk this list.
-        pub static OPS: &[&$crate::OpSpec] = &[$($name::SPEC),*];
+        /// Every op of this build. Readers, dump, suite and docs walk this list.
+        pub static OPS: &[&$crate::OpSpec] = &[$($(#[$when])? $name::SPEC),*];
     };
 }
 
@@ -26,8 +26,11 @@ ops! {
     atanh::Atanh,
     attention::Attention,
     average_pool::AveragePool,
+    #[cfg(feature = "gradient")]
     average_pool_grad::AveragePoolGrad,
+    #[cfg(feature = "gradient")]
     batch_norm_grad::BatchNormGrad,
+    #[cfg(feature = "gradient")]
     batch_norm_training::BatchNormTraining,
     batch_normalization::BatchNormalization,
     bias_gelu::BiasGelu,
@@ -53,6 +56,7 @@ ops! {
     conv::Conv,
     conv_integer::ConvInteger,
     conv_transpose::ConvTranspose,
+    #[cfg(feature = "gradient")]
     conv_weight_grad::ConvWeightGrad,
     cos::Cos,
     cosh::Cosh,
@@ -101,7 +105,9 @@ ops! {
     is_nan::IsNaN,
     layer_normalization::LayerNormalization,
     leaky_relu::LeakyRelu,
+    #[cfg(feature = "gradient")]
     learned_quantize::LearnedQuantize,
+    #[cfg(feature = "gradient")]
     learned_quantize_grad::LearnedQuantizeGrad,
     less::Less,
     less_or_equal::LessOrEqual,
@@ -116,6 +122,7 @@ ops! {
     mat_mul_integer::MatMulInteger,
     max::Max,
     max_pool::MaxPool,
+    #[cfg(feature = "gradient")]
     max_pool_grad::MaxPoolGrad,
     max_unpool::MaxUnpool,
     mean::Mean,
@@ -127,6 +134,7 @@ ops! {
     ms_gelu::MsGelu,
     mul::Mul,
     neg::Neg,
+    #[cfg(feature = "gradient")]
     negative_log_likelihood_loss::NegativeLogLikelihoodLoss,
     non_max_suppression::NonMaxSuppression,
     non_zero::NonZero,
@@ -163,6 +171,7 @@ ops! {
     reduce_sum::ReduceSum,
     reduce_sum_square::ReduceSumSquare,
     relu::Relu,
+    #[cfg(feature = "gradient")]
     relu_grad::ReluGrad,
     reshape::Reshape,
     resize::Resize,
@@ -186,6 +195,7 @@ ops! {
     skip_layer_normalization::SkipLayerNormalization,
     slice::Slice,
     softmax::Softmax,
+    #[cfg(feature = "gradient")]
     softmax_cross_entropy_loss::SoftmaxCrossEntropyLoss,
     softplus::Softplus,
     softsign::Softsign,
