@@ -113,9 +113,7 @@ impl Attrs {
     /// If there is an attribute of another name.
     pub fn expect_only(&self, known: &[&str]) -> Result<(), OpError> {
         match self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            Some((name, _)) => {
-                Err(OpError::unsupported(format!("attribute `{name}` (known: {})", known.join(", "))))
-            }
+            Some((name, _)) => Err(OpError::unsupported(format!("attribute `{name}` (known: {})", known.join(", ")))),
             None => Ok(()),
         }
     }

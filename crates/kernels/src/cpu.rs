@@ -27,9 +27,15 @@ pub enum Isa {
     Avx512,
 }
 
-/// The sets of the architecture that this is compiled for, from least to best.
-const SETS: &[Isa] = if cfg!(target_arch = "x86_64") {
+/// Whether kernels with AVX-512 are part of this build (the feature `avx512`). What asks for the set asks for this as well, so that the
+/// compiler leaves out what is never reached.
+pub(crate) const AVX512: bool = cfg!(all(target_arch = "x86_64", feature = "avx512"));
+
+/// The sets of the architecture and the features that this is compiled for, from least to best.
+const SETS: &[Isa] = if AVX512 {
     &[Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512]
+} else if cfg!(target_arch = "x86_64") {
+    &[Isa::Scalar, Isa::Avx2, Isa::AvxVnni]
 } else if cfg!(target_arch = "aarch64") {
     &[Isa::Scalar, Isa::Neon, Isa::NeonDot, Isa::NeonI8mm]
 } else if cfg!(target_arch = "wasm32") {
@@ -107,7 +113,7 @@ impl Isa {
 pub fn has_vbmi() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        Isa::Avx512.supported() && is_x86_feature_detected!("avx512vbmi")
+        AVX512 && Isa::Avx512.supported() && is_x86_feature_detected!("avx512vbmi")
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
@@ -138,7 +144,8 @@ pub fn level2() -> usize {
 pub fn has_vpopcnt() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        Isa::Avx512.supported()
+        AVX512
+            && Isa::Avx512.supported()
             && is_x86_feature_detected!("avx512vpopcntdq")
             && is_x86_feature_detected!("avx512bitalg")
     }

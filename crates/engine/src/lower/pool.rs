@@ -53,7 +53,11 @@ impl Step for ReduceStep {
 }
 
 /// The window of a pooling over a value of `shape`, and the padding below and to the right.
-pub(super) fn window_of(cx: &Lower<'_>, node: &Node, shape: &[usize]) -> Result<Option<(ConvGeometry, [usize; 2])>, EngineError> {
+pub(super) fn window_of(
+    cx: &Lower<'_>,
+    node: &Node,
+    shape: &[usize],
+) -> Result<Option<(ConvGeometry, [usize; 2])>, EngineError> {
     let auto_pad = attr(node, "auto_pad", "NOTSET".to_string());
     let list = |name: &str| attr(node, name, Vec::<i64>::new());
     let (pads, strides, dilations) = (list("pads"), list("strides"), list("dilations"));

@@ -5,7 +5,7 @@ mod avx512;
 
 use super::epilogue::{Epilogue, Output, Requantize};
 use super::versions::per_isa;
-use crate::cpu::Isa;
+use crate::cpu::{AVX512, Isa};
 use crate::error::{KernelError, expect_len};
 use crate::pool::{Pool, SharedMut};
 
@@ -34,7 +34,7 @@ pub struct QMatMul {
 impl QMatMul {
     /// Whether the right side is packed before it is multiplied.
     fn packs(&self, isa: Isa) -> bool {
-        cfg!(target_arch = "x86_64") && isa.or_supported() == Isa::Avx512 && self.depth.is_multiple_of(4)
+        AVX512 && isa.or_supported() == Isa::Avx512 && self.depth.is_multiple_of(4)
     }
 
     /// Bytes of scratch that [`QMatMul::run`] needs on a pool of `threads`.

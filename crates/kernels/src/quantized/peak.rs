@@ -1,5 +1,7 @@
 //! The yardstick that benchmarks hold kernels against.
 
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::AVX512;
 use crate::cpu::Isa;
 
 /// Multiplies and adds bytes in registers for `rounds` rounds, as fast as this machine can with `isa`, and returns
@@ -9,7 +11,7 @@ pub fn dot(isa: Isa, rounds: usize) -> usize {
     match isa.or_supported() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has the instructions.
-        Isa::Avx512 => unsafe { avx512(rounds) },
+        Isa::Avx512 if AVX512 => unsafe { avx512(rounds) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::AvxVnni => unsafe { vnni(rounds) },

@@ -26,7 +26,7 @@ macro_rules! per_isa {
             match isa.or_supported() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the machine has the instructions.
-                $crate::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::Isa::Avx512 if $crate::cpu::AVX512 => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 $crate::Isa::Avx2 | $crate::Isa::AvxVnni => unsafe { avx2($($arg),*) },

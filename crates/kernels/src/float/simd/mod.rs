@@ -18,6 +18,8 @@ mod scalar;
 mod wasm;
 
 use crate::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::AVX512;
 
 /// Work that is compiled for every instruction set.
 pub(crate) trait Kernel {
@@ -34,7 +36,7 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     match isa.or_supported() {
         // SAFETY: `or_supported` returns only sets that this machine runs.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { avx512::Avx512::assume() }.vectorize(kernel),
+        Isa::Avx512 if AVX512 => unsafe { avx512::Avx512::assume() }.vectorize(kernel),
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::Avx2::assume() }.vectorize(kernel),
@@ -43,6 +45,10 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => unsafe { neon::Neon::assume() }.vectorize(kernel),
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
         Isa::Simd128 => wasm::Simd128.vectorize(kernel),
+        // SAFETY: the whole build is for machines that have it.
+        #[cfg(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "fma"))]
+        _ => unsafe { avx2::Avx2::assume() }.vectorize(kernel),
+        #[cfg(not(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "fma")))]
         _ => scalar::Scalar.vectorize(kernel),
     }
 }

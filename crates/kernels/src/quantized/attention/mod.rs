@@ -9,6 +9,8 @@ mod plain;
 
 use super::epilogue::{Clip, Requantize};
 use super::versions::per_isa;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::AVX512;
 use crate::cpu::Isa;
 use crate::error::{KernelError, expect_len};
 use crate::float::attention::{Line, weigh};
@@ -216,7 +218,7 @@ impl Task<'_> {
         let keys = &self.k[heads.k.start(self.item, key_head)..];
         let values = &self.v[heads.v.start(self.item, key_head)..];
         #[cfg(target_arch = "x86_64")]
-        let wide = self.isa == Isa::Avx512;
+        let wide = AVX512 && self.isa == Isa::Avx512;
         #[cfg(not(target_arch = "x86_64"))]
         let wide = false;
         if wide {

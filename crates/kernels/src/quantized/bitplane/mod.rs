@@ -32,6 +32,8 @@ use super::conv::fold_zero;
 use super::elementwise;
 use super::epilogue::{Epilogue, Requantize, Residual};
 use super::lookup;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::AVX512;
 use crate::cpu::Isa;
 use crate::error::{KernelError, expect_len};
 use crate::geometry::ConvGeometry;
@@ -445,9 +447,9 @@ impl BitConv {
                     unsafe {
                         match self.isa {
                             #[cfg(target_arch = "x86_64")]
-                            Isa::Avx512 if self.digits.triples => avx512_triples::strip(&strip, &target),
+                            Isa::Avx512 if AVX512 && self.digits.triples => avx512_triples::strip(&strip, &target),
                             #[cfg(target_arch = "x86_64")]
-                            Isa::Avx512 => avx512::strip(&strip, &target),
+                            Isa::Avx512 if AVX512 => avx512::strip(&strip, &target),
                             #[cfg(target_arch = "x86_64")]
                             Isa::Avx2 => avx2::strip(&strip, &target),
                             _ => scalar::strip(&strip, &target),

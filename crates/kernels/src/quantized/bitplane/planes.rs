@@ -1,6 +1,8 @@
 //! From bytes to planes, and planes surrounded by padding.
 
 use super::BitInput;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::AVX512;
 use crate::cpu::Isa;
 use crate::geometry::ConvGeometry;
 use crate::pool::{Pool, SharedMut};
@@ -164,7 +166,7 @@ pub(super) fn triples(isa: Isa, planes: &[u32], words: usize, y: &mut [u32], poo
 fn three(isa: Isa, x: &[u32], words: usize, y: &mut [u32]) {
     let (b, c) = (&x[words..], &x[2 * words..]);
     #[cfg(target_arch = "x86_64")]
-    let done = if isa.or_supported() == Isa::Avx512 { c.len() / 16 * 16 } else { 0 };
+    let done = if AVX512 && isa.or_supported() == Isa::Avx512 { c.len() / 16 * 16 } else { 0 };
     #[cfg(target_arch = "x86_64")]
     if done > 0 {
         // SAFETY: the machine has the instructions; slices have the lengths that are said.
@@ -215,7 +217,7 @@ fn pixels_to(isa: Isa, codes: Codes, x: &[u8], channels: usize, to: &mut [&mut [
     match isa.or_supported() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has the instructions, and lengths were compared above.
-        Isa::Avx512 => unsafe { avx512(codes, x, channels, to) },
+        Isa::Avx512 if AVX512 => unsafe { avx512(codes, x, channels, to) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 | Isa::AvxVnni => unsafe { avx2(codes, x, channels, to) },

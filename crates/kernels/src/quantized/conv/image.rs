@@ -8,7 +8,7 @@ use super::After;
 #[cfg(target_arch = "x86_64")]
 use super::fold;
 use super::panels::{BLOCK_BYTES, Block, MIN_ROWS, Panels, Sink};
-use crate::cpu::Isa;
+use crate::cpu::{AVX512, Isa};
 use crate::geometry::ConvGeometry;
 use crate::pool::{Pool, SharedMut};
 use crate::quantized::epilogue::{Epilogue, Output};
@@ -40,7 +40,8 @@ pub(super) struct Image {
 impl Image {
     /// The way for a layer, or `None` if another one is better or the instruction set's kernel has none.
     pub(super) fn of(isa: Isa, g: &ConvGeometry) -> Option<Image> {
-        let suits = isa == Isa::Avx512
+        let suits = AVX512
+            && isa == Isa::Avx512
             && g.groups == 1
             && g.dilation == [1, 1]
             && g.out_w >= MIN_WIDTH
@@ -154,7 +155,7 @@ impl Image {
             };
             let offset = (n * g.out_h + first) * g.out_w * g.out_c;
             #[cfg(target_arch = "x86_64")]
-            if self.folded {
+            if AVX512 && self.folded {
                 for i in 0..count {
                     let row = fold::Row {
                         a: &a[i * g.stride[0] * self.line..],

@@ -8,7 +8,7 @@ use super::image::Image;
 use super::layout::Layout;
 use super::{After, rows};
 use crate::aligned::Aligned;
-use crate::cpu::{Isa, has_vbmi};
+use crate::cpu::{AVX512, Isa, has_vbmi};
 use crate::geometry::ConvGeometry;
 use crate::pool::{Pool, SharedMut};
 use crate::quantized::elementwise::{self, QAdd, QPRelu};
@@ -358,7 +358,7 @@ impl<'a> Sink<'a> {
         let After { prelu, residual } = after;
         let last = offset + (block.rows - 1) * y_stride + columns.len();
         // With AVX-512 all that follows is applied in registers.
-        let in_registers = isa == Isa::Avx512 && has_vbmi();
+        let in_registers = AVX512 && isa == Isa::Avx512 && has_vbmi();
         let (target, len, table) = match (self, epilogue) {
             (Sink::U8(y), Epilogue::Requantize(to)) => {
                 let start = y.as_mut_ptr().wrapping_add(offset);
@@ -385,7 +385,7 @@ impl<'a> Sink<'a> {
         unsafe {
             match isa {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => super::avx512::block(block, target, y_stride),
+                Isa::Avx512 if AVX512 => super::avx512::block(block, target, y_stride),
                 #[cfg(target_arch = "x86_64")]
                 Isa::AvxVnni => super::avx2::block_vnni(block, target, y_stride),
                 #[cfg(target_arch = "x86_64")]

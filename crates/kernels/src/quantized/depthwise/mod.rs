@@ -27,6 +27,8 @@ use super::conv::{After, fold_zero, scalar};
 use super::epilogue::{Epilogue, Output};
 use super::lookup;
 use crate::aligned::Aligned;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::AVX512;
 use crate::cpu::Isa;
 use crate::error::{KernelError, expect_len};
 use crate::geometry::ConvGeometry;
@@ -148,7 +150,7 @@ impl QDepthwise {
         epilogue.check(geometry.out_c)?;
         let bias = fold_zero(weights, geometry.depth(), bias, geometry.out_c, x_zero)?;
         #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx512 && geometry.kernel[0].div_ceil(4) <= avx512::MOST_GROUPS {
+        if AVX512 && isa == Isa::Avx512 && geometry.kernel[0].div_ceil(4) <= avx512::MOST_GROUPS {
             let window = Window::of(&geometry);
             let weights = Packed::Bands(avx512::Bands::pack(&geometry, window, weights, &bias, &epilogue));
             return Ok(QDepthwise { isa, geometry, x_zero, weights, epilogue });
@@ -196,11 +198,13 @@ impl QDepthwise {
         }
         match &self.weights {
             #[cfg(target_arch = "x86_64")]
-            Packed::Bands(bands) => bands.run(g, x, self.x_zero, &self.epilogue, y, scratch, pool),
+            Packed::Bands(bands) if AVX512 => bands.run(g, x, self.x_zero, &self.epilogue, y, scratch, pool),
             Packed::Rows(Weights { packed, bias, .. }) if self.isa == Isa::Scalar => {
                 scalar::run(g, x, self.x_zero, packed, bias, &self.epilogue, After::default(), y, pool);
             }
             Packed::Rows(weights) => self.run_blocks(weights, x, y, scratch, pool),
+            #[cfg(target_arch = "x86_64")]
+            Packed::Bands(_) => unreachable!("bands are packed where there is AVX-512"),
         }
         Ok(())
     }

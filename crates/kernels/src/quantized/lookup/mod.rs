@@ -5,6 +5,8 @@ pub(super) mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::AVX512;
 use crate::cpu::{Isa, has_vbmi};
 use crate::error::{KernelError, expect_len};
 use crate::pool::{Pool, SharedMut};
@@ -33,7 +35,7 @@ pub fn lookup(isa: Isa, table: &[u8; 256], x: &[u8], y: &mut [u8], pool: &Pool) 
 /// Replaces every value by its entry in the table.
 pub fn in_place(isa: Isa, table: &[u8; 256], values: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
-    if isa.or_supported() == Isa::Avx512 && has_vbmi() {
+    if AVX512 && isa.or_supported() == Isa::Avx512 && has_vbmi() {
         // SAFETY: the machine has VBMI.
         unsafe { avx512::in_place(table, values) };
         return;

@@ -25,6 +25,8 @@ use super::conv::{fold_zero, rows};
 use super::elementwise;
 use super::epilogue::{Epilogue, Output, Requantize, Residual};
 use super::lookup;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::AVX512;
 use crate::cpu::Isa;
 use crate::error::{KernelError, expect_len};
 use crate::geometry::ConvGeometry;
@@ -274,7 +276,7 @@ impl Wide<'_> {
         unsafe {
             match isa {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => avx512::block(block, &target),
+                Isa::Avx512 if AVX512 => avx512::block(block, &target),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 | Isa::AvxVnni => avx2::block(block, &target),
                 _ => scalar::block(block, &target),
