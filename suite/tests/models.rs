@@ -1,4 +1,4 @@
-//! Whole models: read, written, read again, and opened by ONNX Runtime.
+//! Whole models: read, written, read again, and opened by ONNX Runtime; the same bytes for any number of threads.
 //!
 //! The models are those of `../shared/models` beside the repository, or of the folders in `QING_MODELS`.
 
@@ -7,8 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use qing_engine::{Options, Plan, Session};
 use qing_formats::onnx::{self, WriteOptions};
-use qing_graph::{Graph, dump};
+use qing_graph::{Dim, Element, Graph, Tensor, Type, dump};
 use qing_suite::{python, read_model, run_all};
 
 /// For every pair of arguments: opens the first as written by somebody else and the second as written by qing, and compares
@@ -109,4 +110,67 @@ fn onnx_runtime_opens_what_is_written() {
     let _ = fs::remove_dir_all(&folder);
     let output = output.expect("it started a moment ago");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Models of any format in the folders and those below them.
+fn all_models() -> Vec<PathBuf> {
+    let (mut folders, mut models) = (folders(), vec![]);
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "onnx" || e == "tflite") {
+                models.push(path);
+            }
+        }
+    }
+    models.sort();
+    models
+}
+
+/// Values between 0 and 1, or the integers of the type, for an input; what is not known of its shape is 1.
+fn noise(ty: &Type) -> Tensor {
+    let shape: Vec<usize> = ty.shape.iter().flatten().map(|d| if let Dim::Known(n) = d { *n } else { 1 }).collect();
+    let hash = |i: usize| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32;
+    let count = shape.iter().product();
+    let values = (0..count).map(|i| f64::from(hash(i)) / f64::from(1 << 24));
+    let tensor = if ty.element.is_float() {
+        Tensor::new(&shape, values.collect::<Vec<f64>>())
+    } else {
+        let (lo, hi) = ty.range().unwrap_or((0, 1));
+        Tensor::new(&shape, values.map(|v| f64::from(lo) + (v * f64::from(hi - lo)).round()).collect::<Vec<f64>>())
+    };
+    tensor.expect("as many values as the shape has").cast(if ty.element.is_packed() { Element::I8 } else { ty.element })
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bytes() {
+    let models = all_models();
+    if models.is_empty() {
+        return println!("skipped: no models in {:?}", folders());
+    }
+    let results = run_all(&models, |path| {
+        let graph = read_model(path, true)?;
+        let inputs: Vec<Tensor> = graph.inputs.iter().map(|id| noise(graph.ty(*id))).collect();
+        let mut first: Option<Vec<Tensor>> = None;
+        for threads in [1, 2, 3, 8] {
+            let plan = Plan::new(&graph, &Options::threads(threads)).map_err(|e| e.to_string())?;
+            let mut session = Session::new(plan.into());
+            // Twice, for what the first run leaves behind.
+            for run in 0..2 {
+                let outputs = session.run(&inputs).map_err(|e| e.to_string())?;
+                let same = |a: &[Tensor]| a.iter().zip(&outputs).all(|(a, b)| a.bytes() == b.bytes());
+                if !same(first.get_or_insert_with(|| outputs.clone())) {
+                    return Err(format!("run {run} on {threads} threads gives other bytes than one thread"));
+                }
+            }
+        }
+        Ok(first.map_or(0, |outputs| outputs.iter().map(Tensor::len).sum()))
+    });
+    for (path, result) in models.iter().zip(results) {
+        match result {
+            Ok(values) => println!("{}: {values} values", path.display()),
+            Err(why) => panic!("{}: {why}", path.display()),
+        }
+    }
 }

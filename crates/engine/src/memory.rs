@@ -1,5 +1,7 @@
 //! Bytes that start on a cache line, without `unsafe`.
 
+use qing_graph::ops::support::order::sort_indices;
+
 /// Bytes of a cache line: what every buffer is aligned to.
 pub(crate) const LINE: usize = 64;
 
@@ -71,7 +73,10 @@ pub(crate) struct Lifetime {
 /// for deep neural net inference", 2020).
 pub(crate) fn assign(blocks: &[Lifetime]) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..blocks.len()).collect();
-    order.sort_by_key(|i| (std::cmp::Reverse(blocks[*i].bytes), blocks[*i].first));
+    sort_indices(&mut order, &|i, j| {
+        (std::cmp::Reverse(blocks[i].bytes), blocks[i].first)
+            .cmp(&(std::cmp::Reverse(blocks[j].bytes), blocks[j].first))
+    });
     let mut offsets = vec![0; blocks.len()];
     // By offset, so that gaps are met in order.
     let mut placed: Vec<usize> = vec![];

@@ -21,6 +21,8 @@ pub struct Options {
     /// differently: sums of integers are exact while they stay below 2^24, as quantization-aware training needs. What flows back, which
     /// are no integers, is not held to it.
     pub exact: bool,
+    /// Keeps memory small where that costs speed: no weights are packed into more bytes than they have, as some transforms do.
+    pub compact: bool,
     /// The most bytes a session may need for activations and scratch; a model that needs more is refused. A shape costs a
     /// file nothing, so a limit there must be.
     pub memory_limit: usize,
@@ -30,7 +32,15 @@ impl Default for Options {
     fn default() -> Options {
         // 16 GiB, or half of what can be addressed.
         let memory_limit = 1usize.checked_shl(34).unwrap_or(usize::MAX / 2);
-        Options { threads: 1, isa: None, input_shapes: None, reference: false, exact: false, memory_limit }
+        Options {
+            threads: 1,
+            isa: None,
+            input_shapes: None,
+            reference: false,
+            exact: false,
+            compact: false,
+            memory_limit,
+        }
     }
 }
 

@@ -73,27 +73,40 @@ fn is_plain(element: Element) -> bool {
     !element.is_packed() && element != Element::U64
 }
 
-impl Cast {
-    fn convert<X: Scalar, Y: Scalar>(&self, x: &[X], y: &mut [Y]) {
-        if self.from.is_float() {
-            y.iter_mut().zip(x).for_each(|(y, x)| *y = Y::from_f64(x.to_f64()));
-        } else {
-            y.iter_mut().zip(x).for_each(|(y, x)| *y = Y::from_i64(x.to_i64()));
-        }
-    }
-}
+/// Values converted at a time. By way of the widest number there is a loop to it and one from it for every element, and not one for every
+/// pair of them.
+const PIECE: usize = 256;
 
 impl Step for Cast {
     fn run(&self, io: &mut StepIo<'_>, _: &Pool) -> Result<(), StepError> {
         let (inputs, y, _) = io.split();
-        with_type!(self.from, X => {
-            let x: &[X] = inputs.values(0);
+        let (mut reals, mut integers) = ([0f64; PIECE], [0i64; PIECE]);
+        let through_reals = self.from.is_float() || self.to == Element::Bool;
+        let count = with_type!(self.from, X => inputs.values::<X>(0).len());
+        for start in (0..count).step_by(PIECE) {
+            let range = start..count.min(start + PIECE);
+            let len = range.len();
+            with_type!(self.from, X => {
+                let x = &inputs.values::<X>(0)[range.clone()];
+                if through_reals {
+                    reals.iter_mut().zip(x).for_each(|(to, x)| *to = x.to_f64());
+                } else {
+                    integers.iter_mut().zip(x).for_each(|(to, x)| *to = x.to_i64());
+                }
+            });
             if self.to == Element::Bool {
-                y.iter_mut().zip(x).for_each(|(y, x)| *y = u8::from(x.to_f64() != 0.0));
-            } else {
-                with_type!(self.to, Y => self.convert::<X, Y>(x, bytemuck::cast_slice_mut(y)));
+                y[range].iter_mut().zip(&reals).for_each(|(y, x)| *y = u8::from(*x != 0.0));
+                continue;
             }
-        });
+            with_type!(self.to, Y => {
+                let y: &mut [Y] = &mut bytemuck::cast_slice_mut(y)[range];
+                if through_reals {
+                    y.iter_mut().zip(&reals[..len]).for_each(|(y, x)| *y = Y::from_f64(*x));
+                } else {
+                    y.iter_mut().zip(&integers[..len]).for_each(|(y, x)| *y = Y::from_i64(*x));
+                }
+            });
+        }
         Ok(())
     }
 }

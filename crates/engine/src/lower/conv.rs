@@ -106,7 +106,8 @@ pub(super) fn lower(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError
         let packed = packed.map_err(|e| refuse(cx, e))?;
         StepSpec::new(node, name(cx, "depthwise f32", &geometry), places, outputs, DepthwiseStep(packed))
     } else {
-        let pack = if cx.exact { Conv::pack_exact } else { Conv::pack };
+        // A transform of weights is several times as large.
+        let pack = if cx.exact || cx.compact { Conv::pack_exact } else { Conv::pack };
         let packed = pack(cx.isa, geometry, &weights, bias.as_deref(), tail.clamp);
         let conv = packed.map_err(|e| refuse(cx, e))?;
         let scratch = size_of::<f32>() * conv.scratch_len(cx.threads);
@@ -129,17 +130,25 @@ pub(super) fn name(cx: &Lower<'_>, kernel: &str, g: &ConvGeometry) -> String {
     format!("{kernel} {h}x{w}{stride}{groups} {}", cx.isa.name())
 }
 
+/// Bytes of weights that are copied before their pages are given back.
+const COPIED_BYTES: usize = 1 << 18;
+
 /// Weights `[out, in, taps…]` as `[out, taps…, in]`.
-pub(super) fn channels_last<'a, T: Copy>(weights: Cow<'a, [T]>, shape: &[usize]) -> Cow<'a, [T]> {
+pub(super) fn channels_last<'a, T: bytemuck::Pod>(weights: Cow<'a, [T]>, shape: &[usize]) -> Cow<'a, [T]> {
     let (channels, taps) = (shape[1], shape[2..].iter().product::<usize>());
     if channels == 1 || taps == 1 {
         return weights;
     }
     let mut to = Vec::with_capacity(weights.len());
-    for filter in weights.chunks_exact(channels * taps) {
-        for tap in 0..taps {
-            to.extend(filter[tap..].iter().step_by(taps));
+    let size = channels * taps;
+    // What has been copied need not stay in memory while the rest is.
+    for filters in weights.chunks(size * (COPIED_BYTES / (size * size_of::<T>())).max(1)) {
+        for filter in filters.chunks_exact(size) {
+            for tap in 0..taps {
+                to.extend(filter[tap..].iter().step_by(taps));
+            }
         }
+        qing_tensor::release(bytemuck::cast_slice(filters));
     }
     Cow::Owned(to)
 }

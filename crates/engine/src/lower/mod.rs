@@ -249,6 +249,8 @@ pub(crate) struct Lower<'g> {
     pub(crate) threads: usize,
     /// Whether convolutions of floats are plain sums.
     pub(crate) exact: bool,
+    /// Whether weights may take no more bytes than they have.
+    pub(crate) compact: bool,
     steps: Vec<StepSpec>,
     buffers: Vec<usize>,
     constants: Vec<Aligned>,
@@ -266,6 +268,7 @@ pub(crate) fn lower(graph: &Graph, options: &Options) -> Result<Lowered, EngineE
         isa: options.isa(),
         threads: options.threads.max(1),
         exact: options.exact,
+        compact: options.compact,
         steps: vec![],
         buffers: vec![],
         constants: vec![],

@@ -42,7 +42,9 @@ pub fn read_bytes(bytes: &Bytes) -> Result<Graph, FormatError> {
         let place = || format!("node `{}`", node.name);
         let spec = ops::find(&node.domain, &node.op).ok_or_else(|| {
             let op = if node.domain.is_empty() { node.op.clone() } else { format!("{}.{}", node.domain, node.op) };
-            malformed(place(), format!("op {op} is not known to this version of qing"))
+            let rest =
+                if ops::COMPLETE { "" } else { ", or was left out of this build (features `all-ops` and `train`)" };
+            malformed(place(), format!("op {op} is not known to this version of qing{rest}"))
         })?;
         let mut attrs = Attrs::default();
         for attribute in &node.attributes {
@@ -57,7 +59,9 @@ pub fn read_bytes(bytes: &Bytes) -> Result<Graph, FormatError> {
         let op = (spec.build)(&attrs).map_err(|e| malformed(place(), e))?;
         graph.nodes.push(Node { name: node.name.clone(), op, inputs, outputs });
     }
-    graph.metadata = header.metadata.into_iter().map(|e| (e.key, e.value)).collect();
+    for entry in header.metadata {
+        graph.metadata.insert(entry.key, entry.value);
+    }
     verify::verify(&graph).map_err(|e| malformed("graph", e))?;
     Ok(graph)
 }
@@ -102,11 +106,23 @@ fn sections(bytes: &Bytes) -> Result<(Bytes, Bytes), FormatError> {
         return Err(malformed("byte 32", format!("{} bytes, but the sections end elsewhere", bytes.len())));
     }
     for (name, section, expected) in [("header", &header, u32_at(12)), ("data section", &data, u32_at(40))] {
-        if crc32fast::hash(section) != expected {
+        if checksum(section) != expected {
             return Err(malformed(name, "the checksum does not match: the file is damaged"));
         }
     }
     Ok((header, data))
+}
+
+/// The checksum of a section. Pages are given back as soon as they have been looked at: else a whole mapped file would be in memory
+/// before its first weight is packed.
+fn checksum(section: &Bytes) -> u32 {
+    const PIECE: usize = 1 << 18;
+    let mut hasher = crc32fast::Hasher::new();
+    for piece in section.chunks(PIECE) {
+        hasher.update(piece);
+        qing_tensor::release(piece);
+    }
+    hasher.finalize()
 }
 
 fn add_value(graph: &mut Graph, i: usize, value: &schema::Value, data: &Bytes) -> Result<(), FormatError> {

@@ -1,8 +1,8 @@
 use qing_tensor::Tensor;
 
-use super::support::elementwise::{broadcast_indices, infer_broadcast};
+use super::support::elementwise::{self, broadcast_indices, infer_broadcast};
 use crate::{Backward, Gradients, 
-    Case, Element, Eval, Gradient, Infer, Legacy, Op, OpError, Quant, QuantRule, Type, arithmetic, binary_arithmetic, op,
+    Case, Element, Eval, Gradient, Infer, Legacy, Op, OpError, Quant, QuantRule, Type, arithmetic, op,
 };
 
 op! {
@@ -41,7 +41,7 @@ impl Op for Add {
                 .collect();
             return Ok(vec![Tensor::from_ints(cx.output(0).element, &shape, &values)?]);
         }
-        Ok(vec![binary_arithmetic!(a, b, |x, y| x + y, wrapping_add)?])
+        Ok(vec![elementwise::arithmetic(a, b, |x, y| x + y, |x, y| x + y)?])
     }
 
     fn quantization(&self) -> QuantRule {

@@ -1,8 +1,8 @@
 use qing_tensor::Tensor;
 
-use super::support::elementwise::{infer_unary, map_float};
+use super::support::elementwise::{self, infer_unary, map_float};
 use crate::{Backward, Gradients, 
-    Case, Element, Eval, Gradient, Infer, Legacy, Op, OpError, Quant, QuantRule, Type, arithmetic, for_scalar, op,
+    Case, Element, Eval, Gradient, Infer, Legacy, Op, OpError, Quant, QuantRule, Type, arithmetic, op,
 };
 
 op! {
@@ -64,15 +64,13 @@ impl Op for Clip {
             // Not `clamp`: where the bounds cross, the upper one wins.
             return Ok(vec![map_float(x, |v| if v.is_nan() { v } else { v.max(min).min(max) })?]);
         }
-        let y = for_scalar!(x.element(), T => {
-            let bound = |i: usize| cx.optional(i).map(|t| t.values::<T>().map(|v| v[0])).transpose();
-            let (min, max) = (bound(1)?, bound(2)?);
-            let clip = |v: T| {
-                let v = min.filter(|m| v < *m).unwrap_or(v);
-                max.filter(|m| v > *m).unwrap_or(v)
-            };
-            Ok(Tensor::new(x.shape(), x.values::<T>()?.iter().map(|v| clip(*v)).collect())?)
-        })?;
+        let mut y = x.clone();
+        if let Some(min) = cx.optional(1) {
+            y = elementwise::arithmetic(&y, &min.reshaped(&[])?, f64::max, |v, min| v.max(min))?;
+        }
+        if let Some(max) = cx.optional(2) {
+            y = elementwise::arithmetic(&y, &max.reshaped(&[])?, f64::min, |v, max| v.min(max))?;
+        }
         Ok(vec![y])
     }
 

@@ -1,6 +1,6 @@
 use qing_tensor::Tensor;
 
-use super::support::sizes::single;
+use super::support::{order::sort_indices, sizes::single};
 use crate::{Case, Dim, Element, Eval, Gradient, Infer, Op, OpError, Type, op};
 
 op! {
@@ -62,7 +62,7 @@ impl Op for NonMaxSuppression {
             let scores = &scores[(b * classes + class) * count..][..count];
             let mut order: Vec<usize> = (0..count).filter(|i| least_score.is_none_or(|t| scores[*i] > t)).collect();
             // Best first; of equals, the one named first.
-            order.sort_by(|i, j| scores[*j].total_cmp(&scores[*i]));
+            sort_indices(&mut order, &|i, j| scores[j].total_cmp(&scores[i]));
             let mut kept: Vec<usize> = vec![];
             for i in order {
                 if kept.len() as i64 >= most {

@@ -2,7 +2,10 @@ use std::cmp::Ordering;
 
 use qing_tensor::{Element, Tensor};
 
-use super::support::axes::{Along, normalize};
+use super::support::{
+    axes::{Along, normalize},
+    order::sort_indices,
+};
 use crate::{Backward, Gradients, AttrValue, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, for_scalar, op};
 
 op! {
@@ -67,8 +70,8 @@ impl Op for TopK {
                 let mut line: Vec<usize> =
                     (0..along.length).map(|i| (o * along.length + i) * along.inner + n).collect();
                 // A stable sort keeps the first of equal values first.
-                line.sort_by(|a, b| {
-                    let order = values[*a].partial_cmp(&values[*b]).unwrap_or(Ordering::Equal);
+                sort_indices(&mut line, &|a, b| {
+                    let order = values[a].partial_cmp(&values[b]).unwrap_or(Ordering::Equal);
                     if self.largest { order.reverse() } else { order }
                 });
                 order.extend(&line[..k]);

@@ -172,41 +172,6 @@ pub fn binary<T: Scalar, U: Scalar>(a: &Tensor, b: &Tensor, f: impl Fn(T, T) -> 
     Ok(Tensor::new(&shape, pairs.into_iter().map(|(i, j)| f(x[i], y[j])).collect())?)
 }
 
-/// Binary arithmetic on every number element: `$float` on floats (f16 and bf16 through f32), `$int` on integers.
-/// Integers wrap if the method does.
-#[macro_export]
-macro_rules! binary_arithmetic {
-    ($a:expr, $b:expr, $float:expr, $int:ident) => {{
-        use qing_tensor::{Element, bf16, f16};
-        let (a, b): (&qing_tensor::Tensor, &qing_tensor::Tensor) = ($a, $b);
-        if a.element() != b.element() {
-            return Err($crate::OpError::invalid(format!("operands of {} and {}", a.element(), b.element())));
-        }
-        fn half(x: f32) -> f16 {
-            f16::from_f32(x)
-        }
-        fn brain(x: f32) -> bf16 {
-            bf16::from_f32(x)
-        }
-        use $crate::ops::support::elementwise::binary;
-        match a.element() {
-            Element::F64 => binary(a, b, |x: f64, y: f64| $float(x, y)),
-            Element::F32 => binary(a, b, |x: f32, y: f32| $float(x, y)),
-            Element::F16 => binary(a, b, |x: f16, y: f16| half($float(x.to_f32(), y.to_f32()))),
-            Element::BF16 => binary(a, b, |x: bf16, y: bf16| brain($float(x.to_f32(), y.to_f32()))),
-            Element::I64 => binary(a, b, i64::$int),
-            Element::I32 => binary(a, b, i32::$int),
-            Element::I16 => binary(a, b, i16::$int),
-            Element::I8 => binary(a, b, i8::$int),
-            Element::U64 => binary(a, b, u64::$int),
-            Element::U32 => binary(a, b, u32::$int),
-            Element::U16 => binary(a, b, u16::$int),
-            Element::U8 => binary(a, b, u8::$int),
-            other => Err($crate::OpError::unsupported(format!("{other}; expected numbers"))),
-        }
-    }};
-}
-
 /// Calls `$body` with `$T` standing for the Rust type in which an element of whole bytes is stored.
 #[macro_export]
 macro_rules! for_scalar {
@@ -287,22 +252,36 @@ pub fn arithmetic(
     arithmetic_dyn(a, b, &real, &integer)
 }
 
-/// Not generic, so that a dozen elements are compiled once and not once for each op.
+/// Not generic, so that it is compiled once and not once for each op.
 fn arithmetic_dyn(
     a: &Tensor,
     b: &Tensor,
     real: &dyn Fn(f64, f64) -> f64,
     integer: &dyn Fn(i128, i128) -> i128,
 ) -> Result<Tensor, OpError> {
-    if a.element() != b.element() {
-        return Err(OpError::invalid(format!("operands of {} and {}", a.element(), b.element())));
+    let element = a.element();
+    let (a, b) = widened(a, b)?;
+    let y = if element.is_float() {
+        binary(&a, &b, real)?
+    } else {
+        let wide = |v: i64| if element == Element::U64 { i128::from(v as u64) } else { i128::from(v) };
+        binary(&a, &b, |x: i64, y: i64| integer(wide(x), wide(y)) as i64)?
+    };
+    Ok(y.cast(element))
+}
+
+/// Two tensors of one element of numbers, as f64 or, with the bits of `u64`, as i64: nothing is lost, and what follows is compiled
+/// for two elements instead of twelve.
+fn widened(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor), OpError> {
+    let element = a.element();
+    if element != b.element() {
+        return Err(OpError::invalid(format!("operands of {element} and {}", b.element())));
     }
-    if a.element().is_float() {
-        return for_scalar!(a.element(), T => binary(a, b, |x: T, y: T| {
-            <T as Scalar>::from_f64(real(<T as Scalar>::to_f64(x), <T as Scalar>::to_f64(y)))
-        }));
+    if element == Element::Bool || element.is_packed() {
+        return Err(OpError::unsupported(format!("{element}; expected numbers of whole bytes")));
     }
-    for_scalar!(a.element(), T => binary(a, b, |x: T, y: T| from_wide::<T>(integer(to_wide(x), to_wide(y)))))
+    let wide = if element.is_float() { Element::F64 } else { Element::I64 };
+    Ok((a.cast(wide), b.cast(wide)))
 }
 
 /// All inputs combined from the first to the last by a binary function, as [`arithmetic`] does two.
@@ -366,13 +345,18 @@ pub fn from_wide<T: Scalar>(v: i128) -> T {
 /// # Errors
 /// If the elements differ or the shapes do not broadcast.
 pub fn compare(a: &Tensor, b: &Tensor, f: fn(Option<std::cmp::Ordering>) -> bool) -> Result<Tensor, OpError> {
-    if a.element() != b.element() {
-        return Err(OpError::invalid(format!("operands of {} and {}", a.element(), b.element())));
-    }
-    if a.element() == Element::Bool || a.element().is_packed() {
+    let element = a.element();
+    if element == b.element() && (element == Element::Bool || element.is_packed()) {
         return compare(&a.cast(Element::I8), &b.cast(Element::I8), f);
     }
-    let bytes = for_scalar!(a.element(), T => binary(a, b, |x: T, y: T| u8::from(f(x.partial_cmp(&y)))))?;
+    let (a, b) = widened(a, b)?;
+    let bytes = if element.is_float() {
+        binary(&a, &b, |x: f64, y: f64| u8::from(f(x.partial_cmp(&y))))?
+    } else if element == Element::U64 {
+        binary(&a, &b, |x: i64, y: i64| u8::from(f((x as u64).partial_cmp(&(y as u64)))))?
+    } else {
+        binary(&a, &b, |x: i64, y: i64| u8::from(f(x.partial_cmp(&y))))?
+    };
     Ok(bytes.cast(Element::Bool))
 }
 

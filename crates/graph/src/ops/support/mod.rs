@@ -16,6 +16,7 @@ pub mod matmul;
 pub mod mean;
 pub mod movement;
 pub mod normalization;
+pub mod order;
 pub mod qoperator;
 pub mod recurrent;
 pub mod reduce;

@@ -76,6 +76,8 @@ impl Layer<'_> {
     /// As [`Depthwise::run`].
     fn run(self, isa: Isa, x: &[f32], y: &mut [f32], pool: &Pool) -> Result<(), KernelError> {
         let geometry = self.geometry;
+        // Few channels fill narrower vectors better.
+        let isa = if isa == Isa::Avx512 && geometry.in_c < 16 { Isa::Avx2.or_supported() } else { isa };
         expect_len("input", x.len(), geometry.input_len())?;
         expect_len("output", y.len(), geometry.output_len())?;
         let rows = geometry.batch * geometry.out_h;

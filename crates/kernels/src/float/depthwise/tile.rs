@@ -10,6 +10,9 @@ const WIDTH: usize = 4;
 #[inline(always)]
 pub(super) fn row<S: Simd>(simd: S, layer: Layer<'_>, x: &[f32], row: usize, y: &mut [f32]) {
     let geometry = layer.geometry;
+    if geometry.out_w < WIDTH || geometry.in_c < S::LANES {
+        return simd.vectorize(AnyRow { layer, x, row, y });
+    }
     // A tile needs the input columns of its windows once each: (WIDTH - 1) * stride + kernel of them.
     match (geometry.kernel, geometry.stride[1], geometry.dilation[1]) {
         ([3, 3], 1, 1) => simd.vectorize(Row::<3, 3, 1, WIDTH, 6> { layer, x, row, y }),
@@ -38,9 +41,6 @@ impl<const KH: usize, const KW: usize, const STRIDE: usize, const TW: usize, con
         const { assert!(NX == (TW - 1) * STRIDE + KW) };
         let Row { layer, x, row, y } = self;
         let geometry = layer.geometry;
-        if geometry.out_w < TW {
-            return AnyRow { layer, x, row, y }.run(simd);
-        }
         let channels = geometry.in_c;
         let mut rows: [Option<&[f32]>; KH] = [None; KH];
         for (down, line) in rows.iter_mut().enumerate() {
@@ -78,40 +78,17 @@ impl<const KH: usize, const KW: usize, const STRIDE: usize, const TW: usize, con
     Tile<'_, KH, KW, STRIDE, TW, NX>
 {
     /// # Safety
-    /// All pixels must have as many readable values as the layer has channels.
+    /// All pixels must have as many readable values as the layer has channels, which are at least those of a vector.
     #[inline(always)]
     unsafe fn run<S: Simd>(self, simd: S) {
         let channels = self.layer.geometry.in_c;
-        let whole = channels / S::LANES * S::LANES;
-        let mut c = 0;
-        while c < whole {
+        for c in (0..channels).step_by(S::LANES) {
+            // The last vector goes over some channels again rather than be narrower.
+            let c = c.min(channels - S::LANES);
             // SAFETY: a whole vector of channels from `c` exists in every pixel.
-            let values = unsafe {
-                self.vector(
-                    simd,
-                    c,
-                    #[inline(always)]
-                    |from| simd.load_ptr(from),
-                )
-            };
+            let values = unsafe { self.vector(simd, c) };
             for (i, value) in values.into_iter().enumerate() {
                 simd.store(&mut self.out[i * channels + c..], value);
-            }
-            c += S::LANES;
-        }
-        if c < channels {
-            let count = channels - c;
-            // SAFETY: `count` channels from `c` exist in every pixel.
-            let values = unsafe {
-                self.vector(
-                    simd,
-                    c,
-                    #[inline(always)]
-                    |from| simd.load_first(from, count),
-                )
-            };
-            for (i, value) in values.into_iter().enumerate() {
-                simd.store_tail(&mut self.out[i * channels + c..][..count], value);
             }
         }
     }
@@ -119,9 +96,9 @@ impl<const KH: usize, const KW: usize, const STRIDE: usize, const TW: usize, con
     /// The results of one vector of channels.
     ///
     /// # Safety
-    /// What `load` reads at `c` must be readable in every pixel.
+    /// A vector from channel `c` on must be readable in every pixel.
     #[inline(always)]
-    unsafe fn vector<S: Simd>(&self, simd: S, c: usize, load: impl Fn(*const f32) -> S::V) -> [S::V; TW] {
+    unsafe fn vector<S: Simd>(&self, simd: S, c: usize) -> [S::V; TW] {
         let layer = self.layer;
         let padded = layer.bias.len();
         let mut acc = [simd.load(&layer.bias[c..]); TW];
@@ -134,7 +111,7 @@ impl<const KH: usize, const KW: usize, const STRIDE: usize, const TW: usize, con
             let mut x = [simd.splat(0.0); NX];
             for (j, x) in x.iter_mut().enumerate() {
                 // SAFETY: the caller's promise.
-                *x = load(unsafe { self.pixels[down][j].add(c) });
+                *x = unsafe { simd.load_ptr(self.pixels[down][j].add(c)) };
             }
             for i in 0..TW {
                 for right in 0..KW {

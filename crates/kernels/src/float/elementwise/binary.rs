@@ -168,75 +168,41 @@ fn keep_nan<S: Simd>(s: S, a: S::V, value: S::V) -> S::V {
     s.select_lt(s.splat(f32::MAX), a, value, finite)
 }
 
+/// `f` of all pairs. One loop with one copy of `f`, whatever the operands are: one value is read from a vector of it, again and again.
 #[inline(always)]
 fn zip<S: Simd>(s: S, a: Source, b: Source, y: &mut [f32], f: impl Fn(S::V, S::V) -> S::V) {
-    match (a, b) {
-        (Source::Values(a), Source::Values(b)) => {
-            // SAFETY: every operand has a value for each result of the row (checked in `binary`).
-            over(
-                s,
-                y,
-                #[inline(always)]
-                |i, n| unsafe { f(read(s, a.add(i), n), read(s, b.add(i), n)) },
-            );
-        }
-        (Source::Values(a), Source::One(b)) => {
-            let b = s.splat(b);
-            // SAFETY: as above.
-            over(
-                s,
-                y,
-                #[inline(always)]
-                |i, n| unsafe { f(read(s, a.add(i), n), b) },
-            );
-        }
-        (Source::One(a), Source::Values(b)) => {
-            let a = s.splat(a);
-            // SAFETY: as above.
-            over(
-                s,
-                y,
-                #[inline(always)]
-                |i, n| unsafe { f(a, read(s, b.add(i), n)) },
-            );
-        }
-        (Source::One(a), Source::One(b)) => {
-            let value = f(s.splat(a), s.splat(b));
-            over(
-                s,
-                y,
-                #[inline(always)]
-                |_, _| value,
-            );
+    let mut vectors = [[0.0f32; MOST_LANES]; 2];
+    let [one, other] = &mut vectors;
+    let ((a, a_step), (b, b_step)) = (place(s, a, one), place(s, b, other));
+    let to = y.as_mut_ptr();
+    for i in (0..y.len()).step_by(S::LANES) {
+        let count = S::LANES.min(y.len() - i);
+        // SAFETY: every operand has a value for each result of the row (checked in `binary`), or a vector that is read whole.
+        unsafe {
+            let (a, b) = (a.add(i * a_step), b.add(i * b_step));
+            if count == S::LANES {
+                s.store_ptr(to.add(i), f(s.load_ptr(a), s.load_ptr(b)));
+            } else {
+                s.store_first(to.add(i), count, f(s.load_first(a, count), s.load_first(b, count)));
+            }
         }
     }
 }
 
-/// Reads the first `count` values, which is a constant where it is a whole vector.
-///
-/// # Safety
-/// They must be readable.
+/// Where an operand is read, and how far the next vector of it lies: one value fills `vector`.
 #[inline(always)]
-unsafe fn read<S: Simd>(s: S, from: *const f32, count: usize) -> S::V {
-    // SAFETY: the caller's promise.
-    unsafe { if count == S::LANES { s.load_ptr(from) } else { s.load_first(from, count) } }
+fn place<S: Simd>(s: S, source: Source, vector: &mut [f32; MOST_LANES]) -> (*const f32, usize) {
+    match source {
+        Source::Values(values) => (values, 1),
+        Source::One(value) => {
+            s.store(vector, s.splat(value));
+            (vector.as_ptr(), 0)
+        }
+    }
 }
 
-/// Fills `y` with the vectors that `f(position, count)` gives.
-#[inline(always)]
-fn over<S: Simd>(s: S, y: &mut [f32], f: impl Fn(usize, usize) -> S::V) {
-    let whole = y.len() / S::LANES * S::LANES;
-    let mut i = 0;
-    while i < whole {
-        let value = f(i, S::LANES);
-        s.store(&mut y[i..], value);
-        i += S::LANES;
-    }
-    if i < y.len() {
-        let value = f(i, y.len() - i);
-        s.store_tail(&mut y[i..], value);
-    }
-}
+/// Floats of the widest vectors.
+const MOST_LANES: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -143,22 +143,22 @@ fn hard_sigmoid<S: Simd>(s: S, v: S::V, alpha: f32, beta: f32) -> S::V {
     s.clamp(s.fma(v, s.splat(alpha), s.splat(beta)), s.splat(0.0), s.splat(1.0))
 }
 
+/// `f` of every value. One loop with one copy of `f`, in place or not, the last vector whole or not: there are many functions.
 #[inline(always)]
 fn map<S: Simd>(s: S, x: Option<&[f32]>, y: &mut [f32], f: impl Fn(S::V) -> S::V) {
-    if let Some(x) = x {
-        for (x, y) in x.chunks(S::LANES).zip(y.chunks_mut(S::LANES)) {
-            if x.len() == S::LANES {
-                s.store(y, f(s.load(x)));
+    let len = x.map_or(y.len(), <[f32]>::len).min(y.len());
+    let to = y.as_mut_ptr();
+    let from = x.map_or(to.cast_const(), <[f32]>::as_ptr);
+    for i in (0..len).step_by(S::LANES) {
+        let count = S::LANES.min(len - i);
+        // SAFETY: `count` values from `i` on are inside both slices.
+        unsafe {
+            let v = if count == S::LANES { s.load_ptr(from.add(i)) } else { s.load_first(from.add(i), count) };
+            let v = f(v);
+            if count == S::LANES {
+                s.store_ptr(to.add(i), v);
             } else {
-                s.store_tail(y, f(s.load_tail(x)));
-            }
-        }
-    } else {
-        for y in y.chunks_mut(S::LANES) {
-            if y.len() == S::LANES {
-                s.store(y, f(s.load(y)));
-            } else {
-                s.store_tail(y, f(s.load_tail(y)));
+                s.store_first(to.add(i), count, v);
             }
         }
     }

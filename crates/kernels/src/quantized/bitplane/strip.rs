@@ -19,10 +19,12 @@ pub(super) struct Pass {
 
 /// The passes of a layer, from the highest power of two to the lowest: `Σ 2^(digit + plane) …` by Horner's rule.
 pub(super) fn passes(digits: usize, planes: usize) -> Vec<Pass> {
-    let mut all: Vec<(usize, usize)> = (0..digits).flat_map(|d| (0..planes).map(move |p| (d, p))).collect();
-    all.sort_by_key(|(digit, plane)| (std::cmp::Reverse(digit + plane), *digit));
     let mut last = digits + planes - 2;
-    all.into_iter()
+    let of_power = |power: usize| (0..digits).map(move |digit| (digit, power.wrapping_sub(digit)));
+    (0..=last)
+        .rev()
+        .flat_map(of_power)
+        .filter(|(_, plane)| *plane < planes)
         .map(|(digit, plane)| {
             let shift = (last - digit - plane) as u32;
             last = digit + plane;

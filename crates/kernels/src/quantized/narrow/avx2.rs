@@ -115,11 +115,15 @@ impl Tile<'_> {
             let a = b.a.as_ptr().add(self.row * b.stride);
             let column = (b.panel + self.panel) * LANES;
             let columns = (b.columns - column).min(LANES);
-            match *self.target {
-                Target::U8 { y, stride, to } => {
-                    let sums = self.sums::<M, W>(a, (weights, line_step), b.bias.as_ptr().add(column));
+            let mut reals = [[_mm256_setzero_ps(); 2]; M];
+            for group in 0..p.groups {
+                let at = p.place(group, column);
+                let a = a.add(group * b.group_step());
+                let weights = (weights.add(group * p.lines * line_step), line_step);
+                let sums = self.sums::<M, W>(a, weights, b.bias.as_ptr().add(at));
+                let scale = [0, 8].map(|n| _mm256_loadu_ps(b.scale.as_ptr().add(at + n)));
+                if let Target::U8 { y, stride, to } = *self.target {
                     let clamp = Clamp::new(to);
-                    let scale = [0, 8].map(|n| _mm256_loadu_ps(b.scale.as_ptr().add(column + n)));
                     for m in 0..M {
                         let values = [clamp.round(sums[m][0], scale[0]), clamp.round(sums[m][1], scale[1])];
                         let bytes = clamp.narrow([values[0], values[1], values[0], values[1]]);
@@ -133,31 +137,23 @@ impl Tile<'_> {
                             std::ptr::copy_nonoverlapping(whole.as_ptr(), y, columns);
                         }
                     }
+                    return;
                 }
-                Target::F32 { y, stride } => {
-                    let mut reals = [[_mm256_setzero_ps(); 2]; M];
-                    for group in 0..p.groups {
-                        let at = p.place(group, column);
-                        let a = a.add(group * b.group_step());
-                        let weights = (weights.add(group * p.lines * line_step), line_step);
-                        let sums = self.sums::<M, W>(a, weights, b.bias.as_ptr().add(at));
-                        for n in 0..2 {
-                            let scale = _mm256_loadu_ps(b.scale.as_ptr().add(at + 8 * n));
-                            for m in 0..M {
-                                let real = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[m][n]), scale);
-                                reals[m][n] = _mm256_add_ps(reals[m][n], real);
-                            }
-                        }
+                for n in 0..2 {
+                    for m in 0..M {
+                        let real = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[m][n]), scale[n]);
+                        reals[m][n] = _mm256_add_ps(reals[m][n], real);
                     }
-                    for n in 0..2 {
-                        let left = columns.saturating_sub(8 * n).min(8) as i32;
-                        let numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-                        let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(left), numbers);
-                        for m in 0..M {
-                            let y = y.add((self.row + m) * stride).wrapping_add(self.panel * LANES + 8 * n);
-                            _mm256_maskstore_ps(y, mask, reals[m][n]);
-                        }
-                    }
+                }
+            }
+            let Target::F32 { y, stride } = *self.target else { return };
+            for n in 0..2 {
+                let left = columns.saturating_sub(8 * n).min(8) as i32;
+                let numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+                let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(left), numbers);
+                for m in 0..M {
+                    let y = y.add((self.row + m) * stride).wrapping_add(self.panel * LANES + 8 * n);
+                    _mm256_maskstore_ps(y, mask, reals[m][n]);
                 }
             }
         }

@@ -131,12 +131,17 @@ impl Tile<'_> {
             let line_step = p.line_step(b.panel + self.panel);
             let a = b.a.as_ptr().add(self.row * b.stride);
             let column = self.column();
-            let mut reals = [_mm512_setzero_ps(); VECTORS];
+            // Filled by the first group: to clear it would take longer than a small tile of bytes.
+            let mut reals = [const { MaybeUninit::<__m512>::uninit() }; VECTORS];
+            let reals: *mut __m512 = reals.as_mut_ptr().cast();
             for group in 0..p.groups {
                 let at = p.place(group, column);
                 let a = a.add(group * b.group_step());
                 let weights = weights.add(group * p.lines * line_step);
                 let sums = self.sums::<M, N, W>(a, (weights, line_step), b.bias.as_ptr().add(at));
+                if let Target::U8 { y, stride, to } = *self.target {
+                    return self.bytes(sums, y, stride, to);
+                }
                 // Through memory, so that one copy of the rest serves tiles of every height.
                 let mut stored = [const { MaybeUninit::<__m512i>::uninit() }; VECTORS];
                 for m in 0..M {
@@ -144,14 +149,10 @@ impl Tile<'_> {
                         stored[m * N + n].write(sums[m][n]);
                     }
                 }
-                let stored: *const __m512i = stored.as_ptr().cast();
-                match *self.target {
-                    Target::U8 { y, stride, to } => return self.bytes::<N>(stored, M, y, stride, to),
-                    Target::F32 { .. } => self.add::<N>(stored, M, at, &mut reals),
-                }
+                self.add::<N>(stored.as_ptr().cast(), M, at, group == 0, reals);
             }
             if let Target::F32 { y, stride } = *self.target {
-                self.reals::<N>(&reals, M, y, stride);
+                self.reals::<N>(reals, M, y, stride);
             }
         }
     }
@@ -166,16 +167,15 @@ impl Tile<'_> {
         (self.b.columns - self.column()).min(N * LANES)
     }
 
-    /// Rounds and stores sums.
+    /// Rounds and stores sums. Part of its caller: layers of little depth would feel the way through memory.
     ///
     /// # Safety
-    /// As [`Tile::run`], for `rows` rows.
-    #[inline(never)]
+    /// As [`Tile::run`].
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn bytes<const N: usize>(
+    unsafe fn bytes<const M: usize, const N: usize>(
         &self,
-        sums: *const __m512i,
-        rows: usize,
+        mut sums: [[__m512i; N]; M],
         y: *mut u8,
         stride: usize,
         to: &Requantize,
@@ -183,21 +183,22 @@ impl Tile<'_> {
         // SAFETY: by the caller's promise; masked stores write only the block's columns.
         unsafe {
             let clamp = Clamp::new(to);
-            let mut scale = [_mm512_setzero_ps(); N];
             for n in 0..N {
-                scale[n] = _mm512_loadu_ps(self.b.scale.as_ptr().add(self.column() + 16 * n));
+                let scale = _mm512_loadu_ps(self.b.scale.as_ptr().add(self.column() + 16 * n));
+                for row in &mut sums {
+                    row[n] = clamp.round(row[n], scale);
+                }
             }
             let mask = u64::MAX >> (64 - self.columns::<N>());
-            let mut y = y.add(self.row * stride + self.panel * LANES);
-            let at_once = 4 / N;
-            for first in (0..rows).step_by(at_once) {
+            let y = y.add(self.row * stride + self.panel * LANES);
+            let rows = 4 / N;
+            for first in (0..M).step_by(rows) {
                 let mut four = [_mm512_setzero_si512(); 4];
                 for (i, value) in four.iter_mut().enumerate() {
-                    let m = (first + i / N).min(rows - 1);
-                    *value = clamp.round(*sums.add(m * N + i % N), scale[i % N]);
+                    *value = sums[(first + i / N).min(M - 1)][i % N];
                 }
                 let bytes = clamp.narrow(four);
-                for i in 0..at_once.min(rows - first) {
+                for i in 0..rows.min(M - first) {
                     // A row's bytes come down to the front.
                     let row = match (N, i) {
                         (_, 0) => bytes,
@@ -206,27 +207,34 @@ impl Tile<'_> {
                         (_, 2) => _mm512_shuffle_i64x2::<0b10>(bytes, bytes),
                         (_, _) => _mm512_shuffle_i64x2::<0b11>(bytes, bytes),
                     };
-                    _mm512_mask_storeu_epi8(y.cast(), mask, row);
-                    y = y.wrapping_add(stride);
+                    _mm512_mask_storeu_epi8(y.add((first + i) * stride).cast(), mask, row);
                 }
             }
         }
     }
 
-    /// Adds the real values of a group's sums, whose scales are those from `at` on.
+    /// Adds the real values of a group's sums, whose scales are those from `at` on, to `reals`, or to nothing if it is the first.
     ///
     /// # Safety
-    /// As [`Tile::run`], for `rows` rows.
+    /// As [`Tile::run`], for `rows` rows, of which there are sums and places for real values.
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn add<const N: usize>(&self, sums: *const __m512i, rows: usize, at: usize, reals: &mut [__m512; VECTORS]) {
+    unsafe fn add<const N: usize>(
+        &self,
+        sums: *const __m512i,
+        rows: usize,
+        at: usize,
+        first: bool,
+        reals: *mut __m512,
+    ) {
         // SAFETY: by the caller's promise.
         unsafe {
             for n in 0..N {
                 let scale = _mm512_loadu_ps(self.b.scale.as_ptr().add(at + 16 * n));
-                for (m, reals) in reals.chunks_exact_mut(N).enumerate().take(rows) {
-                    let real = _mm512_mul_ps(_mm512_cvtepi32_ps(*sums.add(m * N + n)), scale);
-                    reals[n] = _mm512_add_ps(reals[n], real);
+                for m in 0..rows {
+                    let (sum, to) = (*sums.add(m * N + n), reals.add(m * N + n));
+                    let before = if first { _mm512_setzero_ps() } else { *to };
+                    *to = _mm512_add_ps(before, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
                 }
             }
         }
@@ -235,18 +243,19 @@ impl Tile<'_> {
     /// Stores real values.
     ///
     /// # Safety
-    /// As [`Tile::run`], for `rows` rows.
+    /// As [`Tile::run`], for `rows` rows, of which there are real values.
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn reals<const N: usize>(&self, reals: &[__m512; VECTORS], rows: usize, y: *mut f32, stride: usize) {
+    unsafe fn reals<const N: usize>(&self, reals: *const __m512, rows: usize, y: *mut f32, stride: usize) {
         // SAFETY: by the caller's promise; masked stores write only the block's columns.
         unsafe {
             let y = y.add(self.row * stride + self.panel * LANES);
             for n in 0..N {
                 let left = self.columns::<N>().saturating_sub(16 * n).min(16);
                 let mask = ((1u32 << left) - 1) as u16;
-                for (m, reals) in reals.chunks_exact(N).enumerate().take(rows) {
-                    _mm512_mask_storeu_ps(y.wrapping_add(m * stride + 16 * n), mask, reals[n]);
+                for m in 0..rows {
+                    let value = *reals.add(m * N + n);
+                    _mm512_mask_storeu_ps(y.wrapping_add(m * stride + 16 * n), mask, value);
                 }
             }
         }
