@@ -59,7 +59,7 @@ fn check(graph: &Graph, steps: &str, fused: bool) {
     for (isa, first) in Isa::available().into_iter().zip(&mut first) {
         for threads in [1, 2, 3, 8] {
             let plan = Plan::new(graph, &Options { threads, isa: Some(isa), ..Options::default() }).expect("legal");
-            assert_eq!(plan.dump().contains(steps), fused, "{}", plan.dump());
+            assert_eq!(plan.dump().contains(steps), fused && isa != Isa::Scalar, "{}", plan.dump());
             let got = Session::new(Arc::new(plan)).run(std::slice::from_ref(&x)).expect("runs");
             for (got, want) in got.iter().zip(&want) {
                 for (g, w) in got.to_f64s().iter().zip(want.to_f64s()) {

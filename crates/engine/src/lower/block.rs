@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use qing_graph::{Node, NodeId, ValueId, ops};
 use qing_kernels::{
-    ConvGeometry, Pool,
+    ConvGeometry, Isa, Pool,
     float::{
         Clamp,
         block::{Block, Layer},
@@ -58,6 +58,9 @@ impl FloatConv<'_> {
 /// inverted residual block; or, where `node` is the depthwise one, the last two. `Ok(false)` if `node`, whose convolution is `first`, does
 /// not begin a block that pays.
 pub(super) fn lower(cx: &mut Lower<'_>, node: &Node, first: &FloatConv<'_>) -> Result<bool, EngineError> {
+    if cx.isa == Isa::Scalar {
+        return Ok(false);
+    }
     let mut chain = vec![(node, fuse::float_tail(cx, node.outputs[0], false))];
     let mut absorbed: Vec<NodeId> = chain[0].1.nodes.clone();
     let mut geometries = vec![first.geometry];

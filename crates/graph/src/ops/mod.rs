@@ -40,6 +40,7 @@ ops! {
     #[cfg(feature = "gradient")]
     batch_norm_training::BatchNormTraining,
     batch_normalization::BatchNormalization,
+    #[cfg(feature = "all-ops")]
     bias_gelu::BiasGelu,
     #[cfg(feature = "all-ops")]
     bipolar_quant::BipolarQuant,
@@ -104,6 +105,7 @@ ops! {
     expand::Expand,
     #[cfg(feature = "all-ops")]
     eye_like::EyeLike,
+    #[cfg(feature = "all-ops")]
     fast_gelu::FastGelu,
     flatten::Flatten,
     floor::Floor,
@@ -181,6 +183,7 @@ ops! {
     non_max_suppression::NonMaxSuppression,
     non_zero::NonZero,
     not::Not,
+    #[cfg(feature = "all-ops")]
     one_hot::OneHot,
     or::Or,
     p_relu::PRelu,
@@ -236,6 +239,7 @@ ops! {
     rnn::RNN,
     #[cfg(feature = "all-ops")]
     roi_align::RoiAlign,
+    #[cfg(feature = "all-ops")]
     rotary_embedding::RotaryEmbedding,
     round::Round,
     #[cfg(feature = "all-ops")]
@@ -252,6 +256,7 @@ ops! {
     #[cfg(feature = "all-ops")]
     sinh::Sinh,
     size::Size,
+    #[cfg(feature = "all-ops")]
     skip_layer_normalization::SkipLayerNormalization,
     slice::Slice,
     softmax::Softmax,

@@ -62,22 +62,23 @@ impl Op for TopK {
         if k > along.length {
             return Err(OpError::invalid(format!("the top {k} of {} values", along.length)));
         }
-        let wide = if x.element().is_packed() { x.cast(Element::I8) } else { x.clone() };
+        // Floats as f64 and integers as i64 keep their order; with the highest bit flipped so does u64.
+        let reals = if x.element().is_float() { x.to_f64s() } else { vec![] };
+        let flip = if x.element() == Element::U64 { i64::MIN } else { 0 };
+        let integers: Vec<i64> = if reals.is_empty() { x.to_i64s().iter().map(|v| v ^ flip).collect() } else { vec![] };
         let mut order: Vec<usize> = vec![];
-        for_scalar!(wide.element(), T => {
-            let values = wide.values::<T>()?;
-            for (o, n) in (0..along.outer).flat_map(|o| (0..along.inner).map(move |n| (o, n))) {
-                let mut line: Vec<usize> =
-                    (0..along.length).map(|i| (o * along.length + i) * along.inner + n).collect();
-                // A stable sort keeps the first of equal values first.
-                sort_indices(&mut line, &|a, b| {
-                    let order = values[a].partial_cmp(&values[b]).unwrap_or(Ordering::Equal);
-                    if self.largest { order.reverse() } else { order }
-                });
-                order.extend(&line[..k]);
-            }
-            Ok::<(), OpError>(())
-        })?;
+        for (o, n) in (0..along.outer).flat_map(|o| (0..along.inner).map(move |n| (o, n))) {
+            let mut line: Vec<usize> = (0..along.length).map(|i| (o * along.length + i) * along.inner + n).collect();
+            // A stable sort keeps the first of equal values first.
+            sort_indices(&mut line, &|a, b| {
+                let order = match integers.is_empty() {
+                    true => reals[a].partial_cmp(&reals[b]).unwrap_or(Ordering::Equal),
+                    false => integers[a].cmp(&integers[b]),
+                };
+                if self.largest { order.reverse() } else { order }
+            });
+            order.extend(&line[..k]);
+        }
         // Lines were listed one after another; the axis belongs where it was.
         let mut shape = x.shape().to_vec();
         shape[axis] = k;

@@ -15,12 +15,14 @@ use record::Recorder;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 /// How long an idle worker watches for the next job before it sleeps.
 const SPIN: Duration = Duration::from_micros(40);
+/// How often a caller looks whether the last chunk has ended before it sleeps.
+const SPINS: usize = 4096;
 /// Low bits of the ticket that count the chunks nobody has claimed; the rest numbers the job.
 const CHUNK_BITS: u32 = 24;
 const CHUNK_MASK: u64 = (1 << CHUNK_BITS) - 1;
@@ -55,6 +57,9 @@ struct Shared {
     job: AtomicPtr<()>,
     chunks: AtomicUsize,
     stop: AtomicBool,
+    /// Whether the caller sleeps until the last chunk has ended, and its thread.
+    waiting: AtomicBool,
+    waiter: Mutex<Option<Thread>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     recorder: Recorder,
 }
@@ -71,6 +76,8 @@ impl Pool {
         let shared = Arc::new(Shared {
             ticket: Line(AtomicU64::new(0)),
             done: Line(AtomicUsize::new(0)),
+            waiting: AtomicBool::new(false),
+            waiter: Mutex::new(None),
             job: AtomicPtr::new(std::ptr::null_mut()),
             chunks: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
@@ -169,7 +176,7 @@ impl Pool {
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             while let Some((_, chunk)) = shared.claim() {
-                let ended = CountOnDrop(&shared.done.0);
+                let ended = CountOnDrop(shared);
                 shared.recorder.chunk(0, number, || f(0, chunk));
                 drop(ended);
             }
@@ -177,15 +184,7 @@ impl Pool {
         if outcome.is_err() {
             shared.abandon();
         }
-        let mut spins = 0u32;
-        while shared.done.0.load(Ordering::Acquire) < chunks {
-            spins += 1;
-            if spins < 4096 {
-                std::hint::spin_loop();
-            } else {
-                std::thread::yield_now();
-            }
-        }
+        shared.wait(chunks);
         outcome
     }
 
@@ -243,8 +242,25 @@ impl Shared {
         }
     }
 
+    /// Waits until so many chunks have ended: a moment awake, then, as a worker must have lost its processor, asleep.
+    fn wait(&self, chunks: usize) {
+        for _ in 0..SPINS {
+            if self.done.0.load(Ordering::Acquire) >= chunks {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        *self.waiter.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
+        // Sequentially consistent with the count: either we see that the last chunk has ended, or who ended it sees us wait.
+        self.waiting.store(true, Ordering::SeqCst);
+        while self.done.0.load(Ordering::SeqCst) < chunks {
+            std::thread::park();
+        }
+        self.waiting.store(false, Ordering::SeqCst);
+    }
+
     fn take_panic(&self) -> Option<Box<dyn Any + Send>> {
-        self.panic.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+        self.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn work(&self, number: usize, asleep: &AtomicBool) {
@@ -253,7 +269,7 @@ impl Shared {
         while !self.stop.load(Ordering::Relaxed) {
             if let Some((job, chunk)) = self.claim() {
                 idle = None;
-                let ended = CountOnDrop(&self.done.0);
+                let ended = CountOnDrop(self);
                 // SAFETY: the chunk is claimed and not yet counted as done, so the caller that published `job`
                 // is still waiting in `fork_join` and its borrow is alive; `claim` proved the pointer is its.
                 let f: Job<'_> = unsafe { *job.cast::<Job<'_>>() };
@@ -261,7 +277,7 @@ impl Shared {
                 let ticket = self.ticket.0.load(Ordering::Relaxed) >> CHUNK_BITS;
                 let work = || self.recorder.chunk(number, ticket, || f(number, chunk));
                 if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
-                    *self.panic.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(payload);
+                    *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
                     self.abandon();
                 }
                 drop(ended);
@@ -294,17 +310,41 @@ impl Shared {
 }
 
 /// Counts a chunk as done when it ends, by return or by panic.
-struct CountOnDrop<'a>(&'a AtomicUsize);
+struct CountOnDrop<'a>(&'a Shared);
 
 impl Drop for CountOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::Release);
+        self.0.done.0.fetch_add(1, Ordering::SeqCst);
+        if self.0.waiting.load(Ordering::SeqCst)
+            && let Some(waiter) = &*self.0.waiter.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            waiter.unpark();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_caller_sleeps_until_a_worker_that_takes_long_has_ended() {
+        let pool = Pool::new(2);
+        if pool.threads() < 2 {
+            return;
+        }
+        for _ in 0..20 {
+            // Neither thread ends its chunk before the other has one, and the worker not before the caller sleeps.
+            let taken = AtomicUsize::new(0);
+            pool.run_indexed(2, &|worker, _| {
+                taken.fetch_add(1, Ordering::SeqCst);
+                while taken.load(Ordering::SeqCst) < 2 || worker == 1 && !pool.shared.waiting.load(Ordering::SeqCst) {
+                    std::hint::spin_loop();
+                }
+            });
+            assert!(!pool.shared.waiting.load(Ordering::SeqCst));
+        }
+    }
 
     #[test]
     fn every_chunk_runs_once() {

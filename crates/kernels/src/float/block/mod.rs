@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::Clamp;
 use super::product::panels::Panels;
-use super::simd::{Kernel, Simd, dispatch};
+use super::simd::{Kernel, Simd, dispatch_vectors};
 use crate::aligned::Aligned;
 use crate::pool::SharedMut;
 use crate::{ConvGeometry, Isa, KernelError, Pool, expect_len};
@@ -79,7 +79,7 @@ impl Block {
     /// Packs a block for `isa` (or the best set below it that this machine has).
     ///
     /// # Errors
-    /// [`KernelError`] when [`Block::applies`] does not hold, a geometry contradicts itself, or an argument has another length than it says.
+    /// [`KernelError`] when the set is [`Isa::Scalar`], [`Block::applies`] does not hold, a geometry contradicts itself, or an argument has another length than it says.
     pub fn pack(
         isa: Isa,
         widen: Option<&Layer<'_>>,
@@ -97,6 +97,9 @@ impl Block {
             return Err(KernelError::Geometry("the layers do not make an inverted residual block".to_owned()));
         }
         let isa = isa.or_supported();
+        if isa == Isa::Scalar {
+            return Err(KernelError::Unsupported("blocks of scalar code; layers run one by one".to_owned()));
+        }
         let geometry = depthwise.geometry;
         let hidden = Panels::new(isa, 1, geometry.in_c).padded_cols();
         let mut taps = Aligned::zeros(hidden * geometry.taps());
@@ -160,7 +163,7 @@ impl Block {
             let x = &x[image * (x.len() / to.batch)..][..x.len() / to.batch];
             // SAFETY: chunks that run at the same time have different workers.
             let scratch = unsafe { scratch.slice(worker * len..(worker + 1) * len) };
-            dispatch(self.isa, Band { block: self, x, image, residual, out: &out, rows, group, scratch });
+            dispatch_vectors(self.isa, Band { block: self, x, image, residual, out: &out, rows, group, scratch });
         });
         Ok(())
     }

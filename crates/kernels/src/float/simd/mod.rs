@@ -53,6 +53,21 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     }
 }
 
+/// [`dispatch`] of what is only planned for vectors: no copy for [`Isa::Scalar`], which it must not be called with.
+pub(crate) fn dispatch_vectors<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    match isa.or_supported() {
+        Isa::Scalar => unreachable!("not planned for scalar code"),
+        // SAFETY: `or_supported` returns only sets that this machine runs.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 if AVX512 => unsafe { avx512::Avx512::assume() }.vectorize(kernel),
+        // SAFETY: as above; every other set of this architecture has AVX2.
+        #[cfg(target_arch = "x86_64")]
+        _ => unsafe { avx2::Avx2::assume() }.vectorize(kernel),
+        #[cfg(not(target_arch = "x86_64"))]
+        isa => dispatch(isa, kernel),
+    }
+}
+
 /// Operations on vectors of `LANES` floats.
 ///
 /// Comparisons and extrema treat NaN as x86 does: `min(a, b)` and `max(a, b)` return `b` when either is NaN.
