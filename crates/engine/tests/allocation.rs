@@ -143,11 +143,16 @@ fn runs_allocate_nothing() {
             session.input_mut(0).expect("one input").fill(1);
             session.run_into().expect("runs");
             let first = session.output_tensor(0).expect("one output");
-            let before = COUNT.load(Ordering::Relaxed);
-            for _ in 0..10 {
-                session.run_into().expect("runs");
-            }
-            assert_eq!(COUNT.load(Ordering::Relaxed), before, "{}, {threads} threads", graph.name);
+            // The harness's own thread may allocate meanwhile, but hardly three times in a row.
+            let mut allocations = || {
+                let before = COUNT.load(Ordering::Relaxed);
+                for _ in 0..10 {
+                    session.run_into().expect("runs");
+                }
+                COUNT.load(Ordering::Relaxed) - before
+            };
+            let fewest = (0..3).map(|_| allocations()).min();
+            assert_eq!(fewest, Some(0), "{}, {threads} threads", graph.name);
             assert_eq!(session.output_tensor(0).expect("one output"), first);
         }
     }

@@ -6,7 +6,7 @@ use super::support::{
     axes::{Along, normalize},
     order::sort_indices,
 };
-use crate::{Backward, Gradients, AttrValue, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, for_scalar, op};
+use crate::{Backward, Gradients, AttrValue, Case, Dim, Eval, Gradient, Infer, Legacy, Op, OpError, QuantRule, Type, op};
 
 op! {
     /// The `K` greatest (or least) values along an axis, in order, and where they were; of equal ones the first counts.
