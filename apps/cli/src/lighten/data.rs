@@ -35,6 +35,9 @@ pub(super) fn test_data(args: &Args, model: &Model) -> Result<Option<Dataset>> {
 pub(super) struct Batches {
     pub tensors: Vec<Vec<Tensor>>,
     pub source: String,
+    /// The samples as a data set, and how many were taken.
+    pub spec: String,
+    pub samples: usize,
     pub synthetic: bool,
 }
 
@@ -55,13 +58,14 @@ pub(super) fn calibration(args: &Args, model: &Model, feeds: &Feeds) -> Result<B
             _ => None,
         };
         let tensors = images.map(|items| batched(items, feeds)).transpose()?.unwrap_or_default();
-        return Ok(Batches { tensors, source, synthetic: true });
+        return Ok(Batches { tensors, source, spec: String::new(), samples: SYNTHETIC, synthetic: true });
     };
     let data = feeds::open("--calibrate", &spec, Some(args.calibration_limit))?;
     let items = (0..data.len()).map(|i| data.item(i)).collect::<Result<Vec<_>, _>>()?;
     feeds.warn_if_guessed(&items[0]);
     let source = format!("{} samples of {}", items.len(), data.name());
-    Ok(Batches { tensors: batched(items, feeds)?, source, synthetic: false })
+    let samples = items.len();
+    Ok(Batches { tensors: batched(items, feeds)?, source, spec, samples, synthetic: false })
 }
 
 fn batched(items: Vec<Item>, feeds: &Feeds) -> Result<Vec<Vec<Tensor>>> {

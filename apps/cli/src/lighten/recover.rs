@@ -4,45 +4,65 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use qing::{
-    lighten::{Lightened, Recovery, totals},
+    lighten::{Effort, Lightened, Recovery, totals},
     train::run::{self, Options},
 };
 
-use super::Args;
+use super::{Args, data::Batches};
 use crate::{feeds::Feeds, train::Watcher};
 
 /// Learning again.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Recovery (with labelled data)")]
+#[command(next_help_heading = "Recovery (--effort thorough does it on the calibration data, without labels)")]
 pub(crate) struct RecoverArgs {
     /// Labelled samples on which the lighter network goes on learning, taught by the network it was made of. Writes the recipe and a
     /// checkpoint beside the first output
     #[arg(long, value_name = "DATA")]
-    pub recover: Option<String>,
-    /// How often it sees every sample [default: 1, 4 or 12, by --effort]
-    #[arg(long, value_name = "N", requires = "recover")]
-    pub epochs: Option<u32>,
-    /// Highest learning rate
-    #[arg(long, value_name = "RATE", requires = "recover", default_value_t = 0.02)]
-    pub rate: f32,
+    recover: Option<String>,
+    /// How often it sees every sample [default: 1, 4 or 12, by --effort; without labels, as many as make 900 steps]
+    #[arg(long, value_name = "N")]
+    epochs: Option<u32>,
+    /// Highest learning rate [default: 0.02; without labels 0.01, for large images 0.002]
+    #[arg(long, value_name = "RATE")]
+    rate: Option<f32>,
     /// Do not mirror or shift images
-    #[arg(long, requires = "recover")]
-    pub no_augment: bool,
+    #[arg(long)]
+    no_augment: bool,
     /// Go on from the checkpoint of a recovery that was ended
-    #[arg(long, requires = "recover")]
-    pub resume: bool,
+    #[arg(long)]
+    resume: bool,
 }
 
 /// Trains what was made at the widths it was given, if that is wanted.
-pub(crate) fn run(args: &Args, feeds: &Feeds, outputs: &[PathBuf], threads: usize, made: &mut Lightened) -> Result<()> {
-    let Some(data) = &args.recover.recover else { return Ok(()) };
+pub(crate) fn run(
+    args: &Args,
+    feeds: &Feeds,
+    batches: &Batches,
+    outputs: &[PathBuf],
+    threads: usize,
+    made: &mut Lightened,
+) -> Result<()> {
     let first = outputs.first().context("no output")?;
     let name = first.file_stem().map(|s| s.to_string_lossy().into_owned()).context("an output without a name")?;
-    let mut recovery = Recovery::new(&name, &args.model, data, args.effort);
-    recovery.rate = args.recover.rate;
+    let mut recovery = match &args.recover.recover {
+        Some(data) => Recovery::labelled(&name, &args.model, data, args.effort),
+        None if args.effort == Effort::Thorough && !batches.synthetic => {
+            let values = feeds
+                .only()?
+                .ty
+                .shape
+                .as_ref()
+                .map_or(0, |s| s.iter().skip(1).map(|d| d.known().unwrap_or(1)).product());
+            Recovery::unlabelled(&name, &args.model, &batches.spec, batches.samples, values)
+        }
+        None => return Ok(()),
+    };
+    recovery.rate = args.recover.rate.unwrap_or(recovery.rate);
     recovery.epochs = args.recover.epochs.unwrap_or(recovery.epochs);
     ensure!(recovery.epochs > 0, "--epochs is at least 1");
-    recovery.augment = !args.recover.no_augment && feeds.preprocess().is_some();
+    if args.recover.no_augment || feeds.preprocess().is_none() {
+        recovery.augment = None;
+    }
     if let Some(p) = feeds.preprocess() {
         recovery.preprocess = p.to_metadata().into_iter().collect();
     }

@@ -78,21 +78,29 @@ impl Op for Clip {
         QuantRule::Table
     }
 
+    /// What is cut off passes nothing back: `dX` is `dY` where the result lies inside, by [`ReluGrad`](super::ReluGrad) of how far.
     fn gradient(&self, cx: &Backward<'_>) -> Gradients {
-        let (x, dy) = (cx.input(0)?, cx.dy()?);
+        let (x, y, dy) = (cx.input(0)?, cx.output(0)?, cx.dy()?);
         let mut all = vec![None; 3];
-        let mut inside = dy;
-        if let Some(min) = cx.optional(1) {
-            let below = cx.emit(super::Less {}, &[x, min])?;
-            all[1] = cx.wanted(1, || cx.sum_like(cx.masked(below, dy)?, min))?;
-            inside = cx.choose(below, cx.scalar(dy, 0.0), inside)?;
+        let bounds = (cx.optional(1), cx.optional(2));
+        if let Some(min) = bounds.0 {
+            all[1] = cx.wanted(1, || cx.sum_like(cx.masked(cx.emit(super::Less {}, &[x, min])?, dy)?, min))?;
         }
-        if let Some(max) = cx.optional(2) {
-            let above = cx.emit(super::Greater {}, &[x, max])?;
-            all[2] = cx.wanted(2, || cx.sum_like(cx.masked(above, dy)?, max))?;
-            inside = cx.choose(above, cx.scalar(dy, 0.0), inside)?;
+        if let Some(max) = bounds.1 {
+            all[2] = cx.wanted(2, || cx.sum_like(cx.masked(cx.emit(super::Greater {}, &[x, max])?, dy)?, max))?;
         }
-        all[0] = cx.wanted(0, || Ok(inside))?;
+        all[0] = cx.wanted(0, || {
+            let mut inside = dy;
+            if let Some(min) = bounds.0 {
+                let zero = cx.constant(min).is_some_and(|t| t.to_f64s().iter().all(|v| *v == 0.0));
+                let above = if zero { y } else { cx.emit(super::Sub {}, &[y, min])? };
+                inside = cx.emit(super::ReluGrad {}, &[above, inside])?;
+            }
+            if let Some(max) = bounds.1 {
+                inside = cx.emit(super::ReluGrad {}, &[cx.emit(super::Sub {}, &[max, y])?, inside])?;
+            }
+            Ok(inside)
+        })?;
         Ok(all)
     }
 }

@@ -37,6 +37,8 @@ pub struct Source {
     pub mixup: f32,
     /// What everything is drawn from.
     pub seed: u64,
+    /// Whether samples need no labels, since something else says what the network should give; all count as class 0.
+    pub unlabelled: bool,
 }
 
 /// Samples for one step.
@@ -64,7 +66,7 @@ impl Source {
         if !(0.0..1.0).contains(&self.smoothing) || !(0.0..=100.0).contains(&self.mixup) {
             return Err(TrainError::invalid("label smoothing is 0 to below 1, mixup at least 0"));
         }
-        for i in 0..self.data.len() {
+        for i in 0..if self.unlabelled { 0 } else { self.data.len() } {
             match self.data.label(i) {
                 Some(label) if label < self.classes => {}
                 Some(label) => {
@@ -75,6 +77,10 @@ impl Source {
             }
         }
         Ok(())
+    }
+
+    fn label(&self, i: usize) -> usize {
+        if self.unlabelled { 0 } else { self.data.label(i).unwrap_or(0) }
     }
 
     /// Batches in an epoch.
@@ -102,7 +108,7 @@ impl Source {
             };
             items.push(self.augment.apply(item, &mut random)?);
         }
-        let mut labels: Vec<usize> = picked.iter().map(|i| self.data.label(*i).unwrap_or(0)).collect();
+        let mut labels: Vec<usize> = picked.iter().map(|i| self.label(*i)).collect();
         let mut input = self.feed.batch(items)?;
         let (off, on) = (self.smoothing / self.classes as f32, 1.0 - self.smoothing);
         let mut targets = vec![off; picked.len() * self.classes];
@@ -201,6 +207,7 @@ mod tests {
             smoothing: 0.1,
             mixup: 0.0,
             seed: 5,
+            unlabelled: false,
         }
     }
 

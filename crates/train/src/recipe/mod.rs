@@ -83,6 +83,11 @@ impl Recipe {
         table.try_into().map_err(bad)
     }
 
+    /// Whether the teacher alone says what the network should give, so that samples need no labels.
+    pub fn unlabelled(&self) -> bool {
+        self.distill.as_ref().is_some_and(|d| d.weight >= 1.0)
+    }
+
     /// The recipe as TOML, defaults and all.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).unwrap_or_default()

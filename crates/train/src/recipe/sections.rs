@@ -42,6 +42,9 @@ impl ModelSection {
 pub struct DataSection {
     /// To train on.
     pub train: String,
+    /// Only so many of them, from the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
     /// Held out: measured after every epoch, to judge settings by.
     pub validate: Option<String>,
     /// Measured once, at the end.
@@ -201,7 +204,8 @@ pub enum LossName {
 pub struct DistillSection {
     /// A model file, or `zoo:NAME`.
     pub teacher: String,
-    /// Share of the loss that is the distance to the teacher; the rest is that to the labels.
+    /// Share of the loss that is the distance to the teacher; the rest is that to the labels. At 1 samples need none, and accuracy
+    /// in training is how often both agree.
     #[serde(default = "half")]
     pub weight: f32,
     /// Temperature at which both are compared.

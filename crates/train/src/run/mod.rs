@@ -309,8 +309,16 @@ impl<'a> Run<'a> {
         inputs.extend(&taught);
         let loss = self.trainer.step(&inputs, rate)?;
         let logits = self.trainer.output(0)?;
-        let rows = logits.chunks_exact(logits.len() / batch.labels.len());
-        self.partial[1] += rows.zip(&batch.labels).filter(|(row, label)| evaluate::best(row) == **label).count() as f64;
+        let classes = logits.len() / batch.labels.len();
+        let rows = logits.chunks_exact(classes);
+        let agree = match &taught {
+            Some(taught) if self.recipe.unlabelled() => {
+                let taught = taught.to_f32s();
+                rows.zip(taught.chunks_exact(classes)).filter(|(a, b)| evaluate::best(a) == evaluate::best(b)).count()
+            }
+            _ => rows.zip(&batch.labels).filter(|(row, label)| evaluate::best(row) == **label).count(),
+        };
+        self.partial[1] += agree as f64;
         Ok(loss)
     }
 

@@ -76,6 +76,7 @@ pub(crate) fn calibration(
     samples: usize,
 ) -> Result<Vec<Vec<Tensor>>, TrainError> {
     let data = Dataset::open(&beside(folder, &recipe.data.train))?;
+    let data = recipe.data.limit.map_or(data.clone(), |n| data.take(n));
     let feed = Feed::for_input(network, 0)?;
     let count = samples.clamp(1, data.len());
     let mut batches = vec![];
@@ -199,7 +200,10 @@ pub(super) fn source(
         return Err(TrainError::invalid(format!("model.labels has {n} names, the network {classes} classes")));
     }
     let source = Source {
-        data: open(folder, "train", &recipe.data.train)?,
+        data: match recipe.data.limit {
+            Some(n) => open(folder, "train", &recipe.data.train)?.take(n),
+            None => open(folder, "train", &recipe.data.train)?,
+        },
         feed: Feed::for_input(network, 0)?,
         classes,
         batch,
@@ -207,6 +211,7 @@ pub(super) fn source(
         smoothing: recipe.loss.label_smoothing,
         mixup: recipe.augment.mixup,
         seed: recipe.seed,
+        unlabelled: recipe.unlabelled(),
     };
     source.check()?;
     Ok(source)
