@@ -6,6 +6,7 @@
 mod accuracy;
 mod bench;
 mod evaluate;
+mod factorize;
 mod feeds;
 mod finetune;
 mod inspect;
@@ -56,6 +57,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Lighten(lighten::Args),
+    Factorize(factorize::Args),
     Run(run::Args),
     Evaluate(evaluate::Args),
     Inspect(inspect::Args),
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
     let base_memory = process::resident_bytes();
     let result = match Cli::parse().command {
         Command::Lighten(args) => lighten::run(&args),
+        Command::Factorize(args) => factorize::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -72,7 +72,7 @@ fn zeros(path: PathBuf, shape: &[usize]) {
 #[test]
 fn help() {
     let here = folder();
-    for command in ["", "lighten", "run", "evaluate", "inspect", "bench", "train", "finetune", "zoo"] {
+    for command in ["", "lighten", "factorize", "run", "evaluate", "inspect", "bench", "train", "finetune", "zoo"] {
         let args: Vec<&str> = [command, "--help"].into_iter().filter(|a| !a.is_empty()).collect();
         let name = if command.is_empty() { "help".to_string() } else { format!("help_{command}") };
         let output = qing(here.path(), &args);

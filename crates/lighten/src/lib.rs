@@ -8,6 +8,7 @@
 mod calibrate;
 mod effort;
 mod error;
+pub mod factorize;
 mod pipeline;
 mod quantize;
 mod recover;

@@ -57,8 +57,8 @@ pub mod formats {
 pub mod lighten {
     pub use qing_lighten::{
         Bits, Calibration, Effort, Island, Layer, LightenError, Lightened, Options, Override, Progress,
-        QuantizeOptions, RangeMethod, Recovery, Report, Search, Totals, layers, lighten, lighten_within, matches,
-        search, totals,
+        QuantizeOptions, RangeMethod, Recovery, Report, Search, Totals, factorize, layers, lighten, lighten_within,
+        matches, search, totals,
     };
 }
 

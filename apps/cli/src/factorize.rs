@@ -1,0 +1,176 @@
+//! `qing factorize`: layers become chains of smaller ones, and a smaller float network is left.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use qing::{
+    formats,
+    lighten::{
+        LightenError,
+        factorize::{Amount, FactorizeOptions, FactorizedLayer, factorize},
+    },
+};
+use serde_json::json;
+
+use crate::{
+    accuracy,
+    feeds::{self, Feeds, PreprocessArgs},
+    model,
+    output::{self, count, percent},
+    process,
+    progress::Progress,
+    run::has_extension,
+    runner::Runner,
+    table::Table,
+};
+
+/// Samples in one batch.
+const BATCH: usize = 16;
+
+/// Take the layers of a float network apart into smaller ones until it keeps a budget
+///
+/// Every layer may become two or three of lower rank (SVD, Tucker-2, CP), judged by what its inputs look like on the samples; which ones do is
+/// chosen over the whole network. What is left is a float network that may be trained further (`qing finetune`) and lightened.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A float network: a file (.onnx, .tflite, .qing) or zoo:NAME
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// What is left of the network: "macs<=0.6x" (multiply–accumulates) or "params<=0.5x" (weights of layers that can be taken apart)
+    #[arg(long, value_name = "LIMIT", value_parser = amount)]
+    budget: Amount,
+    /// Typical samples, PATH[:SPLIT][@SLICE], labels not needed. Some hundreds are enough
+    #[arg(long, value_name = "DATA")]
+    calibrate: Option<String>,
+    /// Take at most N of them
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    calibration_limit: usize,
+    /// Labelled samples to measure accuracy on, before and after
+    #[arg(long, value_name = "DATA")]
+    evaluate: Option<String>,
+    /// Take at most N of them
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Let all inputs of a layer count alike, whatever the samples show
+    #[arg(long)]
+    plain: bool,
+    /// Where to write, .onnx or .qing [default: MODEL-factorized.onnx]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    preprocess: PreprocessArgs,
+}
+
+fn amount(text: &str) -> Result<Amount, LightenError> {
+    let bad = || LightenError::Option(format!("budget `{text}`: write macs<=0.6x or params<=0.5x, a share below 1"));
+    let (what, share) = text.split_once("<=").ok_or_else(bad)?;
+    let share = share.trim().strip_suffix('x').and_then(|s| s.trim().parse::<f64>().ok());
+    let share = share.filter(|s| *s > 0.0 && *s < 1.0).ok_or_else(bad)?;
+    match what.trim() {
+        "macs" => Ok(Amount::Macs(share)),
+        "params" | "parameters" => Ok(Amount::Parameters(share)),
+        _ => Err(bad()),
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let model = model::load(&args.model)?;
+    let feeds = Feeds::new(&model.graph, &args.preprocess)?;
+    let output = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}-factorized.onnx", model.name)));
+    let known = has_extension(&output, "onnx") || has_extension(&output, "qing");
+    ensure!(known, "{}: .onnx and .qing can be written", output.display());
+    let spec = match (&args.calibrate, model.entry) {
+        (None, Some(_)) => Some(format!("{}:calibrate", args.model)),
+        (given, _) => given.clone(),
+    };
+    ensure!(spec.is_some() || args.plain, "give typical samples with --calibrate DATA, or --plain to go without");
+    let mut batches = vec![];
+    if let Some(spec) = &spec {
+        let data = feeds::open("--calibrate", spec, Some(args.calibration_limit))?;
+        feeds.warn_if_guessed(&data.item(0)?);
+        let feed = feeds.only()?;
+        let size = feed.ty.shape.as_ref().and_then(|s| s.first()?.known()).unwrap_or(BATCH.min(data.len())).max(1);
+        ensure!(data.len() >= size, "the network takes batches of {size}; there are {} samples", data.len());
+        for first in (0..data.len() / size * size).step_by(size) {
+            let items = (first..first + size).map(|i| data.item(i)).collect::<Result<Vec<_>, _>>()?;
+            batches.push(vec![feed.batch(items)?]);
+        }
+    }
+    let test = args.evaluate.as_ref().map(|spec| feeds::open("--evaluate", spec, args.limit)).transpose()?;
+    let threads = args.threads.unwrap_or_else(process::cores);
+    let options = FactorizeOptions { amount: args.budget, whitened: !args.plain, threads };
+    let mut progress = Progress::new("factorize", 1);
+    let mut made = factorize(&model.graph, &batches, &options, &mut |p| progress.stage(p.stage, p.done, p.total))?;
+    drop(progress);
+    if let Some(p) = feeds.preprocess() {
+        made.graph.metadata.extend(p.to_metadata());
+    }
+    if has_extension(&output, "qing") {
+        formats::qing::write(&made.graph, &output)?;
+    } else {
+        formats::onnx::write(&made.graph, &output, &formats::onnx::WriteOptions::default())?;
+    }
+    let mut accuracies = vec![];
+    if let Some(data) = &test {
+        for graph in [&model.graph, &made.graph] {
+            let mut runner = Runner::new(graph, threads);
+            accuracies.push(accuracy::measure(&mut runner, data, feeds.only()?, BATCH, "evaluate")?.top1());
+        }
+    }
+    if args.json {
+        return output::json(&json!({ "layers": made.layers, "accuracy": accuracies, "output": output }));
+    }
+    show(&made.layers)?;
+    if let [before, after] = accuracies[..] {
+        output::line(&format!("accuracy {} before, {} after", percent(before), percent(after)))?;
+    }
+    output::line(&format!("wrote {}", output.display()))
+}
+
+fn show(layers: &[FactorizedLayer]) -> Result<()> {
+    let mut table = Table::new(&["layer", "becomes", ">weights", ">of", ">MACs", ">of", ">lost"]);
+    let (mut weights, mut macs) = ((0, 0), (0.0, 0.0));
+    for l in layers {
+        weights = (weights.0 + l.parameters.0, weights.1 + l.parameters.1);
+        macs = (macs.0 + l.macs.0, macs.1 + l.macs.1);
+        table.row([
+            l.layer.clone(),
+            l.form.clone(),
+            count(l.parameters.1 as f64),
+            count(l.parameters.0 as f64),
+            count(l.macs.1),
+            count(l.macs.0),
+            percent(l.lost),
+        ]);
+    }
+    table.row([
+        "together".into(),
+        String::new(),
+        count(weights.1 as f64),
+        count(weights.0 as f64),
+        count(macs.1),
+        count(macs.0),
+        String::new(),
+    ]);
+    output::print(&table.render())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_are_shares() {
+        assert_eq!(amount("macs<=0.6x").unwrap(), Amount::Macs(0.6));
+        assert_eq!(amount("params <= 0.5x").unwrap(), Amount::Parameters(0.5));
+        for bad in ["macs<=5M", "macs<=1x", "size<=0.5x", "0.5"] {
+            assert!(amount(bad).is_err(), "{bad}");
+        }
+    }
+}
