@@ -16,6 +16,7 @@ mod output;
 mod picture;
 mod process;
 mod progress;
+mod prune;
 mod run;
 mod runner;
 mod table;
@@ -58,6 +59,7 @@ struct Cli {
 enum Command {
     Lighten(lighten::Args),
     Factorize(factorize::Args),
+    Prune(prune::Args),
     Run(run::Args),
     Evaluate(evaluate::Args),
     Inspect(inspect::Args),
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Lighten(args) => lighten::run(&args),
         Command::Factorize(args) => factorize::run(&args),
+        Command::Prune(args) => prune::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -15,6 +15,7 @@ mod recover;
 mod report;
 mod run;
 pub mod search;
+pub mod sparsify;
 
 pub use calibrate::synthetic;
 pub use effort::Effort;

@@ -58,7 +58,7 @@ pub mod lighten {
     pub use qing_lighten::{
         Bits, Calibration, Effort, Island, Layer, LightenError, Lightened, Options, Override, Progress,
         QuantizeOptions, RangeMethod, Recovery, Report, Search, Totals, factorize, layers, lighten, lighten_within,
-        matches, search, totals,
+        matches, search, sparsify, totals,
     };
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use qing_graph::{Graph, NodeId, Tensor, ValueId};
 
 pub(crate) use histogram::Histogram;
-pub(crate) use moments::Moments;
+pub(crate) use moments::{Moments, position as window_position};
 pub use synthetic::synthetic;
 
 use crate::{LightenError, Progress, run::Observer};

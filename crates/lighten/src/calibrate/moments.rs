@@ -203,7 +203,7 @@ impl Moments {
 }
 
 /// Position in a plane of tap `tap` at output place `place`; `None` in the padding.
-fn position(axes: &[Axis], place: usize, tap: usize) -> Option<usize> {
+pub(crate) fn position(axes: &[Axis], place: usize, tap: usize) -> Option<usize> {
     let (mut place, mut tap) = (place, tap);
     let (mut position, mut stride) = (0, 1);
     for axis in axes.iter().rev() {

@@ -35,7 +35,7 @@ pub fn totals(graph: &Graph, sample: Option<&[Tensor]>) -> Totals {
 }
 
 /// The graph for one sample: the leading dimension of inputs is 1 where it is open, others as in `sample`.
-fn bound(graph: &Graph, sample: Option<&[Tensor]>) -> Graph {
+pub(crate) fn bound(graph: &Graph, sample: Option<&[Tensor]>) -> Graph {
     let shapes: Vec<Vec<usize>> = graph
         .inputs
         .iter()
@@ -56,6 +56,11 @@ fn bound(graph: &Graph, sample: Option<&[Tensor]>) -> Graph {
         })
         .collect();
     infer::specialize(graph, &shapes).unwrap_or_else(|_| graph.clone())
+}
+
+/// Multiply–accumulates of every node of a graph whose shapes are known.
+pub(crate) fn macs_by_node(graph: &Graph) -> Vec<u64> {
+    graph.nodes.iter().map(|node| macs(graph, node)).collect()
 }
 
 fn macs(graph: &Graph, node: &Node) -> u64 {

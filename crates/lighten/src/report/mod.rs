@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use qing_graph::{Graph, Tensor};
 use serde::Serialize;
 
+pub(crate) use cost::{bound, macs_by_node};
 pub use cost::{layers, totals};
-pub(crate) use noise::output_sqnr;
+pub(crate) use noise::{float_sqnr, output_sqnr};
 
 use crate::{
     LightenError, Progress,

@@ -95,6 +95,23 @@ pub(crate) fn output_sqnr(
     Ok(power.decibels().unwrap_or(0.0))
 }
 
+/// Signal-to-noise ratio of the first output of another float network, in decibels; `None` if there is no signal.
+pub(crate) fn float_sqnr(
+    float: &Graph,
+    other: &Graph,
+    batches: &[Vec<Tensor>],
+    threads: usize,
+) -> Result<Option<f64>, LightenError> {
+    let (Some(a), Some(b)) = (float.outputs.first(), other.outputs.first()) else { return Ok(None) };
+    let (mut first, mut second) = (Observer::new(float, &[*a], threads), Observer::new(other, &[*b], threads));
+    let mut power = Power::default();
+    for batch in batches {
+        let (a, b) = (first.run(batch)?, second.run(batch)?);
+        power.add(&a[0].to_f32s(), &b[0].to_f32s());
+    }
+    Ok(power.decibels())
+}
+
 fn pairs(float: &Graph, quantized: &Quantized) -> Vec<Pair> {
     let made = &quantized.assigned;
     let mut pairs = vec![];

@@ -13,6 +13,7 @@ mod pareto;
 mod sensitivity;
 
 pub use budget::{Budget, Limit, Measure, parse_budgets};
+pub(crate) use cost::measured_latency;
 pub use cost::{BitOperations, CostModel, Costs, Forms, Latency, Size};
 pub use mixed::{Judge, Kept, Mixed, MixedOptions, Selected};
 pub(crate) use mixed::{Request, mixed};

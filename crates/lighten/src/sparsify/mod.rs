@@ -1,0 +1,3 @@
+//! Networks with fewer weights: whole channels taken out ([`channels`]).
+
+pub mod channels;
