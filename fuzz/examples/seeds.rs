@@ -36,6 +36,7 @@ fn main() {
                 && counts[2] < MOST
             {
                 counts[2] += usize::from(put(&corpus.join("qing"), &qing_formats::qing::to_bytes(&graph)));
+                put(&corpus.join("qing"), &qing_formats::qing::to_compressed_bytes(&graph));
             }
         }
     }

@@ -12,7 +12,11 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(graph) = qing_formats::qing::read_bytes(&bytes.into()) {
         // What was read can be written and read again.
         let again = qing_formats::qing::to_bytes(&graph);
-        qing_formats::qing::read_bytes(&again.into()).expect("a written graph is read");
+        qing_formats::qing::read_bytes(&again.clone().into()).expect("a written graph is read");
+        // Compressed as well, and it is the same.
+        let small = qing_formats::qing::to_compressed_bytes(&graph);
+        let read = qing_formats::qing::read_bytes(&small.into()).expect("a compressed graph is read");
+        assert_eq!(qing_formats::qing::to_bytes(&read), again);
     }
 });
 

@@ -16,18 +16,25 @@
 //!
 //! A reader maps the file and points its tensors into the map. Weights of 1–8 bits are packed as
 //! [`Element::Bits`](qing_graph::Element) says. There is no code per op: ops are names with attributes.
+//!
+//! Version 2 is the same, compressed, for files that are sent or stored rather than mapped: the header is its length (32 bits)
+//! and its bytes, coded; a tensor is coded where that is shorter (`code/`), and decoded when the file is read. What is not
+//! compressed is written as version 1.
 
+mod code;
 mod read;
 mod schema;
 mod write;
 
 pub use read::{read, read_bytes};
-pub use write::{to_bytes, write};
+pub use write::{to_bytes, to_compressed_bytes, write, write_compressed};
 
 /// First bytes of every file.
 pub const MAGIC: [u8; 8] = *b"\x89QING\r\n\x1a";
-/// The version this reader and writer speak. A reader refuses newer ones.
-pub const VERSION: u32 = 1;
+/// The newest version this reader and writer speak: that of compressed files. A reader refuses newer ones.
+pub const VERSION: u32 = 2;
+/// The version of files that are used where they lie.
+const PLAIN: u32 = 1;
 const PREFIX: usize = 48;
 const ALIGN: usize = 64;
 

@@ -1,10 +1,16 @@
-use std::path::Path;
+use std::{cell::Cell, path::Path};
 
 use bytes::Bytes;
 use prost::Message as _;
 use qing_graph::{AttrValue, Attrs, Dim, Element, Granularity, Graph, Node, Quant, Tensor, Type, ValueId, ops, verify};
 
-use super::{ALIGN, MAGIC, PREFIX, VERSION, schema};
+use qing_tensor::element_count;
+
+use super::{
+    ALIGN, MAGIC, PLAIN, PREFIX, VERSION,
+    code::{self, Coding, adaptive},
+    schema,
+};
 use crate::FormatError;
 
 /// Reads a `.qing` file; its tensors point into the mapped file.
@@ -17,12 +23,14 @@ pub fn read(path: &Path) -> Result<Graph, FormatError> {
 }
 
 /// Reads the bytes of a `.qing` file; tensors share them. Allocates a small multiple of the header's size, never of a
-/// size the file merely claims.
+/// size the file merely claims; of a compressed file, at most 1024 times its size.
 ///
 /// # Errors
 /// [`FormatError::Malformed`] with what is wrong where.
 pub fn read_bytes(bytes: &Bytes) -> Result<Graph, FormatError> {
-    let (header, data) = sections(bytes)?;
+    let (version, header, data) = sections(bytes)?;
+    let header = if version == PLAIN { header } else { plain_header(&header)?.into() };
+    let data = Data { bytes: data, coded: version > PLAIN, left: Cell::new(bytes.len().saturating_mul(code::DENSEST)) };
     let header = schema::Header::decode(header).map_err(|e| malformed("header", e))?;
     let mut graph = Graph::new(&header.name);
     for (i, value) in header.values.iter().enumerate() {
@@ -71,8 +79,28 @@ fn malformed(place: impl Into<String>, what: impl ToString) -> FormatError {
     FormatError::malformed(place, what.to_string())
 }
 
-/// Header and data section, with every length and checksum checked.
-fn sections(bytes: &Bytes) -> Result<(Bytes, Bytes), FormatError> {
+/// The data section.
+struct Data {
+    bytes: Bytes,
+    /// Whether tensors in it may be coded.
+    coded: bool,
+    /// Bytes that may still be decoded: many tensors may claim the same coded ones.
+    left: Cell<usize>,
+}
+
+/// The header of a compressed file.
+fn plain_header(coded: &[u8]) -> Result<Vec<u8>, FormatError> {
+    let short = || malformed("header", "it is too short to be a compressed one");
+    let (length, coded) = coded.split_first_chunk::<4>().ok_or_else(short)?;
+    let length = u32::from_le_bytes(*length) as usize;
+    if !code::fits(coded.len(), length) {
+        return Err(malformed("header", format!("{} coded bytes are too few for {length}", coded.len())));
+    }
+    adaptive::decode(coded, length, 1, adaptive::ORDERS).map_err(|e| malformed("header", e))
+}
+
+/// Version, header and data section, with every length and checksum checked.
+fn sections(bytes: &Bytes) -> Result<(u32, Bytes, Bytes), FormatError> {
     let prefix: &[u8; PREFIX] = bytes
         .get(..PREFIX)
         .and_then(|p| p.try_into().ok())
@@ -110,7 +138,7 @@ fn sections(bytes: &Bytes) -> Result<(Bytes, Bytes), FormatError> {
             return Err(malformed(name, "the checksum does not match: the file is damaged"));
         }
     }
-    Ok((header, data))
+    Ok((version, header, data))
 }
 
 /// The checksum of a section. Pages are given back as soon as they have been looked at: else a whole mapped file would be in memory
@@ -125,7 +153,7 @@ fn checksum(section: &Bytes) -> u32 {
     hasher.finalize()
 }
 
-fn add_value(graph: &mut Graph, i: usize, value: &schema::Value, data: &Bytes) -> Result<(), FormatError> {
+fn add_value(graph: &mut Graph, i: usize, value: &schema::Value, data: &Data) -> Result<(), FormatError> {
     let place = || format!("value `{}`", value.name);
     let fail = |what: String| malformed(place(), what);
     let element = Element::from_name(&value.element).ok_or_else(|| fail(format!("element {:?}", value.element)))?;
@@ -169,20 +197,29 @@ fn quant(q: &schema::Quant) -> Result<Quant, String> {
     Quant::new(granularity, q.scale.clone(), q.zero.clone()).map_err(|e| e.to_string())
 }
 
-fn tensor(blob: &schema::Blob, data: &Bytes) -> Result<Tensor, String> {
+fn tensor(blob: &schema::Blob, data: &Data) -> Result<Tensor, String> {
     let element = Element::from_name(&blob.element).ok_or_else(|| format!("element {:?}", blob.element))?;
     let shape: Vec<usize> = blob
         .shape
         .iter()
         .map(|d| usize::try_from(*d).map_err(|_| format!("dimension {d}")))
         .collect::<Result<_, _>>()?;
-    let end = blob.offset.checked_add(blob.length).filter(|end| *end <= data.len() as u64);
-    let end =
-        end.ok_or_else(|| format!("bytes {}+{} of a data section of {}", blob.offset, blob.length, data.len()))?;
-    Tensor::from_bytes(element, &shape, data.slice(blob.offset as usize..end as usize)).map_err(|e| e.to_string())
+    let size = data.bytes.len();
+    let end = blob.offset.checked_add(blob.length).filter(|end| *end <= size as u64);
+    let end = end.ok_or_else(|| format!("bytes {}+{} of a data section of {size}", blob.offset, blob.length))?;
+    let mut bytes = data.bytes.slice(blob.offset as usize..end as usize);
+    let coding = Coding::of(blob.coding).filter(|c| data.coded || *c == Coding::Plain);
+    let coding = coding.ok_or_else(|| format!("coding {} is not known to this version of qing", blob.coding))?;
+    if coding != Coding::Plain {
+        let count = element_count(&shape).map_err(|e| e.to_string())?;
+        let takes = count.checked_mul(element.bits().div_ceil(8)).and_then(|n| data.left.get().checked_sub(n));
+        data.left.set(takes.ok_or("the coded tensors are too many for a file of this size")?);
+        bytes = code::decode(coding, &bytes, element, count)?.into();
+    }
+    Tensor::from_bytes(element, &shape, bytes).map_err(|e| e.to_string())
 }
 
-fn attribute_value(attribute: &schema::Attribute, data: &Bytes) -> Result<AttrValue, String> {
+fn attribute_value(attribute: &schema::Attribute, data: &Data) -> Result<AttrValue, String> {
     use schema::AttributeValue as V;
     Ok(match attribute.value.as_ref().ok_or_else(|| format!("attribute `{}` has no value", attribute.name))? {
         V::Int(v) => AttrValue::Int(*v),

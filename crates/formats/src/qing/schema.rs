@@ -83,6 +83,9 @@ pub(super) struct Blob {
     pub(super) shape: Vec<u64>,
     #[prost(string, tag = "4")]
     pub(super) element: String,
+    /// How the bytes are coded (`code::Coding`); only files of version 2 have others than 0, plain.
+    #[prost(uint32, tag = "5")]
+    pub(super) coding: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use qing_graph::{Dim, Element, Graph, Quant, Tensor, Type, dump, ops};
 
-use super::{read_bytes, to_bytes};
+use super::{code, read_bytes, to_bytes, to_compressed_bytes};
 
 /// A quantized layer with 3-bit weights, symbolic batch, a residual and metadata.
 fn sample() -> Graph {
@@ -83,7 +83,131 @@ fn reseal(bytes: &mut [u8]) {
     bytes[44..48].copy_from_slice(&crc);
 }
 
+/// Weights of `bits`, a share of them zero, the others by size.
+fn sparse(bits: u8, count: usize, zeros: f64) -> Tensor {
+    let element = Element::integer(bits, true).unwrap();
+    let most = (1i64 << (bits - 1)) - 1;
+    let value = |i: usize| {
+        let h = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11;
+        let u = h as f64 / (1u64 << 53) as f64;
+        let v = if u < zeros { 0 } else { (h % (2 * most as u64 + 1)) as i64 - most };
+        v as i32
+    };
+    Tensor::from_ints(element, &[count], &(0..count).map(value).collect::<Vec<_>>()).unwrap()
+}
+
+fn entropy(tensor: &Tensor) -> f64 {
+    let values = tensor.to_ints();
+    let mut counts = std::collections::BTreeMap::new();
+    values.iter().for_each(|v| *counts.entry(*v).or_insert(0u32) += 1);
+    let n = values.len() as f64;
+    counts.values().map(|c| -f64::from(*c) * (f64::from(*c) / n).log2()).sum::<f64>() / 8.0
+}
+
+#[test]
+fn zeros_cost_what_they_should() {
+    for (bits, zeros) in [(2, 0.3), (2, 0.9), (3, 0.5), (4, 0.75), (8, 0.97), (4, 0.0)] {
+        let tensor = sparse(bits, 40_000, zeros);
+        let (coding, bytes) = code::encode(&tensor);
+        let ideal = entropy(&tensor);
+        assert!((bytes.len() as f64) < 1.01 * ideal + 300.0, "{bits} bits, {zeros}: {} of {ideal}", bytes.len());
+        let again = code::decode(coding, &bytes, tensor.element(), tensor.len()).unwrap();
+        assert_eq!(again, tensor.bytes().as_ref(), "{bits} bits");
+    }
+}
+
+#[test]
+fn zeros_in_runs_cost_less() {
+    let values: Vec<i32> = (0..32_000).map(|i| if (i / 64) % 4 == 0 { (i * 7919) % 15 - 7 } else { 0 }).collect();
+    let tensor = Tensor::from_ints(Element::integer(4, true).unwrap(), &[32_000], &values).unwrap();
+    let (coding, bytes) = code::encode(&tensor);
+    assert!((bytes.len() as f64) < 0.8 * entropy(&tensor), "{} {coding:?}", bytes.len());
+    assert_eq!(code::decode(coding, &bytes, tensor.element(), 32_000).unwrap(), tensor.bytes().as_ref());
+}
+
+#[test]
+fn wide_and_short_and_plain_tensors_come_back() {
+    let floats: Vec<f32> = (0..4000).map(|i| if i % 5 == 0 { (i as f32).sin() } else { 0.0 }).collect();
+    let all_zero = Tensor::new(&[100_000], vec![0f32; 100_000]).unwrap();
+    for tensor in [
+        Tensor::vector(floats),
+        Tensor::vector((0..500).map(|i| i * i - 7000).collect::<Vec<i32>>()),
+        Tensor::vector(vec![7i32]),
+        Tensor::new(&[0], Vec::<f32>::new()).unwrap(),
+        Tensor::from_ints(Element::Bipolar, &[77], &[1; 77]).unwrap(),
+        all_zero,
+    ] {
+        let (coding, bytes) = code::encode(&tensor);
+        assert!(bytes.len() <= tensor.bytes().len());
+        let again = code::decode(coding, &bytes, tensor.element(), tensor.len()).unwrap();
+        assert_eq!(again, tensor.bytes().as_ref(), "{tensor:?}");
+    }
+}
+
+#[test]
+fn compressed_files_are_the_same_graph_and_smaller() {
+    let mut graph = sample();
+    let w = graph.find("w").unwrap();
+    graph.value_mut(w).constant = Some(sparse(3, 36, 0.6).reshaped(&[2, 2, 3, 3]).unwrap());
+    let (plain, compressed) = (to_bytes(&graph), to_compressed_bytes(&graph));
+    assert!(compressed.len() < plain.len(), "{} {}", compressed.len(), plain.len());
+    assert_eq!((plain[8], compressed[8]), (1, 2));
+    let again = read_bytes(&compressed.into()).unwrap();
+    assert_eq!(to_bytes(&again), plain);
+}
+
+#[test]
+fn a_file_may_not_claim_more_than_it_holds() {
+    let mut g = Graph::new("t");
+    let x = g.add_input("x", Type::new(Element::F32, [1usize]));
+    // Silence, that takes few bytes.
+    let zeros = g.add_constant("z", Tensor::new(&[200_000], vec![0f32; 200_000]).unwrap());
+    let y = g.add_node(Arc::new(ops::Add {}), "y", &[Some(x), Some(zeros)], 1).unwrap()[0];
+    g.mark_output(y);
+    let bytes = to_compressed_bytes(&g);
+    assert!(bytes.len() * 1024 >= 800_000 && read_bytes(&bytes.into()).is_ok());
+    assert!(code::decode(code::Coding::Symbols, &[0, 0, 128, 128, 1, 0, 0, 128, 0], Element::I8, 1 << 40).is_err());
+    // One symbol alone: any number of it takes no bits.
+    let one = [5, 0, 128, 128, 1, 0, 0, 128, 0];
+    assert_eq!(code::decode(code::Coding::Symbols, &one, Element::I8, 9).unwrap(), [5; 9]);
+    for bad in [&one[..8], &[250, 9, 1][..], &[0, 0, 1, 0, 0, 128, 0][..], &[0, 0, 128, 128, 1, 0, 0, 0, 0][..], &[]] {
+        assert!(code::decode(code::Coding::Symbols, bad, Element::I8, 9).is_err(), "{bad:?}");
+    }
+    // A two-bit tensor holds no fives.
+    let i2 = Element::integer(2, true).unwrap();
+    assert!(code::decode(code::Coding::Symbols, &one, i2, 9).unwrap_err().contains("does not fit"));
+}
+
 proptest! {
+    #[test]
+    fn coded_values_come_back(values in prop::collection::vec(any::<u8>(), 1..600), period in 1usize..9, mask in 0u8..=255) {
+        let values: Vec<u8> = values.into_iter().map(|v| v & mask).collect();
+        let coded = code::symbols::encode(&values).unwrap();
+        prop_assert_eq!(&code::symbols::decode(&coded, values.len()).unwrap(), &values);
+        for orders in 1..=4 {
+            let coded = code::adaptive::encode(&values, period, orders);
+            prop_assert_eq!(&code::adaptive::decode(&coded, values.len(), period, orders).unwrap(), &values);
+        }
+    }
+
+    #[test]
+    fn changed_bytes_of_compressed_files_never_panic(at in 8usize..2000, value: u8, seal: bool) {
+        let mut bytes = to_compressed_bytes(&sample());
+        let at = at % bytes.len();
+        bytes[at] = value;
+        if seal {
+            reseal(&mut bytes);
+        }
+        let _ = read_bytes(&bytes.into());
+    }
+
+    #[test]
+    fn any_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), count in 0usize..5000) {
+        for coding in 1..4 {
+            let _ = code::decode(code::Coding::of(coding).unwrap(), &bytes, Element::I8, count);
+        }
+    }
+
     #[test]
     fn changed_bytes_never_panic(at in 8usize..2000, value: u8, seal: bool) {
         let mut bytes = to_bytes(&sample());

@@ -3,7 +3,11 @@ use std::path::Path;
 use prost::Message as _;
 use qing_graph::{AttrValue, Dim, Granularity, Graph, Quant, Tensor};
 
-use super::{ALIGN, MAGIC, PREFIX, VERSION, schema};
+use super::{
+    ALIGN, MAGIC, PLAIN, PREFIX, VERSION,
+    code::{self, Coding, adaptive},
+    schema,
+};
 use crate::{FormatError, atomic};
 
 /// Writes a graph to `path`: into a temporary file beside it, synced, then renamed, so that a reader never sees half.
@@ -14,10 +18,32 @@ pub fn write(graph: &Graph, path: &Path) -> Result<(), FormatError> {
     atomic::write(path, &to_bytes(graph))
 }
 
+/// [`write`], compressed: smaller, but decoded into memory when it is read.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_compressed(graph: &Graph, path: &Path) -> Result<(), FormatError> {
+    atomic::write(path, &to_compressed_bytes(graph))
+}
+
 /// The bytes of a `.qing` file. Values that nothing reads are left out.
 pub fn to_bytes(graph: &Graph) -> Vec<u8> {
-    let graph = graph.clone().compacted();
     let mut data = Data::default();
+    let header = header(graph, &mut data);
+    assemble(PLAIN, &header, &data.bytes)
+}
+
+/// The bytes of a compressed `.qing` file.
+pub fn to_compressed_bytes(graph: &Graph) -> Vec<u8> {
+    let mut data = Data { compress: true, ..Data::default() };
+    let header = header(graph, &mut data);
+    let mut coded = (header.len() as u32).to_le_bytes().to_vec();
+    coded.extend(adaptive::encode(&header, 1, adaptive::ORDERS));
+    assemble(VERSION, &coded, &data.bytes)
+}
+
+fn header(graph: &Graph, data: &mut Data) -> Vec<u8> {
+    let graph = graph.clone().compacted();
     let values = graph
         .values()
         .map(|(_, v)| schema::Value {
@@ -37,10 +63,10 @@ pub fn to_bytes(graph: &Graph) -> Vec<u8> {
             op: node.op.name().into(),
             inputs: node.inputs.iter().map(|i| i.map_or(0, |id| id.0 + 1)).collect(),
             outputs: node.outputs.iter().map(|id| id.0).collect(),
-            attributes: node.op.attrs().0.into_iter().map(|(name, v)| attribute(name, v, &mut data)).collect(),
+            attributes: node.op.attrs().0.into_iter().map(|(name, v)| attribute(name, v, data)).collect(),
         })
         .collect();
-    let header = schema::Header {
+    schema::Header {
         name: graph.name.clone(),
         values,
         nodes,
@@ -52,15 +78,14 @@ pub fn to_bytes(graph: &Graph) -> Vec<u8> {
             .map(|(key, value)| schema::Entry { key: key.clone(), value: value.clone() })
             .collect(),
     }
-    .encode_to_vec();
-    assemble(&header, &data.bytes)
+    .encode_to_vec()
 }
 
-fn assemble(header: &[u8], data: &[u8]) -> Vec<u8> {
+fn assemble(version: u32, header: &[u8], data: &[u8]) -> Vec<u8> {
     let data_offset = (PREFIX + header.len()).next_multiple_of(ALIGN);
     let mut out = Vec::with_capacity(data_offset + data.len());
     out.extend(MAGIC);
-    out.extend(VERSION.to_le_bytes());
+    out.extend(version.to_le_bytes());
     out.extend(crc32fast::hash(header).to_le_bytes());
     out.extend((header.len() as u64).to_le_bytes());
     out.extend((data_offset as u64).to_le_bytes());
@@ -77,22 +102,35 @@ fn assemble(header: &[u8], data: &[u8]) -> Vec<u8> {
 #[derive(Default)]
 struct Data {
     bytes: Vec<u8>,
+    compress: bool,
 }
 
 impl Data {
     fn add(&mut self, tensor: &Tensor) -> schema::Blob {
+        let (coding, coded) = match self.compress {
+            true => code::encode(tensor),
+            false => (Coding::Plain, vec![]),
+        };
         // The section starts at a multiple of the alignment, so offsets within it may be aligned instead.
-        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGN), 0);
+        if coding == Coding::Plain {
+            let align = if self.compress { NEAR } else { ALIGN };
+            self.bytes.resize(self.bytes.len().next_multiple_of(align), 0);
+        }
+        let bytes = if coding == Coding::Plain { tensor.bytes().as_ref() } else { &coded };
         let offset = self.bytes.len() as u64;
-        self.bytes.extend_from_slice(tensor.bytes());
+        self.bytes.extend_from_slice(bytes);
         schema::Blob {
             offset,
-            length: tensor.bytes().len() as u64,
+            length: bytes.len() as u64,
             shape: tensor.shape().iter().map(|d| *d as u64).collect(),
             element: tensor.element().name(),
+            coding: coding as u32,
         }
     }
 }
+
+/// Alignment of plain tensors in a compressed file: that of their elements.
+const NEAR: usize = 8;
 
 fn dim(dim: &Dim) -> schema::Dim {
     schema::Dim {

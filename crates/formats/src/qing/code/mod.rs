@@ -1,0 +1,92 @@
+//! Entropy coding of what a compressed device file holds: what is likely takes few bits, and the zeros of a sparse tensor what
+//! they should, `H(share of zeros)` bits each.
+//!
+//! [`symbols`] codes integers of up to eight bits with a table of frequencies for each tensor (range asymmetric numeral systems,
+//! Duda, arXiv:1311.2540); [`adaptive`] codes bytes with probabilities that are learned on the way: short tensors, for which a
+//! table would cost more than it saves, tensors of wider elements, and the header. The shortest is taken, none if none is
+//! shorter than the plain bytes.
+//!
+//! A decoder allocates what the caller says that there is; [`fits`] bounds it by the coded bytes before.
+
+pub(super) mod adaptive;
+pub(super) mod symbols;
+
+use qing_graph::{Element, Tensor};
+use qing_tensor::{pack_bits, unpack_bits};
+
+/// A coded byte stands for at most so many plain ones.
+pub(super) const DENSEST: usize = 1024;
+
+/// How the bytes of a tensor are stored. The numbers are those in files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coding {
+    /// As they are.
+    Plain = 0,
+    /// By a table of frequencies.
+    Symbols = 1,
+    /// By what was there so far.
+    Adaptive = 2,
+    /// By what came right before: zeros in runs.
+    Context = 3,
+}
+
+impl Coding {
+    pub(super) fn of(number: u32) -> Option<Coding> {
+        [Coding::Plain, Coding::Symbols, Coding::Adaptive, Coding::Context].into_iter().find(|c| *c as u32 == number)
+    }
+}
+
+/// Whether so many coded bytes may stand for so many plain ones.
+pub(super) fn fits(coded: usize, plain: usize) -> bool {
+    coded.checked_mul(DENSEST).is_none_or(|most| plain <= most)
+}
+
+/// The shortest form of a tensor's bytes.
+pub(super) fn encode(tensor: &Tensor) -> (Coding, Vec<u8>) {
+    let element = tensor.element();
+    let plain = tensor.bytes();
+    let mut best = (Coding::Plain, plain.to_vec());
+    let mut consider = |coding, bytes: Vec<u8>| {
+        if bytes.len() < best.1.len() && fits(bytes.len(), tensor.len().max(plain.len())) {
+            best = (coding, bytes);
+        }
+    };
+    if element.bits() <= 8 {
+        let values: Vec<u8> = unpack_bits(plain, tensor.len(), element.bits(), false).iter().map(|v| *v as u8).collect();
+        if let Some(bytes) = symbols::encode(&values) {
+            consider(Coding::Symbols, bytes);
+        }
+        consider(Coding::Adaptive, adaptive::encode(&values, 1, 1));
+        consider(Coding::Context, adaptive::encode(&values, 1, adaptive::ORDERS));
+    } else {
+        consider(Coding::Adaptive, adaptive::encode(plain, element.bits() / 8, 1));
+        consider(Coding::Context, adaptive::encode(plain, element.bits() / 8, adaptive::ORDERS));
+    }
+    best
+}
+
+/// The plain bytes again.
+///
+/// # Errors
+/// If the coded bytes are not those of `count` values.
+pub(super) fn decode(coding: Coding, bytes: &[u8], element: Element, count: usize) -> Result<Vec<u8>, String> {
+    let width = element.bits();
+    let values = if width <= 8 { Some(count) } else { count.checked_mul(width / 8) };
+    let Some(values) = values.filter(|n| fits(bytes.len(), *n)) else {
+        return Err(format!("{} coded bytes are too few for {count} values", bytes.len()));
+    };
+    let plain = match coding {
+        Coding::Plain => return Ok(bytes.to_vec()),
+        Coding::Symbols if width > 8 => return Err(format!("values of {element} cannot be coded as symbols")),
+        Coding::Symbols => symbols::decode(bytes, values)?,
+        Coding::Adaptive => adaptive::decode(bytes, values, width.div_ceil(8), 1)?,
+        Coding::Context => adaptive::decode(bytes, values, width.div_ceil(8), adaptive::ORDERS)?,
+    };
+    if width >= 8 {
+        return Ok(plain);
+    }
+    if plain.iter().any(|v| u32::from(*v) >> width != 0) {
+        return Err(format!("a coded value does not fit {element}"));
+    }
+    Ok(pack_bits(plain.into_iter(), width))
+}
