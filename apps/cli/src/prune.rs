@@ -178,7 +178,8 @@ fn show(report: &PruneReport) -> Result<()> {
         ]);
     }
     output::print(&table.render())?;
-    let share = |a: u64, b: u64| format!("{} → {} (÷ {:.2})", count(a as f64), count(b as f64), a as f64 / b.max(1) as f64);
+    let share =
+        |a: u64, b: u64| format!("{} → {} (÷ {:.2})", count(a as f64), count(b as f64), a as f64 / b.max(1) as f64);
     output::line(&format!("\nmultiply–accumulates {}", share(report.before.macs, report.after.macs)))?;
     output::line(&format!("parameters {}", share(report.before.parameters, report.after.parameters)))?;
     if let Some(db) = report.output_sqnr_db {

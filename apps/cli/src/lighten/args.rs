@@ -63,6 +63,9 @@ pub(crate) struct Args {
     /// Keep the weights of an .onnx output in a file beside it
     #[arg(long)]
     pub external_data: bool,
+    /// Compress .qing outputs: to be sent or stored; decoded into memory when read, rather than used where they lie
+    #[arg(long)]
+    pub compress: bool,
     /// Threads [default: all cores]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,

@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let made = format!("{}, calibrated on {}", args.widths(), batches.source);
     lightened.graph.metadata.insert("qing.lightened".into(), made);
     for path in &outputs {
-        write(&lightened.graph, path, args.external_data)?;
+        write(&lightened.graph, path, args)?;
     }
     // What is measured is what was written.
     let last = outputs.iter().rev().find(|p| has_extension(p, "qing")).or(outputs.last()).context("no output")?;
@@ -135,10 +135,11 @@ fn output_paths(args: &Args, model: &Model) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn write(graph: &Graph, path: &Path, external_data: bool) -> Result<()> {
+fn write(graph: &Graph, path: &Path, args: &Args) -> Result<()> {
     if has_extension(path, "qing") {
-        return Ok(formats::qing::write(graph, path)?);
+        let write = if args.compress { formats::qing::write_compressed } else { formats::qing::write };
+        return Ok(write(graph, path)?);
     }
-    let options = formats::onnx::WriteOptions { external_data, ..Default::default() };
+    let options = formats::onnx::WriteOptions { external_data: args.external_data, ..Default::default() };
     Ok(formats::onnx::write(graph, path, &options)?)
 }

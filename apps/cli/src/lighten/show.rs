@@ -78,6 +78,7 @@ pub(super) fn show(model: &str, sides: &[Side; 2], report: &Report, source: &str
             ]);
         }
     }
+    table.row(["compressed (--compress)".into(), String::new(), bytes(report.file_bytes[1] as f64), String::new()]);
     output::print(&table.render())?;
     let loud = if report.calibration.synthetic { "  ← ranges are a guess; give --calibrate DATA" } else { "" };
     output::line(&format!("\ncalibrated on {source}{loud}"))?;
@@ -103,6 +104,7 @@ pub(super) fn as_json(args: &Args, sides: &[Side; 2], report: &Report, outputs: 
         "model": args.model, "bits": {"weights": args.bits.weights, "activations": args.bits.activations}, "search": report.search,
         "before": side(&sides[0]), "after": side(&sides[1]),
         "calibration": {"samples": report.calibration.samples, "synthetic": report.calibration.synthetic},
+        "file_bytes": {"plain": report.file_bytes[0], "compressed": report.file_bytes[1]},
         "output_sqnr_db": report.output_sqnr_db, "layers": report.layers.iter().map(layer_json).collect::<Vec<_>>(),
         "float_islands": islands, "outputs": outputs,
     })

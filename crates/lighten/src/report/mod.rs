@@ -86,6 +86,8 @@ pub struct Report {
     pub before: Totals,
     /// The lighter network.
     pub after: Totals,
+    /// Bytes of the device file of the lighter network, and of the same compressed.
+    pub file_bytes: [u64; 2],
     /// Its layers with weights.
     pub layers: Vec<Layer>,
     /// Nodes left in floating point.
@@ -128,12 +130,19 @@ pub(crate) fn report(
         model: float.name.clone(),
         before: totals(float, sample.map(Vec::as_slice)),
         after: totals(typed, sample.map(Vec::as_slice)),
+        file_bytes: file_bytes(typed),
         islands: islands.collect(),
         layers,
         calibration,
         output_sqnr_db: noise.output,
         search: None,
     })
+}
+
+/// Bytes of the device file, plain and compressed.
+pub(crate) fn file_bytes(graph: &Graph) -> [u64; 2] {
+    use qing_formats::qing::{to_bytes, to_compressed_bytes};
+    [to_bytes(graph).len() as u64, to_compressed_bytes(graph).len() as u64]
 }
 
 /// Noise by layer name, and of the first output.

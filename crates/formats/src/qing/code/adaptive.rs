@@ -31,7 +31,8 @@ pub(in super::super) const ORDERS: usize = 4;
 impl Model {
     fn new(period: usize, orders: usize) -> Model {
         let tables = vec![vec![Seen { one: 1 << 15, times: 0 }; SLOTS]; orders.clamp(1, ORDERS)];
-        let mut model = Model { tables, before: 0, period: period.max(1), at: 0, places: [0; ORDERS], hashes: [0; ORDERS] };
+        let mut model =
+            Model { tables, before: 0, period: period.max(1), at: 0, places: [0; ORDERS], hashes: [0; ORDERS] };
         model.start();
         model
     }
@@ -41,7 +42,8 @@ impl Model {
         let place = (self.at % self.period) as u32;
         for order in 0..ORDERS {
             let mask = if order == 0 { 0 } else { u32::MAX >> (32 - 8 * order as u32) };
-            let key = (self.before & mask).wrapping_mul(0x9e37_79b1) ^ (place * 4 + order as u32).wrapping_mul(0x85eb_ca6b);
+            let key =
+                (self.before & mask).wrapping_mul(0x9e37_79b1) ^ (place * 4 + order as u32).wrapping_mul(0x85eb_ca6b);
             self.hashes[order] = key ^ key >> 15;
         }
     }
@@ -95,7 +97,11 @@ pub(in super::super) fn encode(bytes: &[u8], period: usize, orders: usize) -> Ve
         for i in (0..8).rev() {
             let bit = u32::from(byte >> i & 1);
             let middle = split(low, high, model.probability(node));
-            if bit == 1 { high = middle } else { low = middle + 1 }
+            if bit == 1 {
+                high = middle
+            } else {
+                low = middle + 1
+            }
             model.learn(bit);
             node = node << 1 | bit;
             while (low ^ high) >> 24 == 0 {
@@ -139,7 +145,11 @@ pub(in super::super) fn decode(bytes: &[u8], count: usize, period: usize, orders
         for _ in 0..8 {
             let middle = split(low, high, model.probability(node));
             let bit = u32::from(code <= middle);
-            if bit == 1 { high = middle } else { low = middle + 1 }
+            if bit == 1 {
+                high = middle
+            } else {
+                low = middle + 1
+            }
             model.learn(bit);
             node = node << 1 | bit;
             while (low ^ high) >> 24 == 0 {

@@ -17,6 +17,9 @@ use qing_tensor::{pack_bits, unpack_bits};
 /// A coded byte stands for at most so many plain ones.
 pub(super) const DENSEST: usize = 1024;
 
+/// Values among which a table of frequencies is cheap: nothing slower is tried then.
+const MANY: usize = 1 << 16;
+
 /// How the bytes of a tensor are stored. The numbers are those in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Coding {
@@ -52,12 +55,19 @@ pub(super) fn encode(tensor: &Tensor) -> (Coding, Vec<u8>) {
         }
     };
     if element.bits() <= 8 {
-        let values: Vec<u8> = unpack_bits(plain, tensor.len(), element.bits(), false).iter().map(|v| *v as u8).collect();
+        let values: Vec<u8> =
+            unpack_bits(plain, tensor.len(), element.bits(), false).iter().map(|v| *v as u8).collect();
         if let Some(bytes) = symbols::encode(&values) {
             consider(Coding::Symbols, bytes);
         }
-        consider(Coding::Adaptive, adaptive::encode(&values, 1, 1));
-        consider(Coding::Context, adaptive::encode(&values, 1, adaptive::ORDERS));
+        // A table costs little beside many values; contexts help where zeros come together.
+        let zeros = values.iter().filter(|v| **v == 0).count();
+        if values.len() <= MANY {
+            consider(Coding::Adaptive, adaptive::encode(&values, 1, 1));
+        }
+        if values.len() <= MANY || 2 * zeros > values.len() {
+            consider(Coding::Context, adaptive::encode(&values, 1, adaptive::ORDERS));
+        }
     } else {
         consider(Coding::Adaptive, adaptive::encode(plain, element.bits() / 8, 1));
         consider(Coding::Context, adaptive::encode(plain, element.bits() / 8, adaptive::ORDERS));

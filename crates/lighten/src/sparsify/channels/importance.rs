@@ -42,7 +42,8 @@ pub(super) fn importance(
             let found = magnitudes(graph, d, gamma);
             if found.iter().all(|v| *v == 0.0) {
                 return Err(LightenError::Option(
-                    "the network has no batch normalization whose scales could be judged; use magnitude or taylor".into(),
+                    "the network has no batch normalization whose scales could be judged; use magnitude or taylor"
+                        .into(),
                 ));
             }
             // A unit without a normalization is never the least.

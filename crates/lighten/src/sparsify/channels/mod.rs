@@ -193,7 +193,9 @@ fn check(graph: &Graph, options: &PruneOptions) -> Result<(), LightenError> {
         return fail(format!("`{}` is quantized; channels are taken out of the float network, before", value.name));
     }
     if options.multiple == 0 || options.rounds == 0 || !(0.0..=1.0).contains(&options.least) {
-        return fail("channels are left in multiples of at least 1, in at least one round, and a least share is 0 to 1".into());
+        return fail(
+            "channels are left in multiples of at least 1, in at least one round, and a least share is 0 to 1".into(),
+        );
     }
     for (_, value) in graph.values() {
         let bad = |t: &Tensor| t.element().is_float() && t.to_f32s().iter().any(|v| v.is_nan());

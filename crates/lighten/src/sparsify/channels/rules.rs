@@ -342,8 +342,7 @@ fn squeeze(d: &mut Dependencies, graph: &Graph, node: &Node) -> Option<()> {
     let Some(lane) = d.lane(node.input(0)).cloned() else { return Some(()) };
     let (from, to) = (dims(graph, node.input(0)?)?.len(), dims(graph, node.outputs[0])?.len());
     let longer = from.max(to);
-    let axes: Vec<usize> =
-        ints(graph, node, 1)?.into_iter().map(|a| front(a, longer)).collect::<Option<Vec<_>>>()?;
+    let axes: Vec<usize> = ints(graph, node, 1)?.into_iter().map(|a| front(a, longer)).collect::<Option<Vec<_>>>()?;
     let axis = if to < from {
         if axes.contains(&lane.axis) {
             return None;
