@@ -65,7 +65,7 @@ pub(crate) struct Args {
     #[arg(long)]
     keep_branches: bool,
     /// Rounds in which the budget is approached
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 2)]
     rounds: usize,
     /// Do not fit the layers that are left to what they made before
     #[arg(long)]

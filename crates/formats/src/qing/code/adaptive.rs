@@ -62,11 +62,11 @@ impl Model {
             // Longer contexts say more, and the more so the surer they are.
             let one = u64::from(seen.one);
             let sure = one.abs_diff(1 << 15) >> 7;
-            let w = (1 + u64::from(seen.times).min(16)) * (1 + sure * sure) << (2 * order);
+            let w = ((1 + u64::from(seen.times).min(16)) * (1 + sure * sure)) << (2 * order);
             sum += w * one;
             weight += w;
         }
-        let p = if weight == 0 { 1 << 15 } else { (sum / weight) as u32 };
+        let p = sum.checked_div(weight).map_or(1 << 15, |p| p as u32);
         p.clamp(24, (1 << 16) - 24)
     }
 
@@ -98,9 +98,9 @@ pub(in super::super) fn encode(bytes: &[u8], period: usize, orders: usize) -> Ve
             let bit = u32::from(byte >> i & 1);
             let middle = split(low, high, model.probability(node));
             if bit == 1 {
-                high = middle
+                high = middle;
             } else {
-                low = middle + 1
+                low = middle + 1;
             }
             model.learn(bit);
             node = node << 1 | bit;
@@ -120,7 +120,7 @@ pub(in super::super) fn encode(bytes: &[u8], period: usize, orders: usize) -> Ve
 }
 
 fn split(low: u32, high: u32, p: u32) -> u32 {
-    low + (u64::from(high - low) * u64::from(p) >> 16) as u32
+    low + ((u64::from(high - low) * u64::from(p)) >> 16) as u32
 }
 
 /// The bytes again: `count` of them.
@@ -146,9 +146,9 @@ pub(in super::super) fn decode(bytes: &[u8], count: usize, period: usize, orders
             let middle = split(low, high, model.probability(node));
             let bit = u32::from(code <= middle);
             if bit == 1 {
-                high = middle
+                high = middle;
             } else {
-                low = middle + 1
+                low = middle + 1;
             }
             model.learn(bit);
             node = node << 1 | bit;

@@ -39,7 +39,7 @@ pub(in super::super) fn encode(values: &[u8]) -> Option<Vec<u8>> {
             tail.push(state as u8);
             state >>= 8;
         }
-        state = (state / f << BITS) + state % f + starts[i];
+        state = ((state / f) << BITS) + state % f + starts[i];
     }
     out.extend(state.to_le_bytes());
     out.extend(tail.iter().rev());
@@ -111,7 +111,7 @@ pub(in super::super) fn decode(bytes: &[u8], count: usize) -> Result<Vec<u8>, St
     for shift in [0, 8, 16, 24] {
         state |= u32::from(next().ok_or_else(cut)?) << shift;
     }
-    if state < LOW || state >= LOW << 8 {
+    if !(LOW..LOW << 8).contains(&state) {
         return Err("the coded symbols begin with no state".into());
     }
     let mut out = vec![0; count];

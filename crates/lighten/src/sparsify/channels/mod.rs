@@ -57,7 +57,7 @@ impl Default for PruneOptions {
             multiple: 8,
             least: 0.0,
             whole: true,
-            rounds: 3,
+            rounds: 2,
             reconstruct: true,
             threads: 1,
         }
