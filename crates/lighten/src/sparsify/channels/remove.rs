@@ -31,7 +31,8 @@ pub(super) fn remove(graph: &Graph, d: &Dependencies, gone: &[bool]) -> Result<G
         id
     };
     for node in &mut made.nodes {
-        let heard = |id: &ValueId| !silent[id.0 as usize];
+        // Constants that were added are heard.
+        let heard = |id: &ValueId| !silent.get(id.0 as usize).copied().unwrap_or(false);
         if node.outputs.iter().all(|o| !heard(o)) {
             continue;
         }
