@@ -21,13 +21,16 @@
 //! and its bytes, coded; a tensor is coded where that is shorter (`code/`), and decoded when the file is read. What is not
 //! compressed is written as version 1.
 
+#[cfg(feature = "compress")]
 mod code;
 mod read;
 mod schema;
 mod write;
 
 pub use read::{read, read_bytes};
-pub use write::{to_bytes, to_compressed_bytes, write, write_compressed};
+pub use write::{to_bytes, write};
+#[cfg(feature = "compress")]
+pub use write::{to_compressed_bytes, write_compressed};
 
 /// First bytes of every file.
 pub const MAGIC: [u8; 8] = *b"\x89QING\r\n\x1a";
@@ -36,7 +39,9 @@ pub const VERSION: u32 = 2;
 /// The version of files that are used where they lie.
 const PLAIN: u32 = 1;
 const PREFIX: usize = 48;
+/// A byte of a compressed file stands for at most so many.
+const DENSEST: usize = 1024;
 const ALIGN: usize = 64;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "compress"))]
 mod tests;

@@ -6,11 +6,7 @@ use qing_graph::{AttrValue, Attrs, Dim, Element, Granularity, Graph, Node, Quant
 
 use qing_tensor::element_count;
 
-use super::{
-    ALIGN, MAGIC, PLAIN, PREFIX, VERSION,
-    code::{self, Coding, adaptive},
-    schema,
-};
+use super::{ALIGN, DENSEST, MAGIC, PLAIN, PREFIX, VERSION, schema};
 use crate::FormatError;
 
 /// Reads a `.qing` file; its tensors point into the mapped file.
@@ -30,7 +26,7 @@ pub fn read(path: &Path) -> Result<Graph, FormatError> {
 pub fn read_bytes(bytes: &Bytes) -> Result<Graph, FormatError> {
     let (version, header, data) = sections(bytes)?;
     let header = if version == PLAIN { header } else { plain_header(&header)?.into() };
-    let data = Data { bytes: data, coded: version > PLAIN, left: Cell::new(bytes.len().saturating_mul(code::DENSEST)) };
+    let data = Data { bytes: data, coded: version > PLAIN, left: Cell::new(bytes.len().saturating_mul(DENSEST)) };
     let header = schema::Header::decode(header).map_err(|e| malformed("header", e))?;
     let mut graph = Graph::new(&header.name);
     for (i, value) in header.values.iter().enumerate() {
@@ -89,14 +85,38 @@ struct Data {
 }
 
 /// The header of a compressed file.
+#[cfg(feature = "compress")]
 fn plain_header(coded: &[u8]) -> Result<Vec<u8>, FormatError> {
+    use super::code::{adaptive, fits};
     let short = || malformed("header", "it is too short to be a compressed one");
     let (length, coded) = coded.split_first_chunk::<4>().ok_or_else(short)?;
     let length = u32::from_le_bytes(*length) as usize;
-    if !code::fits(coded.len(), length) {
+    if !fits(coded.len(), length) {
         return Err(malformed("header", format!("{} coded bytes are too few for {length}", coded.len())));
     }
     adaptive::decode(coded, length, 1, adaptive::ORDERS).map_err(|e| malformed("header", e))
+}
+
+#[cfg(not(feature = "compress"))]
+fn plain_header(_: &[u8]) -> Result<Vec<u8>, FormatError> {
+    Err(malformed("byte 8", "the file is compressed, which this build does not read (feature `compress`)"))
+}
+
+/// The bytes of a tensor that are coded in the way of that number.
+#[cfg(feature = "compress")]
+fn decoded(coding: u32, bytes: &[u8], element: Element, count: usize) -> Result<Vec<u8>, String> {
+    use super::code::{Coding, decode};
+    let coding = Coding::of(coding).ok_or_else(|| unknown(coding))?;
+    decode(coding, bytes, element, count)
+}
+
+#[cfg(not(feature = "compress"))]
+fn decoded(coding: u32, _: &[u8], _: Element, _: usize) -> Result<Vec<u8>, String> {
+    Err(unknown(coding))
+}
+
+fn unknown(coding: u32) -> String {
+    format!("coding {coding} is not known to this version of qing")
 }
 
 /// Version, header and data section, with every length and checksum checked.
@@ -208,13 +228,14 @@ fn tensor(blob: &schema::Blob, data: &Data) -> Result<Tensor, String> {
     let end = blob.offset.checked_add(blob.length).filter(|end| *end <= size as u64);
     let end = end.ok_or_else(|| format!("bytes {}+{} of a data section of {size}", blob.offset, blob.length))?;
     let mut bytes = data.bytes.slice(blob.offset as usize..end as usize);
-    let coding = Coding::of(blob.coding).filter(|c| data.coded || *c == Coding::Plain);
-    let coding = coding.ok_or_else(|| format!("coding {} is not known to this version of qing", blob.coding))?;
-    if coding != Coding::Plain {
+    if blob.coding != 0 {
+        if !data.coded {
+            return Err(unknown(blob.coding));
+        }
         let count = element_count(&shape).map_err(|e| e.to_string())?;
         let takes = count.checked_mul(element.bits().div_ceil(8)).and_then(|n| data.left.get().checked_sub(n));
         data.left.set(takes.ok_or("the coded tensors are too many for a file of this size")?);
-        bytes = code::decode(coding, &bytes, element, count)?.into();
+        bytes = decoded(blob.coding, &bytes, element, count)?.into();
     }
     Tensor::from_bytes(element, &shape, bytes).map_err(|e| e.to_string())
 }

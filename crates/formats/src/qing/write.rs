@@ -3,11 +3,7 @@ use std::path::Path;
 use prost::Message as _;
 use qing_graph::{AttrValue, Dim, Granularity, Graph, Quant, Tensor};
 
-use super::{
-    ALIGN, MAGIC, PLAIN, PREFIX, VERSION,
-    code::{self, Coding, adaptive},
-    schema,
-};
+use super::{ALIGN, MAGIC, PLAIN, PREFIX, schema};
 use crate::{FormatError, atomic};
 
 /// Writes a graph to `path`: into a temporary file beside it, synced, then renamed, so that a reader never sees half.
@@ -22,6 +18,7 @@ pub fn write(graph: &Graph, path: &Path) -> Result<(), FormatError> {
 ///
 /// # Errors
 /// As [`write`].
+#[cfg(feature = "compress")]
 pub fn write_compressed(graph: &Graph, path: &Path) -> Result<(), FormatError> {
     atomic::write(path, &to_compressed_bytes(graph))
 }
@@ -34,12 +31,13 @@ pub fn to_bytes(graph: &Graph) -> Vec<u8> {
 }
 
 /// The bytes of a compressed `.qing` file.
+#[cfg(feature = "compress")]
 pub fn to_compressed_bytes(graph: &Graph) -> Vec<u8> {
     let mut data = Data { compress: true, ..Data::default() };
     let header = header(graph, &mut data);
     let mut coded = (header.len() as u32).to_le_bytes().to_vec();
-    coded.extend(adaptive::encode(&header, 1, adaptive::ORDERS));
-    assemble(VERSION, &coded, &data.bytes)
+    coded.extend(super::code::adaptive::encode(&header, 1, super::code::adaptive::ORDERS));
+    assemble(super::VERSION, &coded, &data.bytes)
 }
 
 fn header(graph: &Graph, data: &mut Data) -> Vec<u8> {
@@ -107,16 +105,13 @@ struct Data {
 
 impl Data {
     fn add(&mut self, tensor: &Tensor) -> schema::Blob {
-        let (coding, coded) = match self.compress {
-            true => code::encode(tensor),
-            false => (Coding::Plain, vec![]),
-        };
+        let coded = if self.compress { shorter(tensor) } else { None };
         // The section starts at a multiple of the alignment, so offsets within it may be aligned instead.
-        if coding == Coding::Plain {
+        if coded.is_none() {
             let align = if self.compress { NEAR } else { ALIGN };
             self.bytes.resize(self.bytes.len().next_multiple_of(align), 0);
         }
-        let bytes = if coding == Coding::Plain { tensor.bytes().as_ref() } else { &coded };
+        let (coding, bytes) = coded.as_ref().map_or((0, tensor.bytes().as_ref()), |(c, b)| (*c, b.as_slice()));
         let offset = self.bytes.len() as u64;
         self.bytes.extend_from_slice(bytes);
         schema::Blob {
@@ -124,9 +119,22 @@ impl Data {
             length: bytes.len() as u64,
             shape: tensor.shape().iter().map(|d| *d as u64).collect(),
             element: tensor.element().name(),
-            coding: coding as u32,
+            coding,
         }
     }
+}
+
+/// The coded bytes of a tensor and how they are coded, if they are fewer than its own.
+#[cfg(feature = "compress")]
+fn shorter(tensor: &Tensor) -> Option<(u32, Vec<u8>)> {
+    use super::code::{Coding, encode};
+    let (coding, bytes) = encode(tensor);
+    (coding != Coding::Plain).then_some((coding as u32, bytes))
+}
+
+#[cfg(not(feature = "compress"))]
+fn shorter(_: &Tensor) -> Option<(u32, Vec<u8>)> {
+    None
 }
 
 /// Alignment of plain tensors in a compressed file: that of their elements.

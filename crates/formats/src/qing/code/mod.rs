@@ -14,8 +14,7 @@ pub(super) mod symbols;
 use qing_graph::{Element, Tensor};
 use qing_tensor::{pack_bits, unpack_bits};
 
-/// A coded byte stands for at most so many plain ones.
-pub(super) const DENSEST: usize = 1024;
+use super::DENSEST;
 
 /// Values among which a table of frequencies is cheap: nothing slower is tried then.
 const MANY: usize = 1 << 16;
