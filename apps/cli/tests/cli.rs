@@ -275,3 +275,50 @@ fn a_reader_that_leaves_is_no_error() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && error.is_empty(), "{:?}: {error}", output.status);
 }
+
+#[test]
+fn channels_go_and_what_is_left_runs() {
+    let dir = folder();
+    let here = dir.path();
+    let args = [
+        "prune",
+        "zoo:fashion",
+        "--budget",
+        "macs<=0.7x",
+        "--calibrate",
+        "zoo:fashion:calibrate",
+        "--evaluate",
+        "zoo:fashion",
+        "--threads",
+        "1",
+        "-o",
+        "less.onnx",
+        "--json",
+    ];
+    let made = json(here, &args);
+    let (before, after) = (&made["report"]["cost_before"], &made["report"]["cost_after"]);
+    assert!(after.as_f64().unwrap() <= 0.7 * before.as_f64().unwrap(), "{made}");
+    let accuracy = json(here, &["evaluate", "less.onnx", "--data", "zoo:fashion", "--json"])["top1"].as_f64().unwrap();
+    assert!((accuracy - made["accuracy_after"].as_f64().unwrap()).abs() < 1e-9 && accuracy > 0.5, "{accuracy}");
+    let error = transcript(here, &["prune", "zoo:fashion", "--budget", "macs<=0.5x"]);
+    assert!(error.contains("needs samples"), "{error}");
+}
+
+#[test]
+fn compressed_files_are_smaller_and_the_same_network() {
+    let dir = folder();
+    let here = dir.path();
+    let lighten = |file: &str, more: &[&str]| {
+        let args =
+            ["lighten", "zoo:fashion", "--bits", "w3a8", "--seconds", "0", "--threads", "1", "--json", "-o", file];
+        json(here, &[&args[..], more].concat())
+    };
+    let plain = lighten("plain.qing", &[]);
+    let small = lighten("small.qing", &["--compress"]);
+    let size = |file: &str| fs::metadata(here.join(file)).unwrap().len();
+    assert!(size("small.qing") < size("plain.qing") * 9 / 10, "{} {}", size("small.qing"), size("plain.qing"));
+    // The file says besides how it was made.
+    let said = small["file_bytes"]["compressed"].as_u64().unwrap();
+    assert!((said..said + 200).contains(&size("small.qing")), "{said} {}", size("small.qing"));
+    assert_eq!(plain["after"]["accuracy"], small["after"]["accuracy"]);
+}
