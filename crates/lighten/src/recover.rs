@@ -12,8 +12,10 @@ use crate::{Effort, LightenError, Report};
 pub struct Recovery {
     /// Name of the network and of the files that are written.
     pub name: String,
-    /// The float network, a file or `zoo:NAME`: where training begins, and the teacher.
+    /// The network with which training begins, a file or `zoo:NAME`.
     pub model: String,
+    /// The network that teaches: the float one.
+    pub teacher: String,
     /// Samples, `PATH[:SPLIT][@SLICE]`.
     pub data: String,
     /// Only so many of them.
@@ -48,6 +50,7 @@ impl Recovery {
         Recovery {
             name: name.into(),
             model: model.into(),
+            teacher: model.into(),
             data: data.into(),
             limit: None,
             labelled: true,
@@ -70,7 +73,7 @@ impl Recovery {
             limit: Some(samples),
             labelled: false,
             epochs,
-            rate: if large { 0.002 } else { 0.01 },
+            rate: if large { 0.001 } else { 0.01 },
             batch,
             augment: Some((if large { 16 } else { 4 }, 0.5)),
             ..Recovery::labelled(name, model, data, Effort::Standard)
@@ -101,7 +104,7 @@ impl Recovery {
         }
         text += if self.labelled { "" } else { "mixup = 1.0\n" };
         let (weight, decay, average) = if self.labelled { ("0.7", "5e-5", "0.999") } else { ("1.0", "0.0", "0.99") };
-        text += &format!("\n[distill]\nteacher = {}\nweight = {weight}\ntemperature = 4.0\n", quoted(&self.model));
+        text += &format!("\n[distill]\nteacher = {}\nweight = {weight}\ntemperature = 4.0\n", quoted(&self.teacher));
         let rate = decimal(&self.rate.to_string());
         text += &format!("\n[optimizer]\nrate = {rate}\nweight_decay = {decay}\naverage = {average}\nclip = 10.0\n");
         text += &format!("\n[schedule]\nepochs = {}\nwarm_up = 0.02\n", self.epochs);

@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     })?;
     drop(progress);
     lightened.report.calibration.synthetic |= batches.synthetic;
-    recover::run(args, &feeds, &batches, &outputs, threads, &mut lightened)?;
+    recover::run(args, &model, &feeds, &batches, &outputs, threads, &mut lightened)?;
     if let Some(p) = feeds.preprocess() {
         lightened.graph.metadata.extend(p.to_metadata());
     }

@@ -1,6 +1,9 @@
 //! `--recover`: the lighter network learns again.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use qing::{
@@ -9,7 +12,7 @@ use qing::{
 };
 
 use super::{Args, data::Batches};
-use crate::{feeds::Feeds, train::Watcher};
+use crate::{feeds::Feeds, model::Model, train::Watcher};
 
 /// Learning again.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -22,7 +25,7 @@ pub(crate) struct RecoverArgs {
     /// How often it sees every sample [default: 1, 4 or 12, by --effort; without labels, as many as make 900 steps]
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
-    /// Highest learning rate [default: 0.02; without labels 0.01, for large images 0.002]
+    /// Highest learning rate [default: 0.02; without labels 0.01, for large images 0.001]
     #[arg(long, value_name = "RATE")]
     rate: Option<f32>,
     /// Do not mirror or shift images
@@ -36,6 +39,7 @@ pub(crate) struct RecoverArgs {
 /// Trains what was made at the widths it was given, if that is wanted.
 pub(crate) fn run(
     args: &Args,
+    model: &Model,
     feeds: &Feeds,
     batches: &Batches,
     outputs: &[PathBuf],
@@ -66,6 +70,13 @@ pub(crate) fn run(
     if let Some(p) = feeds.preprocess() {
         recovery.preprocess = p.to_metadata().into_iter().collect();
     }
+    // Without normalizations to adapt, what calibration made is the better beginning.
+    let start = first.with_extension("start.qing");
+    let folded = !model.graph.nodes.iter().any(|n| n.op.name() == "BatchNormalization");
+    if folded && !recovery.labelled {
+        qing::formats::qing::write(&made.graph, &start)?;
+        recovery.model = start.display().to_string();
+    }
     let recipe = recovery.recipe(&made.report)?;
     let output = first.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
     qing::formats::atomic::write(&output.join(format!("{name}.toml")), recipe.to_toml().as_bytes())?;
@@ -79,6 +90,9 @@ pub(crate) fn run(
     };
     let mut watcher = Watcher::new(args.json);
     let outcome = run::train(&recipe, &options, &mut |event| watcher.see(event))?;
+    if start.exists() {
+        fs::remove_file(&start).with_context(|| start.display().to_string())?;
+    }
     made.graph = outcome.graph;
     // What was measured was the network before it learnt.
     made.report.after = totals(&made.graph, None);
