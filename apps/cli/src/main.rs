@@ -5,6 +5,7 @@
 
 mod accuracy;
 mod bench;
+mod compress;
 mod evaluate;
 mod factorize;
 mod feeds;
@@ -60,6 +61,7 @@ enum Command {
     Lighten(lighten::Args),
     Factorize(factorize::Args),
     Prune(prune::Args),
+    Compress(compress::Args),
     Run(run::Args),
     Evaluate(evaluate::Args),
     Inspect(inspect::Args),
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         Command::Lighten(args) => lighten::run(&args),
         Command::Factorize(args) => factorize::run(&args),
         Command::Prune(args) => prune::run(&args),
+        Command::Compress(args) => compress::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Inspect(args) => inspect::run(&args),

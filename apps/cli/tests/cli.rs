@@ -321,4 +321,8 @@ fn compressed_files_are_smaller_and_the_same_network() {
     let said = small["file_bytes"]["compressed"].as_u64().unwrap();
     assert!((said..said + 200).contains(&size("small.qing")), "{said} {}", size("small.qing"));
     assert_eq!(plain["after"]["accuracy"], small["after"]["accuracy"]);
+    let made = json(here, &["compress", "plain.qing", "-o", "again.qing", "--json"]);
+    assert_eq!(made["compressed"].as_f64(), Some(size("again.qing") as f64));
+    let accuracy = json(here, &["evaluate", "again.qing", "--data", "zoo:fashion", "--json"]);
+    assert_eq!(accuracy["top1"], plain["after"]["accuracy"]["top1"]);
 }
