@@ -180,23 +180,27 @@ pub(crate) fn fold_zero(
         expect_len("bias", bias.len(), channels)?;
     }
     let reach = i64::from(x_zero.max(255 - x_zero));
+    // What most layers cannot exceed, whatever their weights are.
+    let most = (depth as i64).saturating_mul(128 * reach);
     (0..channels)
         .map(|channel| {
             let weights = &weights[channel * depth..(channel + 1) * depth];
             let bias = bias.map_or(0, |bias| i64::from(bias[channel]));
-            let (mut sum, mut magnitude) = (0, 0);
-            // Pieces short enough for sums in 32 bits, of which more fit a register.
-            for piece in weights.chunks(1 << 20) {
-                sum += i64::from(piece.iter().map(|w| i32::from(*w)).sum::<i32>());
-                magnitude += i64::from(piece.iter().map(|w| i32::from(*w).abs()).sum::<i32>());
+            if most.saturating_add(bias.abs()) > i64::from(i32::MAX) {
+                let bound = sum(weights, i32::abs) * reach + bias.abs();
+                if bound > i64::from(i32::MAX) {
+                    return Err(KernelError::Overflow { channel, bound });
+                }
             }
-            let bound = magnitude * reach + bias.abs();
-            if bound > i64::from(i32::MAX) {
-                return Err(KernelError::Overflow { channel, bound });
-            }
-            Ok((bias - i64::from(x_zero) * sum) as i32)
+            let shift = if x_zero == 0 { 0 } else { i64::from(x_zero) * sum(weights, |w| w) };
+            Ok((bias - shift) as i32)
         })
         .collect()
+}
+
+/// The sum of a term for each weight, in pieces short enough for sums in 32 bits, of which more fit a register.
+fn sum(weights: &[i8], term: impl Fn(i32) -> i32) -> i64 {
+    weights.chunks(1 << 20).map(|piece| i64::from(piece.iter().map(|w| term(i32::from(*w))).sum::<i32>())).sum()
 }
 
 #[cfg(test)]
