@@ -21,6 +21,6 @@ pub use calibrate::synthetic;
 pub use effort::Effort;
 pub use error::LightenError;
 pub use pipeline::{Lightened, Options, Progress, Search, lighten, lighten_within};
-pub use quantize::{Bits, Override, QuantizeOptions, RangeMethod, matches};
+pub use quantize::{Bits, Granularity, Override, QuantizeOptions, RangeMethod, Reconstruction, Rounding, matches};
 pub use recover::Recovery;
 pub use report::{Calibration, Island, Layer, Report, Totals, layers, totals};

@@ -103,11 +103,13 @@ fn run(
     let made_up = if calibration.is_empty() { synthetic(&float, options.synthetic_batches)? } else { vec![] };
     let batches = if calibration.is_empty() { &made_up } else { calibration };
     let noise = &batches[..options.noise_batches.min(batches.len())];
-    let mut quantized = quantize(&float, batches, &options.quantize, options.threads, progress)?;
+    // What takes long is done once, on what was chosen.
+    let plain = QuantizeOptions { reconstruct: None, ..options.quantize.clone() };
+    let mut quantized = quantize(&float, batches, &plain, options.threads, progress)?;
     if options.quantize.equalize && !noise.is_empty() {
         // Evener channels help most networks and hurt some: keep what leaves the clearer output.
         let even = equalize(&float, batches, options.threads)?.compacted();
-        let other = quantize(&even, batches, &options.quantize, options.threads, progress)?;
+        let other = quantize(&even, batches, &plain, options.threads, progress)?;
         let clarity = |f, q| report::output_sqnr(f, q, noise, options.threads);
         if clarity(&even, &other)? > clarity(&float, &quantized)? {
             (float, quantized) = (even, other);
@@ -130,6 +132,8 @@ fn run(
         };
         let (made, found) = mixed(&mut request, &mut build, progress)?;
         (quantized, choice) = (made, Some(found));
+    } else if options.quantize.reconstruct.is_some() {
+        quantized = quantize(&float, batches, &options.quantize, options.threads, progress)?;
     }
     verify::verify(&quantized.assigned.graph)?;
     let samples = batches.iter().map(|b| b.first().and_then(|t| t.shape().first().copied()).unwrap_or(1)).sum();

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use qing_graph::{Element, Graph, Tensor, Type, ValueId, interpret::interpret, ops, verify::verify};
 use qing_lighten::{
-    Bits, LightenError, Lightened, Options, QuantizeOptions, RangeMethod, Search, lighten, lighten_within,
+    Bits, LightenError, Lightened, Options, QuantizeOptions, RangeMethod, Reconstruction, Rounding, Search, lighten,
+    lighten_within,
     search::{CostModel, Costs, Forms, Judge, Measure, MixedOptions, parse_budgets},
 };
 
@@ -347,4 +348,60 @@ fn the_smallest_network_within_a_drop_is_found() {
     }
     // Tensors are aligned in the file, so that a few weights less may cost the same.
     assert!(sizes[0] > sizes[1] && sizes[1] >= sizes[2], "{sizes:?}");
+}
+
+/// Error power of the result on inputs that calibrated nothing, over that of the signal, in decibels.
+fn clarity(graph: &Graph, made: &Graph) -> f64 {
+    let all: f64 = (0..8)
+        .map(|i| {
+            let input = noise(&[1, 3, 8, 8], 900 + i, 1.5);
+            let run = |g| interpret(g, std::slice::from_ref(&input)).unwrap();
+            decibels(&run(graph)[0], &run(made)[0])
+        })
+        .sum();
+    all / 8.0
+}
+
+fn reconstructing(bits: &str, threads: usize) -> Options {
+    let how = Reconstruction { iterations: 200, batch: 8, ..Reconstruction::default() };
+    let mut options = options(bits);
+    options.quantize = Rounding::Reconstruct(how).apply(options.quantize);
+    options.threads = threads;
+    options
+}
+
+#[test]
+fn reconstruction_is_clearer_than_feedback_at_few_bits() {
+    let (graph, data) = (network(), batches(48));
+    for (bits, gain) in [("w3a8", 1.5), ("w2a4", 1.0)] {
+        let fed = lighten(&graph, &data, &options(bits), &mut |_| {}).unwrap();
+        let learned = lighten(&graph, &data, &reconstructing(bits, 1), &mut |_| {}).unwrap();
+        verify(&learned.graph).unwrap();
+        let (before, after) = (clarity(&graph, &fed.graph), clarity(&graph, &learned.graph));
+        assert!(after > before + gain, "{bits}: {before} dB, then {after} dB");
+    }
+}
+
+#[test]
+fn reconstruction_does_not_depend_on_threads() {
+    let (graph, data) = (network(), batches(8));
+    let run = |threads| lighten(&graph, &data, &reconstructing("w3a4", threads), &mut |_| {}).unwrap().graph;
+    let (one, two) = (run(1), run(2));
+    for ((_, a), (_, b)) in one.values().zip(two.values()) {
+        assert_eq!((&a.name, &a.ty, &a.constant), (&b.name, &b.ty, &b.constant));
+    }
+}
+
+#[test]
+fn what_is_added_keeps_eight_bits() {
+    let made = lighten(&network(), &batches(3), &options("w4a4"), &mut |_| {}).unwrap().graph;
+    for node in &made.nodes {
+        let bits = |id: &ValueId| made.ty(*id).element.bits();
+        let read: Vec<usize> = node.inputs.iter().flatten().filter(|id| made.constant(**id).is_none()).map(bits).collect();
+        match node.op.name() {
+            "Add" | "MaxPool" => assert!(read.iter().all(|b| *b == 8), "{}: {read:?}", node.name),
+            "Conv" => assert_eq!(read, [4], "{}", node.name),
+            _ => {}
+        }
+    }
 }

@@ -56,9 +56,9 @@ pub mod formats {
 #[cfg(feature = "lighten")]
 pub mod lighten {
     pub use qing_lighten::{
-        Bits, Calibration, Effort, Island, Layer, LightenError, Lightened, Options, Override, Progress,
-        QuantizeOptions, RangeMethod, Recovery, Report, Search, Totals, factorize, layers, lighten, lighten_within,
-        matches, search, sparsify, totals,
+        Bits, Calibration, Effort, Granularity, Island, Layer, LightenError, Lightened, Options, Override, Progress,
+        QuantizeOptions, RangeMethod, Reconstruction, Recovery, Report, Rounding, Search, Totals, factorize, layers,
+        lighten, lighten_within, matches, search, sparsify, totals,
     };
 }
 

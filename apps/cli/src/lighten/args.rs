@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use qing::lighten::{Bits, Effort, Options, Override, QuantizeOptions, RangeMethod};
 
-use super::{recover::RecoverArgs, search::SearchArgs};
+use super::{recover::RecoverArgs, rounding::RoundingArgs, search::SearchArgs};
 use crate::feeds::PreprocessArgs;
 
 /// Most samples taken from calibration data unless --calibration-limit says otherwise.
@@ -79,6 +79,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "EFFORT", default_value = "standard")]
     pub effort: Effort,
     #[command(flatten)]
+    pub rounding: RoundingArgs,
+    #[command(flatten)]
     pub search: SearchArgs,
     #[command(flatten)]
     pub recover: RecoverArgs,
@@ -122,6 +124,7 @@ pub(super) fn options(args: &Args, threads: usize) -> Options {
         error_feedback: base.error_feedback && !args.no_error_feedback,
         ..base
     };
+    let quantize = args.rounding.apply(quantize);
     Options { quantize, threads, ..Options::default() }
 }
 

@@ -3,6 +3,7 @@
 mod args;
 mod data;
 mod recover;
+mod rounding;
 mod search;
 mod show;
 
@@ -31,6 +32,7 @@ use crate::{
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(args.edge_bits <= 8, "--edge-bits is 0 to 8");
+    args.rounding.check()?;
     let model = model::load(&args.model)?;
     let feeds = Feeds::new(&model.graph, &args.preprocess)?;
     check_layers(args, &model)?;

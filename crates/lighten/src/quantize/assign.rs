@@ -18,6 +18,25 @@ pub(super) struct LayerWeights {
     pub bias: Option<Vec<f64>>,
 }
 
+/// All numbers of a quantized network.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Chosen {
+    /// The quantization of every leading value.
+    pub types: BTreeMap<ValueId, (Element, Quant)>,
+    /// For dots that read their input in fewer bits than it is stored in, in which.
+    pub narrow: BTreeMap<NodeId, (Element, Quant)>,
+    /// The parameters of every dot.
+    pub layers: BTreeMap<NodeId, LayerWeights>,
+}
+
+impl Chosen {
+    /// The quantization in which a dot reads its input.
+    pub(super) fn read(&self, graph: &Graph, decision: &Decision, dot: NodeId) -> Option<&(Element, Quant)> {
+        let x = graph.nodes[dot].input(0).map(|x| decision.leader(x))?;
+        self.narrow.get(&dot).or_else(|| self.types.get(&x))
+    }
+}
+
 /// A typed graph, and which of its values stands for which of the float graph.
 #[derive(Debug)]
 pub(crate) struct Assigned {
@@ -32,20 +51,20 @@ pub(crate) struct Assigned {
 /// Largest bias in units of the accumulator: leaves room for the products.
 const LARGEST_BIAS: f64 = (1u32 << 30) as f64;
 
-/// Builds the typed graph. `types` holds the quantization of every leading value, `layers` the parameters of every dot.
+/// Builds the typed graph.
 ///
 /// # Errors
 /// If the typed graph would be malformed.
 pub(super) fn assign(
     graph: &Graph,
     decision: &Decision,
-    types: &BTreeMap<ValueId, (Element, Quant)>,
-    layers: &BTreeMap<NodeId, LayerWeights>,
+    chosen: &Chosen,
 ) -> Result<Assigned, LightenError> {
     let mut builder = Builder {
         from: graph,
         decision,
-        types,
+        chosen,
+        narrowed: BTreeMap::new(),
         made: Assigned { graph: Graph::new(&graph.name), quantized: BTreeMap::new(), floats: BTreeMap::new() },
     };
     builder.made.graph.metadata.clone_from(&graph.metadata);
@@ -57,8 +76,8 @@ pub(super) fn assign(
     for (i, node) in graph.nodes.iter().enumerate() {
         match &decision.modes[i] {
             Mode::Float(_) => builder.float_node(node)?,
-            Mode::Integer => builder.integer_node(node, layers.get(&i), false)?,
-            Mode::RealDot => builder.integer_node(node, layers.get(&i), true)?,
+            Mode::Integer => builder.integer_node(i, node, false)?,
+            Mode::RealDot => builder.integer_node(i, node, true)?,
         }
     }
     for id in &graph.outputs {
@@ -78,7 +97,9 @@ pub(super) fn assign(
 struct Builder<'a> {
     from: &'a Graph,
     decision: &'a Decision,
-    types: &'a BTreeMap<ValueId, (Element, Quant)>,
+    chosen: &'a Chosen,
+    /// Values rescaled for layers that read them in fewer bits; those of one scale are shared.
+    narrowed: BTreeMap<(ValueId, Element, u32), ValueId>,
     made: Assigned,
 }
 
@@ -103,6 +124,7 @@ impl Builder<'_> {
     /// The type of the quantized form of a value.
     fn quantized_type(&self, id: ValueId) -> Result<Type, LightenError> {
         let (element, quant) = self
+            .chosen
             .types
             .get(&self.decision.leader(id))
             .ok_or_else(|| LightenError::Calibration(format!("`{}` has no statistics", self.from.value(id).name)))?;
@@ -123,6 +145,21 @@ impl Builder<'_> {
         Ok(new)
     }
 
+    /// The value quantized, rescaled to fewer bits.
+    fn narrowed(&mut self, id: ValueId, (element, quant): &(Element, Quant)) -> Result<ValueId, LightenError> {
+        let key = (id, *element, quant.scale(0).to_bits());
+        if let Some(new) = self.narrowed.get(&key) {
+            return Ok(*new);
+        }
+        let x = self.quantized(id)?;
+        let ty = self.from.ty(id).clone().quantized(*element, quant.clone());
+        let name = format!("{}.q{}", self.from.value(id).name, element.bits());
+        let op = std::sync::Arc::new(ops::Quantize {});
+        let new = self.made.graph.add_typed_node(op, &name, &[Some(x)], vec![ty])?[0];
+        self.narrowed.insert(key, new);
+        Ok(new)
+    }
+
     fn float_node(&mut self, node: &qing_graph::Node) -> Result<(), LightenError> {
         let inputs =
             node.inputs.iter().map(|id| id.map(|id| self.float(id)).transpose()).collect::<Result<Vec<_>, _>>()?;
@@ -134,10 +171,11 @@ impl Builder<'_> {
 
     fn integer_node(
         &mut self,
+        index: NodeId,
         node: &qing_graph::Node,
-        layer: Option<&LayerWeights>,
         real: bool,
     ) -> Result<(), LightenError> {
+        let layer = self.chosen.layers.get(&index);
         let quantized = activations(self.from, node);
         let (mut weight_at, mut bias_at) = (usize::MAX, usize::MAX);
         if let QuantRule::Dot { weight, bias, .. } = node.op.quantization() {
@@ -147,7 +185,10 @@ impl Builder<'_> {
         for (i, id) in node.inputs.iter().enumerate() {
             inputs.push(match id {
                 Some(_) if i == weight_at || i == bias_at => None,
-                Some(id) if quantized.contains(id) => Some(self.quantized(*id)?),
+                Some(id) if quantized.contains(id) => Some(match self.chosen.narrow.get(&index) {
+                    Some(to) => self.narrowed(*id, to)?,
+                    None => self.quantized(*id)?,
+                }),
                 Some(id) => Some(self.float(*id)?),
                 None => None,
             });

@@ -1,6 +1,6 @@
 //! Which nodes compute on integers, and which values share a quantization.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use qing_graph::{Element, Graph, Node, NodeId, QuantRule, ValueId, rewrite::View};
 
@@ -25,9 +25,16 @@ pub(super) struct Decision {
     /// Values that take the quantization of another: results of movements that of their source, layers that of the
     /// activation function fused into them.
     follows: BTreeMap<ValueId, ValueId>,
+    /// Activation functions that only narrow the range of the layer before them.
+    fused: BTreeSet<NodeId>,
 }
 
 impl Decision {
+    /// True if the node only narrows the range of the layer before it.
+    pub(super) fn fused(&self, node: NodeId) -> bool {
+        self.fused.contains(&node)
+    }
+
     /// The value whose statistics and quantization `value` uses.
     pub(super) fn leader(&self, value: ValueId) -> ValueId {
         let mut at = value;
@@ -88,7 +95,7 @@ pub(super) fn decide(graph: &Graph, options: &QuantizeOptions) -> Decision {
             };
         }
     }
-    let mut decision = Decision { modes, follows: BTreeMap::new() };
+    let mut decision = Decision { modes, follows: BTreeMap::new(), fused: BTreeSet::new() };
     for (i, node) in graph.nodes.iter().enumerate() {
         if decision.modes[i] != Mode::Integer {
             continue;
@@ -105,6 +112,7 @@ pub(super) fn decide(graph: &Graph, options: &QuantizeOptions) -> Decision {
             && matches!(graph.nodes[before].op.quantization(), QuantRule::Dot { .. } | QuantRule::Add | QuantRule::Mean)
         {
             decision.follows.insert(x, y);
+            decision.fused.insert(i);
         }
     }
     decision

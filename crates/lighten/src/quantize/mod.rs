@@ -2,7 +2,8 @@
 //!
 //! The stages, each a file: which nodes compute on integers ([`decide`]), evener
 //! channels ([`equalize`]), ranges of activations ([`range`]), scales and
-//! integers of weights ([`weights`], [`feedback`]), and the typed graph ([`assign`]). None of them looks at labels.
+//! integers of weights ([`weights`], [`feedback`]), what is learned of both block by block ([`reconstruct`]), and the
+//! typed graph ([`assign`]). None of them looks at labels.
 
 mod assign;
 mod decide;
@@ -12,17 +13,20 @@ mod layer;
 mod matrix;
 mod options;
 mod range;
+mod reconstruct;
 mod trial;
 mod weights;
+mod widths;
 
 use std::collections::BTreeMap;
 
-use qing_graph::{Element, Graph, NodeId, Quant, QuantRule, Tensor, ValueId};
+use qing_graph::{Graph, NodeId, QuantRule, Tensor, ValueId};
 
 pub(crate) use assign::Assigned;
+use assign::Chosen;
 pub(crate) use decide::Mode;
 pub(crate) use equalize::equalize;
-pub use options::{Bits, Override, QuantizeOptions, RangeMethod, matches};
+pub use options::{Bits, Granularity, Override, QuantizeOptions, RangeMethod, Reconstruction, Rounding, matches};
 pub(crate) use trial::{Rounded, Trial};
 
 use crate::{
@@ -30,6 +34,7 @@ use crate::{
     calibrate::{Moments, calibrate},
 };
 use decide::{Decision, activations, decide};
+use widths::Widths;
 
 /// A quantized network and what a report needs to know of how it was made.
 #[derive(Debug)]
@@ -69,14 +74,18 @@ pub(crate) fn quantize(
         .filter_map(|i| Some((*i, Moments::of(graph, &graph.nodes[*i], options.error_feedback, samples)?)))
         .collect();
     let statistics = calibrate(graph, batches, &values, &layers, threads, progress)?;
-    let mut types: BTreeMap<ValueId, (Element, Quant)> = BTreeMap::new();
+    let mut chosen = Chosen::default();
     for id in &values {
-        types.insert(*id, range::activation(&statistics.histograms[id], bits.activation(*id), options.range)?);
+        chosen.types.insert(*id, range::activation(&statistics.histograms[id], bits.activation(*id), options.range)?);
+    }
+    for (i, width) in &bits.narrow {
+        if let Some(histogram) = graph.nodes[*i].input(0).and_then(|x| statistics.histograms.get(&decision.leader(x))) {
+            chosen.narrow.insert(*i, range::activation(histogram, *width, options.range)?);
+        }
     }
     let layer = |i: &NodeId| {
         let node = &graph.nodes[*i];
-        let x = node.input(0).map(|x| decision.leader(x)).and_then(|x| types.get(&x));
-        let x_scale = x.map_or(1.0, |(_, quant)| quant.scale(0));
+        let x_scale = chosen.read(graph, &decision, *i).map_or(1.0, |(_, quant)| quant.scale(0));
         layer::quantize(graph, node, bits.weights[i], x_scale, statistics.moments.get(i), options)
     };
     let mut parameters = BTreeMap::new();
@@ -93,7 +102,11 @@ pub(crate) fn quantize(
         }
     }
     progress(Progress { stage: "quantize weights", done: dots.len(), total: dots.len() });
-    let assigned = assign::assign(graph, &decision, &types, &parameters)?;
+    chosen.layers = parameters;
+    if let Some(how) = &options.reconstruct {
+        reconstruct::reconstruct(graph, &decision, batches, how, threads, &mut chosen, progress)?;
+    }
+    let assigned = assign::assign(graph, &decision, &chosen)?;
     Ok(Quantized { assigned, modes: decision.modes.clone(), leaders })
 }
 
@@ -115,45 +128,4 @@ fn quantized_values(graph: &Graph, decision: &Decision) -> BTreeMap<ValueId, Val
         }
     }
     leaders
-}
-
-/// Widths of all weights and activations.
-struct Widths {
-    weights: BTreeMap<NodeId, u8>,
-    activations: BTreeMap<ValueId, u8>,
-    default: u8,
-}
-
-impl Widths {
-    fn new(graph: &Graph, decision: &Decision, dots: &[NodeId], options: &QuantizeOptions) -> Widths {
-        let mut widths =
-            Widths { weights: BTreeMap::new(), activations: BTreeMap::new(), default: options.bits.activations };
-        for i in dots {
-            let node = &graph.nodes[*i];
-            let (mut bits, named) = options.bits_of(&node.name);
-            let edge = dots.first() == Some(i) || dots.last() == Some(i);
-            let x = node.input(0).map(|x| decision.leader(x));
-            if let Some(least) = options.edge_bits
-                && !named
-            {
-                if edge {
-                    bits.weights = bits.weights.max(least);
-                }
-                if x.is_some_and(|x| graph.inputs.contains(&x)) {
-                    bits.activations = bits.activations.max(least);
-                }
-            }
-            widths.weights.insert(*i, bits.weights);
-            if let Some(x) = x {
-                // A value that several layers read has the width of the most demanding.
-                let width = widths.activations.entry(x).or_insert(bits.activations);
-                *width = (*width).max(bits.activations);
-            }
-        }
-        widths
-    }
-
-    fn activation(&self, leader: ValueId) -> u8 {
-        self.activations.get(&leader).copied().unwrap_or(self.default)
-    }
 }

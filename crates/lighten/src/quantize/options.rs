@@ -61,6 +61,86 @@ impl FromStr for Override {
     }
 }
 
+/// How finely a network is cut where blocks are reconstructed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Granularity {
+    /// One layer with what is fused to it, or what a residual goes around.
+    Layer,
+    /// What a residual goes around; elsewhere up to three layers in a row.
+    #[default]
+    Block,
+}
+
+/// How blocks are reconstructed: weights, scales and biases of each in turn are learned so that it gives what it gives in
+/// floating point (AdaRound, arXiv:2004.10568; BRECQ, arXiv:2102.05426; QDrop, arXiv:2203.05740).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reconstruction {
+    /// Steps for each block.
+    pub iterations: usize,
+    /// Samples in a step.
+    pub batch: usize,
+    /// What counts as a block.
+    pub granularity: Granularity,
+    /// Share of the values of a block's input that come from the network that is quantized so far; the others are those of
+    /// the float network.
+    pub quantized: f32,
+    /// How strongly roundings are drawn to whole steps, relative to the error at the beginning.
+    pub regularization: f32,
+    /// Seed of all random choices.
+    pub seed: u64,
+}
+
+impl Default for Reconstruction {
+    fn default() -> Reconstruction {
+        Reconstruction {
+            iterations: 500,
+            batch: 32,
+            granularity: Granularity::Block,
+            quantized: 0.5,
+            regularization: 1.0,
+            seed: 0,
+        }
+    }
+}
+
+/// How weights become integers.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Rounding {
+    /// Each to the nearest.
+    Nearest,
+    /// Each makes up for the errors of those before it (GPTQ, arXiv:2210.17323).
+    #[default]
+    Feedback,
+    /// As learned, block by block.
+    Reconstruct(Reconstruction),
+}
+
+impl FromStr for Rounding {
+    type Err = LightenError;
+
+    fn from_str(s: &str) -> Result<Rounding, LightenError> {
+        match s {
+            "nearest" => Ok(Rounding::Nearest),
+            "feedback" => Ok(Rounding::Feedback),
+            "reconstruct" => Ok(Rounding::Reconstruct(Reconstruction::default())),
+            _ => Err(LightenError::Option(format!("`{s}` is no rounding; there are nearest, feedback and reconstruct"))),
+        }
+    }
+}
+
+impl Rounding {
+    /// Options with this rounding.
+    pub fn apply(self, options: QuantizeOptions) -> QuantizeOptions {
+        match self {
+            Rounding::Nearest => QuantizeOptions { error_feedback: false, reconstruct: None, ..options },
+            Rounding::Feedback => QuantizeOptions { error_feedback: true, reconstruct: None, ..options },
+            Rounding::Reconstruct(how) => {
+                QuantizeOptions { error_feedback: true, reconstruct: Some(how), ..options }
+            }
+        }
+    }
+}
+
 /// Options of quantization.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizeOptions {
@@ -72,6 +152,9 @@ pub struct QuantizeOptions {
     pub keep_float: Vec<String>,
     /// At least so many bits for the weights of the first and the last layer, and for the network's inputs.
     pub edge_bits: Option<u8>,
+    /// At least so many bits for values that are added, pooled or otherwise combined; layers that want fewer read them
+    /// rescaled. `None` stores a value in as many bits as the layers that read it want.
+    pub stream_bits: Option<u8>,
     /// How activation ranges are chosen.
     pub range: RangeMethod,
     /// One weight scale per output channel rather than per tensor.
@@ -84,6 +167,8 @@ pub struct QuantizeOptions {
     /// Let each rounding of a weight make up for the errors of those before it, as the layer's inputs weigh them
     /// (arXiv:2210.17323).
     pub error_feedback: bool,
+    /// Then learn roundings, scales and biases block by block.
+    pub reconstruct: Option<Reconstruction>,
 }
 
 impl Default for QuantizeOptions {
@@ -93,11 +178,13 @@ impl Default for QuantizeOptions {
             overrides: vec![],
             keep_float: vec![],
             edge_bits: Some(8),
+            stream_bits: Some(8),
             range: RangeMethod::default(),
             per_channel: true,
             bias_correction: true,
             equalize: true,
             error_feedback: true,
+            reconstruct: None,
         }
     }
 }
@@ -114,8 +201,20 @@ impl QuantizeOptions {
     /// Names the option that is out of range.
     pub fn validate(&self) -> Result<(), LightenError> {
         let widths = self.overrides.iter().map(|o| o.bits).chain([self.bits]).flat_map(|b| [b.weights, b.activations]);
-        if let Some(bad) = widths.chain(self.edge_bits).find(|b| !(1..=8).contains(b)) {
+        if let Some(bad) = widths.chain(self.edge_bits).chain(self.stream_bits).find(|b| !(1..=8).contains(b)) {
             return Err(LightenError::Option(format!("{bad} bits; widths go from 1 to 8")));
+        }
+        if let Some(r) = &self.reconstruct {
+            if r.iterations == 0 || r.batch == 0 {
+                return Err(LightenError::Option("reconstruction takes at least one step of one sample".into()));
+            }
+            if !(0.0..=1.0).contains(&r.quantized) || !(r.regularization >= 0.0 && r.regularization.is_finite()) {
+                return Err(LightenError::Option(format!(
+                    "reconstruction from a share of {} quantized inputs with regularization {}; the share goes from 0 to 1, \
+                     and the other is not negative",
+                    r.quantized, r.regularization
+                )));
+            }
         }
         match self.range {
             RangeMethod::Percentile(p) if !(50.0..=100.0).contains(&p) => {
