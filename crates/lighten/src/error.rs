@@ -12,6 +12,9 @@ pub enum LightenError {
     /// Accuracy cannot be measured.
     #[error("measuring accuracy: {0}")]
     Judge(String),
+    /// A checkpoint that cannot be read or written.
+    #[error("{0}")]
+    Checkpoint(String),
     /// The graph cannot be rewritten or run.
     #[error(transparent)]
     Graph(#[from] GraphError),

@@ -373,7 +373,7 @@ fn reconstructing(bits: &str, threads: usize) -> Options {
 #[test]
 fn reconstruction_is_clearer_than_feedback_at_few_bits() {
     let (graph, data) = (network(), batches(48));
-    for (bits, gain) in [("w3a8", 1.5), ("w2a4", 1.0)] {
+    for (bits, gain) in [("w3a4", 2.0), ("w2a4", 0.5)] {
         let fed = lighten(&graph, &data, &options(bits), &mut |_| {}).unwrap();
         let learned = lighten(&graph, &data, &reconstructing(bits, 1), &mut |_| {}).unwrap();
         verify(&learned.graph).unwrap();
@@ -397,9 +397,10 @@ fn what_is_added_keeps_eight_bits() {
     let made = lighten(&network(), &batches(3), &options("w4a4"), &mut |_| {}).unwrap().graph;
     for node in &made.nodes {
         let bits = |id: &ValueId| made.ty(*id).element.bits();
-        let read: Vec<usize> = node.inputs.iter().flatten().filter(|id| made.constant(**id).is_none()).map(bits).collect();
+        let read: Vec<usize> =
+            node.inputs.iter().flatten().filter(|id| made.constant(**id).is_none()).map(bits).collect();
         match node.op.name() {
-            "Add" | "MaxPool" => assert!(read.iter().all(|b| *b == 8), "{}: {read:?}", node.name),
+            "Add" => assert!(read.iter().all(|b| *b == 8), "{}: {read:?}", node.name),
             "Conv" => assert_eq!(read, [4], "{}", node.name),
             _ => {}
         }

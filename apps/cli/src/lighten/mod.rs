@@ -45,7 +45,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let threads = args.threads.unwrap_or_else(process::cores);
 
     let mut progress = Progress::new("lighten", 1);
-    let mut lightened = search::run(args, &model, &feeds, &batches, &options(args, threads), &mut |p| {
+    let mut options = options(args, threads);
+    options.quantize.checkpoint = args.rounding.checkpoint(&outputs);
+    let mut lightened = search::run(args, &model, &feeds, &batches, &options, &mut |p| {
         progress.stage(p.stage, p.done, p.total);
     })?;
     drop(progress);
@@ -58,6 +60,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     lightened.graph.metadata.insert("qing.lightened".into(), made);
     for path in &outputs {
         write(&lightened.graph, path, args)?;
+    }
+    if let Some(path) = options.quantize.checkpoint.filter(|path| path.exists()) {
+        std::fs::remove_file(&path).with_context(|| format!("{}", path.display()))?;
     }
     // What is measured is what was written.
     let last = outputs.iter().rev().find(|p| has_extension(p, "qing")).or(outputs.last()).context("no output")?;

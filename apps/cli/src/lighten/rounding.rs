@@ -1,5 +1,7 @@
 //! `--rounding`: how weights become integers.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, ensure};
 use qing::lighten::{Granularity, QuantizeOptions, Reconstruction, Rounding};
 
@@ -24,6 +26,12 @@ pub(crate) struct RoundingArgs {
 }
 
 impl RoundingArgs {
+    /// Where a run that learns notes what is finished: beside the first output.
+    pub(super) fn checkpoint(&self, outputs: &[PathBuf]) -> Option<PathBuf> {
+        let learns = matches!(self.rounding, Some(Rounding::Reconstruct(_)));
+        outputs.first().filter(|_| learns).map(|path| path.with_extension("blocks.npz"))
+    }
+
     /// Options with this rounding, if one was asked for.
     pub(super) fn apply(&self, options: QuantizeOptions) -> QuantizeOptions {
         match self.rounding {

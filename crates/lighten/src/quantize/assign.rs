@@ -55,11 +55,7 @@ const LARGEST_BIAS: f64 = (1u32 << 30) as f64;
 ///
 /// # Errors
 /// If the typed graph would be malformed.
-pub(super) fn assign(
-    graph: &Graph,
-    decision: &Decision,
-    chosen: &Chosen,
-) -> Result<Assigned, LightenError> {
+pub(super) fn assign(graph: &Graph, decision: &Decision, chosen: &Chosen) -> Result<Assigned, LightenError> {
     let mut builder = Builder {
         from: graph,
         decision,
@@ -123,11 +119,10 @@ impl Builder<'_> {
 
     /// The type of the quantized form of a value.
     fn quantized_type(&self, id: ValueId) -> Result<Type, LightenError> {
-        let (element, quant) = self
-            .chosen
-            .types
-            .get(&self.decision.leader(id))
-            .ok_or_else(|| LightenError::Calibration(format!("`{}` has no statistics", self.from.value(id).name)))?;
+        let (element, quant) =
+            self.chosen.types.get(&self.decision.leader(id)).ok_or_else(|| {
+                LightenError::Calibration(format!("`{}` has no statistics", self.from.value(id).name))
+            })?;
         Ok(self.from.ty(id).clone().quantized(*element, quant.clone()))
     }
 
@@ -169,12 +164,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn integer_node(
-        &mut self,
-        index: NodeId,
-        node: &qing_graph::Node,
-        real: bool,
-    ) -> Result<(), LightenError> {
+    fn integer_node(&mut self, index: NodeId, node: &qing_graph::Node, real: bool) -> Result<(), LightenError> {
         let layer = self.chosen.layers.get(&index);
         let quantized = activations(self.from, node);
         let (mut weight_at, mut bias_at) = (usize::MAX, usize::MAX);
@@ -235,7 +225,7 @@ fn scale_of(ty: &Type) -> Option<f32> {
 }
 
 /// Bias in units of `x_scale·w_scale[c]`.
-fn integer_bias(values: &[f64], x_scale: f32, scales: &[f32]) -> Vec<i32> {
+pub(super) fn integer_bias(values: &[f64], x_scale: f32, scales: &[f32]) -> Vec<i32> {
     let scale = |i: usize| f64::from(x_scale) * f64::from(if scales.len() == 1 { scales[0] } else { scales[i] });
     values
         .iter()

@@ -58,6 +58,20 @@ pub(crate) fn quantize(
     threads: usize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Quantized, LightenError> {
+    let (decision, chosen) = choose(graph, batches, options, threads, progress)?;
+    let assigned = assign::assign(graph, &decision, &chosen)?;
+    let leaders = quantized_values(graph, &decision);
+    Ok(Quantized { assigned, modes: decision.modes, leaders })
+}
+
+/// Decides how every node computes, and chooses all numbers.
+fn choose(
+    graph: &Graph,
+    batches: &[Vec<Tensor>],
+    options: &QuantizeOptions,
+    threads: usize,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(Decision, Chosen), LightenError> {
     options.validate()?;
     let decision = decide(graph, options);
     let dots = dots(graph, &decision);
@@ -104,10 +118,10 @@ pub(crate) fn quantize(
     progress(Progress { stage: "quantize weights", done: dots.len(), total: dots.len() });
     chosen.layers = parameters;
     if let Some(how) = &options.reconstruct {
-        reconstruct::reconstruct(graph, &decision, batches, how, threads, &mut chosen, progress)?;
+        let checkpoint = options.checkpoint.as_deref();
+        reconstruct::reconstruct(graph, &decision, batches, how, checkpoint, threads, &mut chosen, progress)?;
     }
-    let assigned = assign::assign(graph, &decision, &chosen)?;
-    Ok(Quantized { assigned, modes: decision.modes.clone(), leaders })
+    Ok((decision, chosen))
 }
 
 /// The layers with weights that compute on integers, in order.

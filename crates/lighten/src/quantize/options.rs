@@ -1,6 +1,6 @@
 //! What the user can say about quantization.
 
-use std::str::FromStr;
+use std::{path::PathBuf, str::FromStr};
 
 use crate::LightenError;
 
@@ -123,7 +123,9 @@ impl FromStr for Rounding {
             "nearest" => Ok(Rounding::Nearest),
             "feedback" => Ok(Rounding::Feedback),
             "reconstruct" => Ok(Rounding::Reconstruct(Reconstruction::default())),
-            _ => Err(LightenError::Option(format!("`{s}` is no rounding; there are nearest, feedback and reconstruct"))),
+            _ => {
+                Err(LightenError::Option(format!("`{s}` is no rounding; there are nearest, feedback and reconstruct")))
+            }
         }
     }
 }
@@ -134,9 +136,7 @@ impl Rounding {
         match self {
             Rounding::Nearest => QuantizeOptions { error_feedback: false, reconstruct: None, ..options },
             Rounding::Feedback => QuantizeOptions { error_feedback: true, reconstruct: None, ..options },
-            Rounding::Reconstruct(how) => {
-                QuantizeOptions { error_feedback: true, reconstruct: Some(how), ..options }
-            }
+            Rounding::Reconstruct(how) => QuantizeOptions { error_feedback: true, reconstruct: Some(how), ..options },
         }
     }
 }
@@ -169,6 +169,8 @@ pub struct QuantizeOptions {
     pub error_feedback: bool,
     /// Then learn roundings, scales and biases block by block.
     pub reconstruct: Option<Reconstruction>,
+    /// Where blocks that are reconstructed are noted, so that a run that was killed goes on behind them.
+    pub checkpoint: Option<PathBuf>,
 }
 
 impl Default for QuantizeOptions {
@@ -185,6 +187,7 @@ impl Default for QuantizeOptions {
             equalize: true,
             error_feedback: true,
             reconstruct: None,
+            checkpoint: None,
         }
     }
 }

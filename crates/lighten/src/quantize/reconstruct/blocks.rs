@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use qing_graph::{Element, Graph, NodeId, ValueId};
+use qing_graph::{Element, Graph, NodeId, QuantRule, ValueId};
 
 use crate::{LightenError, quantize::options::Granularity};
 
@@ -79,8 +79,11 @@ fn pieces(graph: &Graph, input: ValueId, output: ValueId) -> Vec<Block> {
     for (i, node) in graph.nodes.iter().enumerate() {
         alive.extend(node.outputs.iter().filter(|id| last[id.0 as usize] > i));
         alive.retain(|id| last[id.0 as usize] > i);
+        // What is moved keeps the quantization of where it came from, which must not be another block.
+        let moved = i + 1 < end && node.op.quantization() == QuantRule::Movement;
         if let [one] = alive[..]
             && one != entry
+            && !moved
             && (graph.ty(one).element == Element::F32 || i + 1 == end)
         {
             found.push(Block { nodes: from..i + 1, input: entry, output: one });
@@ -127,7 +130,8 @@ mod tests {
             let all = blocks(&g, &dots, granularity).unwrap();
             assert_eq!(all.iter().map(|b| b.nodes.len()).sum::<usize>(), g.nodes.len());
             assert!(all.windows(2).all(|w| w[0].output == w[1].input && w[0].nodes.end == w[1].nodes.start));
-            let names = |b: &Block| b.nodes.clone().filter(|i| dots.contains(i)).map(|i| g.nodes[i].name.clone()).collect();
+            let names =
+                |b: &Block| b.nodes.clone().filter(|i| dots.contains(i)).map(|i| g.nodes[i].name.clone()).collect();
             all.iter().map(names).collect()
         };
         assert_eq!(layers(Granularity::Block), ["abc", "d", "ef", "g"]);

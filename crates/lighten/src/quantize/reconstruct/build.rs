@@ -137,9 +137,10 @@ impl Builder<'_> {
             return Ok(*found);
         }
         let value = self.network.graph.value(id);
-        let constant = value.constant.clone().ok_or_else(|| {
-            LightenError::Option(format!("`{}` is read before it is computed", value.name))
-        })?;
+        let constant = value
+            .constant
+            .clone()
+            .ok_or_else(|| LightenError::Option(format!("`{}` is read before it is computed", value.name)))?;
         let new = self.built.graph.add_constant(&value.name, constant);
         self.raw.insert(id, new);
         Ok(new)
@@ -200,7 +201,8 @@ impl Builder<'_> {
         let network = self.network;
         let mode = &network.decision.modes[index];
         if self.form == Form::Float || matches!(mode, Mode::Float(_)) {
-            let inputs = node.inputs.iter().map(|id| id.map(|id| self.float(id)).transpose()).collect::<Result<Vec<_>, _>>()?;
+            let inputs =
+                node.inputs.iter().map(|id| id.map(|id| self.float(id)).transpose()).collect::<Result<Vec<_>, _>>()?;
             let made = self.built.graph.add_node(node.op.clone(), &node.name, &inputs, node.outputs.len())?;
             self.raw.extend(node.outputs.iter().copied().zip(made));
             return Ok(());
@@ -252,8 +254,8 @@ impl Builder<'_> {
             true => self.soft_weights(&node.name, &shape, &rounding)?,
             false => (self.constant(&format!("{}.weight", node.name), &shape, rounding.reals(&shape))?, None),
         };
+        let x_scale = network.chosen.read(network.graph, network.decision, index).map_or(1.0, |(_, q)| q.scale(0));
         let bias = if self.form == Form::Learned {
-            let x_scale = network.chosen.read(network.graph, network.decision, index).map_or(1.0, |(_, q)| q.scale(0));
             let width = shape.iter().product::<usize>() as f32 / shape[axis].max(1) as f32;
             let unit = (0..shape[axis]).map(|c| rounding.scale(c) * x_scale * width.sqrt() * BIAS_STEPS).collect();
             let first = first.unwrap_or_else(|| vec![0.0; shape[axis]]);
@@ -263,7 +265,11 @@ impl Builder<'_> {
             Some(value)
         } else {
             let name = format!("{}.bias", node.name);
-            first.map(|values| self.constant(&name, &[values.len()], values)).transpose()?
+            layer
+                .bias
+                .as_ref()
+                .map(|b| self.constant(&name, &[b.len()], rounding.whole_bias(b, x_scale)))
+                .transpose()?
         };
         // A plain matrix product takes its bias as a sum.
         let (inside, after) = if node.op.is::<ops::MatMul>() { (None, bias) } else { (bias, None) };

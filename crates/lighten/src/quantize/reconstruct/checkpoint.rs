@@ -5,7 +5,8 @@
 
 use std::{collections::HashMap, path::Path};
 
-use qing_formats::{FormatError, atomic, npy};
+use qing_data::npz;
+use qing_formats::npy;
 use qing_graph::{OpError, Quant, Tensor};
 
 use super::{cache::Cache, learn::rescaled};
@@ -60,8 +61,7 @@ impl<'a> Checkpoint<'a> {
                 arrays.push((format!("bias.{node}"), Tensor::vector(bias.clone())));
             }
         }
-        let bytes = npz(&arrays).map_err(|e| self.failed(&e.to_string()))?;
-        atomic::write(self.path, &bytes).map_err(|e| self.failed(&e.to_string()))
+        npz::write(self.path, &arrays).map_err(|e| LightenError::Checkpoint(e.to_string()))
     }
 
     /// How many blocks are finished, with their numbers in `chosen`; 0 if there is no checkpoint of this run.
@@ -72,7 +72,7 @@ impl<'a> Checkpoint<'a> {
         if !self.path.exists() {
             return Ok(0);
         }
-        let arrays = npy::read_npz(self.path).map_err(|e: FormatError| self.failed(&e.to_string()))?;
+        let arrays = npy::read_npz(self.path).map_err(|e| self.failed(&e.to_string()))?;
         let state = arrays.get("state").map(Tensor::to_i64s).unwrap_or_default();
         let [VERSION, key, done] = state[..] else { return Ok(0) };
         if key != self.key {

@@ -117,7 +117,7 @@ pub(super) fn learn(
 }
 
 /// The same type with other scales.
-fn rescaled(ty: &Type, scales: Vec<f32>) -> Result<Type, LightenError> {
+pub(super) fn rescaled(ty: &Type, scales: Vec<f32>) -> Result<Type, LightenError> {
     let quant = match &ty.quant {
         Some(old) => Quant::new(old.granularity(), scales, vec![0])?,
         None => return Err(LightenError::Option("weights without a scale".into())),

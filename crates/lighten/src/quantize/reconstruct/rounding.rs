@@ -3,7 +3,10 @@
 
 use qing_graph::{Element, Tensor, Type, arithmetic::symmetric_range};
 
-use crate::{LightenError, quantize::assign::LayerWeights};
+use crate::{
+    LightenError,
+    quantize::assign::{LayerWeights, integer_bias},
+};
 
 /// The sigmoid goes from −0.1 to 1.1 before it is clipped, so that it reaches both ends.
 pub(super) const STRETCH: f32 = 1.2;
@@ -69,6 +72,12 @@ impl Rounding {
     pub(super) fn reals(&self, shape: &[usize]) -> Vec<f32> {
         debug_assert_eq!(self.ints.len(), shape.iter().product::<usize>(), "as many integers as weights");
         self.ints.iter().enumerate().map(|(i, q)| *q as f32 * self.scale(self.channel(i))).collect()
+    }
+
+    /// A bias as the accumulator holds it, in whole units of `x_scale` times the scale of its channel.
+    pub(super) fn whole_bias(&self, bias: &[f64], x_scale: f32) -> Vec<f32> {
+        let ints = integer_bias(bias, x_scale, &self.scales);
+        ints.iter().enumerate().map(|(c, b)| *b as f32 * (x_scale * self.scale(c))).collect()
     }
 
     /// The weights that were learned.
