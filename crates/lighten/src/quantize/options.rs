@@ -211,7 +211,8 @@ impl QuantizeOptions {
             if r.iterations == 0 || r.batch == 0 {
                 return Err(LightenError::Option("reconstruction takes at least one step of one sample".into()));
             }
-            if !(0.0..=1.0).contains(&r.quantized) || !(r.regularization >= 0.0 && r.regularization.is_finite()) {
+            let legal = r.regularization >= 0.0 && r.regularization.is_finite();
+            if !legal || !(0.0..=1.0).contains(&r.quantized) {
                 return Err(LightenError::Option(format!(
                     "reconstruction from a share of {} quantized inputs with regularization {}; the share goes from 0 to 1, \
                      and the other is not negative",
