@@ -1,6 +1,6 @@
 //! Factorization: a layer becomes a chain of smaller ones that computes nearly the same.
 //!
-//! Every layer is taken apart in every way it can be ([`layer`]), at several ranks; what each loses is measured against the second moments of
+//! Every layer is taken apart in every way it can be (`layer`), at several ranks; what each loses is measured against the second moments of
 //! the layer's inputs on calibration data. Which layers become which chains is one choice over the whole network, within a budget of
 //! multiply–accumulates or parameters, by the same exact knapsack that chooses widths.
 

@@ -4,20 +4,15 @@
 //! is the sum, which is brought down at last. Sums have room for the factor: others are not packed ([`super::leaves_room`]).
 
 use std::arch::x86_64::*;
-use std::mem::MaybeUninit;
 
 use super::block::{Block, Target};
 use super::packed::{BUNDLE, LANES, LINE, TRIT_BIAS, Width};
-use crate::quantized::epilogue::Requantize;
 use crate::quantized::epilogue::avx512::Clamp;
 
 /// Rows of sums held in registers, by two panels.
 const ROWS: usize = 12;
 /// Rows up to which four panels are computed at a time: sums enough to hide the latency of multiplications.
 const FEW_ROWS: usize = 3;
-
-/// The most vectors of sums of a tile.
-const VECTORS: usize = 2 * ROWS;
 
 /// How far ahead of a product with few rows its weights are asked for: they come from memory.
 const AHEAD: usize = 4096;
@@ -130,132 +125,44 @@ impl Tile<'_> {
             let weights = p.panels(b.panel + self.panel, N).as_ptr();
             let line_step = p.line_step(b.panel + self.panel);
             let a = b.a.as_ptr().add(self.row * b.stride);
-            let column = self.column();
-            // Filled by the first group: to clear it would take longer than a small tile of bytes.
-            let mut reals = [const { MaybeUninit::<__m512>::uninit() }; VECTORS];
-            let reals: *mut __m512 = reals.as_mut_ptr().cast();
-            for group in 0..p.groups {
-                let at = p.place(group, column);
-                let a = a.add(group * b.group_step());
-                let weights = weights.add(group * p.lines * line_step);
-                let sums = self.sums::<M, N, W>(a, (weights, line_step), b.bias.as_ptr().add(at));
-                if let Target::U8 { y, stride, to } = *self.target {
-                    return self.bytes(sums, y, stride, to);
-                }
-                // Through memory, so that one copy of the rest serves tiles of every height.
-                let mut stored = [const { MaybeUninit::<__m512i>::uninit() }; VECTORS];
-                for m in 0..M {
+            let column = (b.panel + self.panel) * LANES;
+            let columns = (b.columns - column).min(N * LANES);
+            match *self.target {
+                Target::U8 { y, stride, to } => {
+                    let mut sums = self.sums::<M, N, W>(a, (weights, line_step), b.bias.as_ptr().add(column));
+                    let clamp = Clamp::new(to);
                     for n in 0..N {
-                        stored[m * N + n].write(sums[m][n]);
+                        let scale = _mm512_loadu_ps(b.scale.as_ptr().add(column + 16 * n));
+                        for row in &mut sums {
+                            row[n] = clamp.round(row[n], scale);
+                        }
                     }
+                    let y = y.add(self.row * stride + self.panel * LANES);
+                    store_bytes::<M, N>(&sums, &clamp, y, stride, columns);
                 }
-                self.add::<N>(stored.as_ptr().cast(), M, at, group == 0, reals);
-            }
-            if let Target::F32 { y, stride } = *self.target {
-                self.reals::<N>(reals, M, y, stride);
-            }
-        }
-    }
-
-    /// The first column, in the whole matrix.
-    fn column(&self) -> usize {
-        (self.b.panel + self.panel) * LANES
-    }
-
-    /// Columns from the first one to the end of the matrix, at most those of `N` panels.
-    fn columns<const N: usize>(&self) -> usize {
-        (self.b.columns - self.column()).min(N * LANES)
-    }
-
-    /// Rounds and stores sums. Part of its caller: layers of little depth would feel the way through memory.
-    ///
-    /// # Safety
-    /// As [`Tile::run`].
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn bytes<const M: usize, const N: usize>(
-        &self,
-        mut sums: [[__m512i; N]; M],
-        y: *mut u8,
-        stride: usize,
-        to: &Requantize,
-    ) {
-        // SAFETY: by the caller's promise; masked stores write only the block's columns.
-        unsafe {
-            let clamp = Clamp::new(to);
-            for n in 0..N {
-                let scale = _mm512_loadu_ps(self.b.scale.as_ptr().add(self.column() + 16 * n));
-                for row in &mut sums {
-                    row[n] = clamp.round(row[n], scale);
-                }
-            }
-            let mask = u64::MAX >> (64 - self.columns::<N>());
-            let y = y.add(self.row * stride + self.panel * LANES);
-            let rows = 4 / N;
-            for first in (0..M).step_by(rows) {
-                let mut four = [_mm512_setzero_si512(); 4];
-                for (i, value) in four.iter_mut().enumerate() {
-                    *value = sums[(first + i / N).min(M - 1)][i % N];
-                }
-                let bytes = clamp.narrow(four);
-                for i in 0..rows.min(M - first) {
-                    // A row's bytes come down to the front.
-                    let row = match (N, i) {
-                        (_, 0) => bytes,
-                        (2, _) => _mm512_shuffle_i64x2::<0b1110>(bytes, bytes),
-                        (_, 1) => _mm512_shuffle_i64x2::<0b01>(bytes, bytes),
-                        (_, 2) => _mm512_shuffle_i64x2::<0b10>(bytes, bytes),
-                        (_, _) => _mm512_shuffle_i64x2::<0b11>(bytes, bytes),
-                    };
-                    _mm512_mask_storeu_epi8(y.add((first + i) * stride).cast(), mask, row);
-                }
-            }
-        }
-    }
-
-    /// Adds the real values of a group's sums, whose scales are those from `at` on, to `reals`, or to nothing if it is the first.
-    ///
-    /// # Safety
-    /// As [`Tile::run`], for `rows` rows, of which there are sums and places for real values.
-    #[inline(never)]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn add<const N: usize>(
-        &self,
-        sums: *const __m512i,
-        rows: usize,
-        at: usize,
-        first: bool,
-        reals: *mut __m512,
-    ) {
-        // SAFETY: by the caller's promise.
-        unsafe {
-            for n in 0..N {
-                let scale = _mm512_loadu_ps(self.b.scale.as_ptr().add(at + 16 * n));
-                for m in 0..rows {
-                    let (sum, to) = (*sums.add(m * N + n), reals.add(m * N + n));
-                    let before = if first { _mm512_setzero_ps() } else { *to };
-                    *to = _mm512_add_ps(before, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
-                }
-            }
-        }
-    }
-
-    /// Stores real values.
-    ///
-    /// # Safety
-    /// As [`Tile::run`], for `rows` rows, of which there are real values.
-    #[inline(never)]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn reals<const N: usize>(&self, reals: *const __m512, rows: usize, y: *mut f32, stride: usize) {
-        // SAFETY: by the caller's promise; masked stores write only the block's columns.
-        unsafe {
-            let y = y.add(self.row * stride + self.panel * LANES);
-            for n in 0..N {
-                let left = self.columns::<N>().saturating_sub(16 * n).min(16);
-                let mask = ((1u32 << left) - 1) as u16;
-                for m in 0..rows {
-                    let value = *reals.add(m * N + n);
-                    _mm512_mask_storeu_ps(y.wrapping_add(m * stride + 16 * n), mask, value);
+                Target::F32 { y, stride } => {
+                    let mut reals = [[_mm512_setzero_ps(); N]; M];
+                    for group in 0..p.groups {
+                        let at = p.place(group, column);
+                        let a = a.add(group * b.group_step());
+                        let weights = weights.add(group * p.lines * line_step);
+                        let sums = self.sums::<M, N, W>(a, (weights, line_step), b.bias.as_ptr().add(at));
+                        for n in 0..N {
+                            let scale = _mm512_loadu_ps(b.scale.as_ptr().add(at + 16 * n));
+                            for m in 0..M {
+                                let real = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[m][n]), scale);
+                                reals[m][n] = _mm512_add_ps(reals[m][n], real);
+                            }
+                        }
+                    }
+                    let y = y.add(self.row * stride + self.panel * LANES);
+                    for n in 0..N {
+                        let left = columns.saturating_sub(16 * n).min(16);
+                        let mask = ((1u32 << left) - 1) as u16;
+                        for m in 0..M {
+                            _mm512_mask_storeu_ps(y.wrapping_add(m * stride + 16 * n), mask, reals[m][n]);
+                        }
+                    }
                 }
             }
         }
@@ -318,6 +225,40 @@ impl Tile<'_> {
                 }
             }
             sums
+        }
+    }
+}
+
+/// Writes `columns` bytes of each row from rounded sums.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn store_bytes<const M: usize, const N: usize>(
+    values: &[[__m512i; N]; M],
+    clamp: &Clamp,
+    y: *mut u8,
+    stride: usize,
+    columns: usize,
+) {
+    let mask = u64::MAX >> (64 - columns);
+    let rows = 4 / N;
+    for first in (0..M).step_by(rows) {
+        let mut four = [_mm512_setzero_si512(); 4];
+        for (i, value) in four.iter_mut().enumerate() {
+            *value = values[(first + i / N).min(M - 1)][i % N];
+        }
+        // SAFETY: this is compiled for the instructions.
+        let bytes = unsafe { clamp.narrow(four) };
+        for i in 0..rows.min(M - first) {
+            // A row's bytes come down to the front.
+            let row = match (N, i) {
+                (_, 0) => bytes,
+                (2, _) => _mm512_shuffle_i64x2::<0b1110>(bytes, bytes),
+                (_, 1) => _mm512_shuffle_i64x2::<0b01>(bytes, bytes),
+                (_, 2) => _mm512_shuffle_i64x2::<0b10>(bytes, bytes),
+                (_, _) => _mm512_shuffle_i64x2::<0b11>(bytes, bytes),
+            };
+            // SAFETY: masked stores write only the block's columns.
+            unsafe { _mm512_mask_storeu_epi8(y.add((first + i) * stride).cast(), mask, row) };
         }
     }
 }

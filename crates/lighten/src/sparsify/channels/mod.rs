@@ -1,9 +1,9 @@
 //! Structured pruning: whole channels go, with everything that makes and reads them, and a smaller graph is left.
 //!
-//! [`depend`] finds which channels stand or fall together through residual sums, concatenation, grouped and depthwise
-//! convolution, normalization and flattening; [`importance`] says how much each such unit matters; [`select`] takes out the
-//! least for what they cost, over all layers at once, until a budget is kept; [`remove`] builds the graph that is left; and
-//! [`reconstruct`] fits its layers to what they made before. Done in several rounds, each judges what the last one left.
+//! `depend` finds which channels stand or fall together through residual sums, concatenation, grouped and depthwise
+//! convolution, normalization and flattening; `importance` says how much each such unit matters; `select` takes out the
+//! least for what they cost, over all layers at once, until a budget is kept; `remove` builds the graph that is left; and
+//! `reconstruct` fits its layers to what they made before. Done in several rounds, each judges what the last one left.
 
 mod depend;
 mod importance;
