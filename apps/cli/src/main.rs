@@ -20,6 +20,7 @@ mod progress;
 mod prune;
 mod run;
 mod runner;
+mod score;
 mod table;
 mod timing;
 mod train;
@@ -65,6 +66,7 @@ enum Command {
     Run(run::Args),
     Evaluate(evaluate::Args),
     Inspect(inspect::Args),
+    Score(score::Args),
     Bench(bench::Args),
     Train(train::Args),
     Finetune(finetune::Args),
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Score(args) => score::run(&args),
         Command::Bench(args) => bench::run(&args, base_memory),
         Command::Train(args) => train::run(&args),
         Command::Finetune(args) => finetune::run(&args),

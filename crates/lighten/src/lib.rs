@@ -14,6 +14,7 @@ mod quantize;
 mod recover;
 mod report;
 mod run;
+pub mod score;
 pub mod search;
 pub mod sparsify;
 

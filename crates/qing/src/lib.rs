@@ -58,7 +58,7 @@ pub mod lighten {
     pub use qing_lighten::{
         Bits, Calibration, Effort, Granularity, Island, Layer, LightenError, Lightened, Options, Override, Progress,
         QuantizeOptions, RangeMethod, Reconstruction, Recovery, Report, Rounding, Search, Totals, factorize, layers,
-        lighten, lighten_within, matches, search, sparsify, totals,
+        lighten, lighten_within, matches, score, search, sparsify, totals,
     };
 }
 

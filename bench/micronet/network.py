@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""The winner of the MicroNet challenge on CIFAR-100 as an ONNX network: the same function, number by number.
+
+    python bench/micronet/network.py CHECKPOINT OUT.onnx [--precision f16|f32]
+
+CHECKPOINT is `densenet100_w4a4.pth.tar`: a DenseNet-100 (growth 12, bottleneck) whose weights are integers. A layer is
+`y = round(clamp(scale · x + bias, 0, 15))`, a convolution of these integers with integers of four bits, and a scale and
+bias for each channel again; what a block makes is appended to what it was given. The definition is that of the branch
+`cifar100` of github.com/wps712/MicroNetChallenge (quantization/models/densenet_merged.py): `--precision f16`, as published
+(80.17 %), does everything but the sums of products in half precision, `f32` in single precision (80.39 %). An operation in
+half precision is one in single precision whose result is rounded (`Cast` there and back): the same numbers, by kernels that
+every runtime has.
+
+Needs `pip install numpy onnx==1.21.0`.
+"""
+import argparse
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from checkpoint import load
+
+MEAN, STD = (0.49139968, 0.48215841, 0.44653091), (0.24703223, 0.24348513, 0.26158784)
+BLOCKS, LAYERS = 3, 16
+
+
+class Builder:
+    """An ONNX graph under construction; methods add nodes and give the names of their results."""
+
+    def __init__(self, half):
+        self.nodes, self.constants, self.half = [], [], half
+
+    def constant(self, name, array, kind=None):
+        if kind is None:
+            self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        else:
+            self.constants.append(helper.make_tensor(name, kind, array.shape, array.ravel().tolist()))
+        return name
+
+    def node(self, op, inputs, name, **attributes):
+        self.nodes.append(helper.make_node(op, inputs, [name], name, **attributes))
+        return name
+
+    def weights(self, name, array, bits):
+        """Constant integers as reals: stored in four bits, or as reals that are quantized to more."""
+        lo, hi = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        if not ((array == np.rint(array)) & (array >= lo) & (array <= hi)).all():
+            raise ValueError(f"{name}: not integers of {bits} bits")
+        if bits == 4:
+            unit = self.constant(f"{name}.unit", np.float32(1.0))
+            ints = self.constant(f"{name}.int", array.astype(np.int8), TensorProto.INT4)
+            zero = self.constant(f"{name}.zero", np.zeros((), np.int8), TensorProto.INT4)
+            return self.node("DequantizeLinear", [ints, unit, zero], name)
+        return self.constant(name, array.astype(np.float32))
+
+    def rounded(self, x, name):
+        """`x` in half precision, if that is what the network computes in."""
+        if not self.half:
+            return x
+        x = self.node("Cast", [x], f"{name}.half", to=TensorProto.FLOAT16)
+        return self.node("Cast", [x], f"{name}.rounded", to=TensorProto.FLOAT)
+
+    def scale(self, x, name, weight, bias, spatial=True):
+        """`weight · x + bias`, channel by channel; a bias of zeros is no addition."""
+        shape = (1, -1, 1, 1) if spatial else (1, -1)
+        real = lambda v: v.reshape(shape).astype(np.float16 if self.half else np.float32).astype(np.float32)
+        w = self.constant(f"{name}.weight", real(weight))
+        x = self.rounded(self.node("Mul", [x, w], f"{name}.scaled"), f"{name}.scaled")
+        if not bias.any():
+            return x
+        b = self.constant(f"{name}.bias", real(bias))
+        return self.rounded(self.node("Add", [x, b], name), name)
+
+    def quantized(self, x, name):
+        """`round(clamp(x, 0, 15))` as four-bit integers that stand for themselves."""
+        if "one" not in {c.name for c in self.constants}:
+            self.constant("one", np.float32(1.0))
+            self.constant("zero", np.zeros((), np.uint8), TensorProto.UINT4)
+        q = self.node("QuantizeLinear", [x, "one", "zero"], f"{name}.int")
+        return self.node("DequantizeLinear", [q, "one", "zero"], f"{name}.real")
+
+
+def build(tensors, half):
+    """The network as an ONNX model, from the tensors of the checkpoint. KeyError, ValueError: they are not of this network."""
+    g = Builder(half)
+    flat = lambda name: tensors[name].reshape(-1)
+
+    def scale(x, name, **kw):
+        return g.scale(x, name, flat(f"{name}.weight"), flat(f"{name}.bias"), **kw)
+
+    def convolution(x, name, pad=0):
+        w = g.weights(f"{name}.weight", tensors[f"{name}.weight"], 4)
+        y = g.node("Conv", [x, w], name, pads=[pad] * 4)
+        return g.rounded(y, name)
+
+    x = scale(convolution("image", "conv1", 1), "scale1")
+    for b in range(1, BLOCKS + 1):
+        for i in range(LAYERS):
+            name = f"dense{b}.{i}"
+            y = convolution(g.quantized(scale(x, f"{name}.scale1"), f"{name}.quant1"), f"{name}.conv1")
+            y = convolution(g.quantized(scale(y, f"{name}.scale2"), f"{name}.quant2"), f"{name}.conv2", 1)
+            x = g.node("Concat", [x, scale(y, f"{name}.scale3")], f"{name}.concat", axis=1)
+        if b < BLOCKS:
+            name = f"trans{b}"
+            y = convolution(g.quantized(scale(x, f"{name}.scale1"), f"{name}.quant1"), f"{name}.conv1")
+            y = g.node("AveragePool", [y], f"{name}.pool", kernel_shape=[2, 2], strides=[2, 2])
+            x = scale(g.rounded(y, f"{name}.pool"), f"{name}.scale2")
+    x = g.node("Relu", [scale(x, "scale2")], "relu")
+    x = g.rounded(g.node("GlobalAveragePool", [x], "pool"), "pool")
+    x = g.node("Flatten", [x], "features", axis=1)
+    fc = g.weights("fc.weight", tensors["fc.weight"].T, 6)
+    x = g.rounded(g.node("MatMul", [x, fc], "fc"), "fc")
+    x = scale(x, "scale3", spatial=False)
+    graph = helper.make_graph(
+        g.nodes,
+        "densenet100_micronet",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 32, 32])],
+        [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["batch", 100])],
+        g.constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    # The network was trained on images that were normalized, then divided by 255 once more.
+    numbers = lambda values: ",".join(repr(float(np.float32(v))) for v in values)
+    for key, value in {
+        "size": "", "crop": "", "scale": "255", "mean": numbers(MEAN), "std": numbers(s * 255 for s in STD),
+    }.items():
+        model.metadata_props.add(key=f"qing.input.{key}", value=value)
+    onnx.checker.check_model(model)
+    return model
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoint")
+    parser.add_argument("output")
+    parser.add_argument("--precision", choices=["f16", "f32"], default="f16")
+    args = parser.parse_args()
+    model = build(load(args.checkpoint), args.precision == "f16")
+    onnx.save(onnx.shape_inference.infer_shapes(model), args.output)
+
+
+if __name__ == "__main__":
+    main()
