@@ -4,9 +4,14 @@
 //! chip, to the bit. `docs/isa.md` specifies the chip for those who build it or program it otherwise; `rtl/` holds it in
 //! SystemVerilog. This crate knows no CPU kernel: what it computes is held to [`qing_graph::interpret`].
 
+pub mod compile;
 pub mod config;
 mod error;
 pub mod isa;
+mod run;
+pub mod simulate;
 
+pub use compile::{Program, compile};
 pub use config::Config;
 pub use error::NpuError;
+pub use run::{Frame, Session};

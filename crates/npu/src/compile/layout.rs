@@ -1,0 +1,163 @@
+//! How activations lie in their memory, and where.
+
+use super::network::{Kind, Network, TensorId, Window};
+use crate::{Config, NpuError};
+
+/// A tensor's place in the activation memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Buffer {
+    /// Address of plane 0 of the first word.
+    pub base: usize,
+    /// log2 of pixels per word.
+    pub lg_pixels: usize,
+    /// Plane stride, in rows of all banks.
+    pub plane_rows: usize,
+    /// Words of one plane.
+    pub plane_words: usize,
+    /// Words from one group of 64 channels to the next.
+    pub group_words: usize,
+    /// Words from the first to the last that is used.
+    pub words: usize,
+}
+
+impl Buffer {
+    /// Words from one plane to the next.
+    pub fn plane_stride(&self, config: &Config) -> usize {
+        self.plane_rows * config.banks + 1
+    }
+}
+
+/// Gives every tensor its form, and a place while it lives.
+///
+/// # Errors
+/// If the activation memory is too small; names the layer at which it is.
+pub(super) fn place(network: &mut Network, config: &Config) -> Result<Vec<Buffer>, NpuError> {
+    spread_packing(network);
+    let made_by_host: Vec<TensorId> = network.inputs.iter().map(|p| p.view.tensor).collect();
+    let mut buffers: Vec<Buffer> = network
+        .tensors
+        .iter()
+        .enumerate()
+        .map(|(id, t)| {
+            let lg_pixels = if t.unpacked || t.channels > 32 {
+                0
+            } else {
+                // What the post unit writes comes in bytes of lanes at least.
+                let least = if made_by_host.contains(&id) { 1 } else { 8 };
+                (64 / t.channels.next_power_of_two().max(least)).trailing_zeros() as usize
+            };
+            let plane_words = if lg_pixels > 0 { t.pixels().div_ceil(1 << lg_pixels) } else { t.pixels() * t.groups() };
+            let plane_rows = (plane_words - 1).div_ceil(config.banks);
+            let words = (t.bits - 1) * (plane_rows * config.banks + 1) + plane_words;
+            Buffer { base: 0, lg_pixels, plane_rows, plane_words, group_words: t.pixels(), words }
+        })
+        .collect();
+    // A tensor lives from the layer that writes it first to the last that reads it.
+    let layers = network.layers.len();
+    let mut life = vec![(usize::MAX, 0usize); network.tensors.len()];
+    for port in &network.inputs {
+        life[port.view.tensor] = (0, 0);
+    }
+    for (l, layer) in network.layers.iter().enumerate() {
+        let t = &mut life[layer.output];
+        t.0 = t.0.min(l + 1);
+        t.1 = t.1.max(l + 1);
+        for input in inputs(&layer.kind, layer.input) {
+            life[input].1 = life[input].1.max(l + 1);
+        }
+    }
+    for port in &network.outputs {
+        life[port.view.tensor].1 = layers + 1;
+    }
+    let mut order: Vec<TensorId> = (0..buffers.len()).filter(|t| life[*t].0 != usize::MAX).collect();
+    order.sort_by_key(|t| life[*t].0);
+    // First without haste to use again what was just freed, so that layers overlap; if that does not fit, as low as possible.
+    for spread in [true, false] {
+        if assign(&order, &life, &mut buffers, config.activation_words(), spread) {
+            return Ok(buffers);
+        }
+    }
+    let failed = order.iter().copied().max_by_key(|t| {
+        let alive = order.iter().filter(|o| life[**o].0 <= life[*t].0 && life[**o].1 >= life[*t].0);
+        alive.map(|o| buffers[*o].words).sum::<usize>()
+    });
+    let Some(t) = failed else { return Ok(buffers) };
+    let alive = order.iter().filter(|o| life[**o].0 <= life[t].0 && life[**o].1 >= life[t].0);
+    let words: usize = alive.map(|o| buffers[*o].words).sum();
+    let layer = network.layers.iter().find(|l| l.output == t);
+    Err(NpuError::Unmappable {
+        node: layer.map_or_else(|| network.tensors[t].name.clone(), |l| l.name.clone()),
+        op: layer.map_or_else(|| "input".into(), |l| l.op.clone()),
+        what: format!(
+            "{} bytes of activations are needed at once; the chip `{}` holds {}; take a larger preset, fewer bits or a smaller input",
+            words * 8,
+            config.name,
+            config.activation_bytes()
+        ),
+    })
+}
+
+/// What a layer reads.
+pub(super) fn inputs(kind: &Kind, first: TensorId) -> Vec<TensorId> {
+    match kind {
+        Kind::Add { second, .. } => vec![first, *second],
+        _ => vec![first],
+    }
+}
+
+/// Operands and sum of an addition have one form.
+fn spread_packing(network: &mut Network) {
+    loop {
+        let mut changed = false;
+        for layer in &network.layers {
+            let mut tied = inputs(&layer.kind, layer.input);
+            let joins = match layer.kind {
+                Kind::Add { .. } => true,
+                Kind::Sum { window, repeat } => {
+                    window == Window::POINT
+                        && repeat == [1, 1]
+                        && layer.channels == network.tensors[layer.output].channels
+                }
+                _ => false,
+            };
+            if !joins {
+                continue;
+            }
+            tied.push(layer.output);
+            if tied.iter().any(|t| network.tensors[*t].unpacked) {
+                for t in tied {
+                    changed |= !network.tensors[t].unpacked;
+                    network.tensors[t].unpacked = true;
+                }
+            }
+        }
+        if !changed {
+            return;
+        }
+    }
+}
+
+fn assign(order: &[TensorId], life: &[(usize, usize)], buffers: &mut [Buffer], capacity: usize, spread: bool) -> bool {
+    let mut next = 0;
+    for (i, t) in order.iter().enumerate() {
+        let words = buffers[*t].words;
+        let mut taken: Vec<(usize, usize)> = order[..i]
+            .iter()
+            .filter(|o| life[**o].1 >= life[*t].0)
+            .map(|o| (buffers[*o].base, buffers[*o].base + buffers[*o].words))
+            .collect();
+        taken.sort_unstable();
+        let fits = |at: usize| at + words <= capacity && taken.iter().all(|(a, b)| at + words <= *a || at >= *b);
+        let ends = taken.iter().map(|(_, b)| *b);
+        let found = if spread {
+            let after = std::iter::once(next).chain(ends.clone().filter(|e| *e >= next));
+            after.chain([0]).chain(ends).find(|at| fits(*at))
+        } else {
+            std::iter::once(0).chain(ends).filter(|at| fits(*at)).min()
+        };
+        let Some(at) = found else { return false };
+        buffers[*t].base = at;
+        next = at + words;
+    }
+    true
+}
