@@ -8,6 +8,7 @@ pub mod compile;
 pub mod config;
 mod error;
 pub mod isa;
+pub mod report;
 mod run;
 pub mod simulate;
 

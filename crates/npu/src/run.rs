@@ -181,7 +181,7 @@ impl Program {
                 rest /= size;
             }
             let [channel, row, column] = at;
-            let pixel = row * t.width + column;
+            let pixel = row * b.pitch + column;
             let per_word = 1 << b.lg_pixels;
             let word = pixel / per_word + channel / 64 * b.group_words;
             let lane = (pixel % per_word) * (64 / per_word) + channel % 64;

@@ -16,8 +16,9 @@ use crate::{
 
 /// Strips that a layer is cut into, so that the next can begin before it ends.
 const STRIPS: usize = 8;
-/// Least cycles of a strip.
-const LEAST_STRIP: u64 = 400;
+/// Least cycles of a strip of the array, and of the auxiliary unit.
+const LEAST_ARRAY: u64 = 300;
+const LEAST_AUX: u64 = 90;
 
 /// Where a layer's constants lie.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,10 +60,12 @@ impl Emitter<'_> {
                 ("step", b.plane_stride(self.config) as i64),
             ])?;
             words.push(Words::Input { port, first, count });
+            // In pixels of rows without gaps, rounded outwards.
+            let rows = |place: usize, up: usize| (((place + up) / b.pitch) * t.width).min(pixels);
             let range = if t.groups() > 1 {
                 0..pixels
             } else {
-                (first << b.lg_pixels).min(pixels)..((first + count) << b.lg_pixels).min(pixels)
+                rows(first << b.lg_pixels, 0)..rows((first + count) << b.lg_pixels, b.pitch - 1)
             };
             self.schedule.push(instruction, vec![Access::write(Space::Tensor(tensor), range)]);
         }
@@ -92,7 +95,8 @@ impl Emitter<'_> {
             Kind::Dense { weights: values, window } => self.dense(layer, values, *window, at, weights),
             Kind::Depthwise { window, .. } => self.windowed(layer, *window, [1, 1], 0, at, weights),
             Kind::Sum { window, repeat } => {
-                let same = self.buffers[layer.input].lg_pixels == self.buffers[layer.output].lg_pixels;
+                let (i, o) = (&self.buffers[layer.input], &self.buffers[layer.output]);
+                let same = (i.lg_pixels, i.pitch, i.group_words) == (o.lg_pixels, o.pitch, o.group_words);
                 let whole = layer.channels == self.network.tensors[layer.output].channels;
                 if *window == Window::POINT && *repeat == [1, 1] && same && whole && !at.advance {
                     return self.words(layer, at);
@@ -125,8 +129,8 @@ impl Emitter<'_> {
         fields
     }
 
-    /// The fields that say where pixel `pixel` and channel `channel` of the output lie.
-    fn destination(&self, layer: &Layer, pixel: usize) -> Result<Vec<(&'static str, i64)>, NpuError> {
+    /// The fields that say where the output's row `row` lies.
+    fn destination(&self, layer: &Layer, row: usize) -> Result<Vec<(&'static str, i64)>, NpuError> {
         let b = &self.buffers[layer.output];
         let lane = layer.first_channel % 64;
         let columns = self.config.columns;
@@ -137,11 +141,13 @@ impl Emitter<'_> {
             ));
         }
         let per_word = 1 << b.lg_pixels;
+        let pixel = row * b.pitch;
         let base = b.base + pixel / per_word + layer.first_channel / 64 * b.group_words;
         Ok(vec![
             ("obase", base as i64),
             ("lgpo", b.lg_pixels as i64),
             ("p0", (pixel % per_word) as i64),
+            ("ogap", (b.pitch - self.network.tensors[layer.output].width) as i64),
             ("lane0", lane as i64),
         ])
     }
@@ -167,6 +173,7 @@ impl Emitter<'_> {
         repeat: [usize; 2],
     ) -> Vec<(&'static str, i64)> {
         let (i, o) = (&self.network.tensors[layer.input], &self.network.tensors[layer.output]);
+        let pitch = self.buffers[layer.input].pitch;
         // A stride that is never taken may be longer than its field.
         let stride = [0, 1].map(|d| if [o.height, o.width][d] > 1 { window.stride[d] } else { 1 });
         let y0 = (row / repeat[0] * stride[0]) as i64 - window.pad[0] as i64;
@@ -182,8 +189,9 @@ impl Emitter<'_> {
             ("y0", y0),
             ("x0", x0),
             ("ow", o.width as i64),
-            ("lrow", y0 * i.width as i64 + x0),
-            ("rstep", (stride[0] * i.width) as i64),
+            ("lrow", y0 * pitch as i64 + x0),
+            ("rstep", (stride[0] * pitch) as i64),
+            ("kstep", (window.dilation[0] * pitch) as i64),
             ("n", (rows * o.width) as i64),
         ]
     }
@@ -214,11 +222,11 @@ impl Emitter<'_> {
         let tiles = layer.channels.div_ceil(self.config.columns);
         let cycles = (cut.groups * input.bits * form.bits).max(self.config.rows) as u64;
         let rows = self.config.rows;
-        for strip in strips(output.height, output.width, rows, cycles * tiles as u64) {
+        for strip in strips(output.height, output.width, rows, cycles * tiles as u64, LEAST_ARRAY) {
             let mut fields = self.operand(layer.input);
             fields.extend(self.window(layer, window, strip.start, strip.len(), [1, 1]));
             fields.extend(self.post(layer, at));
-            fields.extend(self.destination(layer, strip.start * output.width)?);
+            fields.extend(self.destination(layer, strip.start)?);
             fields.extend([
                 ("cg", cut.channel_groups as i64),
                 ("cl", cut.last_channels as i64),
@@ -229,7 +237,6 @@ impl Emitter<'_> {
                 ("lgt", cut.lg_taps as i64),
                 ("dy", window.dilation[0] as i64),
                 ("dx", window.dilation[1] as i64),
-                ("kstep", (window.dilation[0] * input.width) as i64),
                 ("wbase", at.weights as i64),
                 ("ct", tiles as i64),
                 ("col", (layer.channels - (tiles - 1) * self.config.columns) as i64),
@@ -262,14 +269,14 @@ impl Emitter<'_> {
         }
         let blocks = window.kernel[0].div_ceil(3) * window.kernel[1].div_ceil(3);
         let cycles = (groups * blocks * input.bits) as u64;
-        for strip in strips(output.height, output.width, 1, cycles) {
+        for strip in strips(output.height, output.width, 1, cycles, LEAST_AUX) {
             if !strip.start.is_multiple_of(repeat[0]) {
                 return Err(self.limit(layer, "a strip begins within a repeated row"));
             }
             let mut fields = self.operand(layer.input);
             fields.extend(self.window(layer, window, strip.start, strip.len(), repeat));
             fields.extend(self.post(layer, at));
-            fields.extend(self.destination(layer, strip.start * output.width)?);
+            fields.extend(self.destination(layer, strip.start)?);
             fields.extend([
                 ("cg", groups as i64),
                 ("cl", (input.channels - 64 * (groups - 1)) as i64),
@@ -296,11 +303,12 @@ impl Emitter<'_> {
         let b = &self.buffers[layer.output];
         let per_word = 1usize << b.lg_pixels;
         let packed = b.lg_pixels > 0;
-        let (words, groups) = if packed { (b.plane_words, 1) } else { (output.pixels(), output.groups()) };
+        let (words, groups) = if packed { (b.plane_words, 1) } else { (b.group_words, output.groups()) };
         let last = if packed { 64 } else { output.channels - 64 * (groups - 1) };
         let planes = output.bits.max(self.network.tensors[layer.input].bits);
-        for strip in strips(words, 1, 1, (planes * groups) as u64) {
-            let range = strip.start * per_word..(strip.end * per_word).min(output.pixels());
+        for strip in strips(words, 1, 1, (planes * groups) as u64, LEAST_AUX) {
+            let rows = |place: usize, up: usize| ((place + up) / b.pitch * output.width).min(output.pixels());
+            let range = rows(strip.start * per_word, 0)..rows(strip.end * per_word, b.pitch - 1);
             let mut fields = self.operand(layer.input);
             let base = self.buffers[layer.input].base + strip.start;
             fields.extend(self.post(layer, at));
@@ -353,13 +361,13 @@ impl Emitter<'_> {
 }
 
 /// Cuts the rows of a layer into strips whose pixels fill tiles of `tile` as well as the whole does; `cycles` is what a tile costs.
-fn strips(height: usize, width: usize, tile: usize, cycles: u64) -> Vec<Range<usize>> {
+fn strips(height: usize, width: usize, tile: usize, cycles: u64, shortest: u64) -> Vec<Range<usize>> {
     let whole = (height * width).div_ceil(tile);
     let cost = |rows: usize| {
         let full = height / rows;
         full * (rows * width).div_ceil(tile) + (height % rows * width).div_ceil(tile)
     };
-    let least = (whole.div_ceil(STRIPS)).max((LEAST_STRIP.div_ceil(cycles.max(1))) as usize);
+    let least = (whole.div_ceil(STRIPS)).max((shortest.div_ceil(cycles.max(1))) as usize);
     let rows = (1..=height)
         .filter(|r| (r * width).div_ceil(tile) >= least.min(whole))
         .find(|r| cost(*r) <= whole + whole / 50)
@@ -374,7 +382,7 @@ mod tests {
     #[test]
     fn strips_cover_all_rows_and_waste_few_tiles() {
         for (height, width, tile) in [(32, 32, 16), (25, 5, 16), (7, 7, 16), (1, 1, 16), (112, 112, 16), (48, 48, 8)] {
-            let parts = strips(height, width, tile, 64);
+            let parts = strips(height, width, tile, 64, LEAST_ARRAY);
             assert_eq!(parts.iter().map(|s| s.len()).sum::<usize>(), height);
             let tiles: usize = parts.iter().map(|s| (s.len() * width).div_ceil(tile)).sum();
             let whole = (height * width).div_ceil(tile);

@@ -12,6 +12,8 @@ pub struct Buffer {
     pub lg_pixels: usize,
     /// Plane stride, in rows of all banks.
     pub plane_rows: usize,
+    /// Pixels from one row to the next.
+    pub pitch: usize,
     /// Words of one plane.
     pub plane_words: usize,
     /// Words from one group of 64 channels to the next.
@@ -46,10 +48,12 @@ pub(super) fn place(network: &mut Network, config: &Config) -> Result<Vec<Buffer
                 let least = if made_by_host.contains(&id) { 1 } else { 8 };
                 (64 / t.channels.next_power_of_two().max(least)).trailing_zeros() as usize
             };
-            let plane_words = if lg_pixels > 0 { t.pixels().div_ceil(1 << lg_pixels) } else { t.pixels() * t.groups() };
+            let pitch = if t.windowed && t.height > 1 { pitch(t.width, config.banks) } else { t.width };
+            let pixels = (t.height - 1) * pitch + t.width;
+            let plane_words = if lg_pixels > 0 { pixels.div_ceil(1 << lg_pixels) } else { pixels * t.groups() };
             let plane_rows = (plane_words - 1).div_ceil(config.banks);
             let words = (t.bits - 1) * (plane_rows * config.banks + 1) + plane_words;
-            Buffer { base: 0, lg_pixels, plane_rows, plane_words, group_words: t.pixels(), words }
+            Buffer { base: 0, lg_pixels, plane_rows, pitch, plane_words, group_words: pixels, words }
         })
         .collect();
     // A tensor lives from the layer that writes it first to the last that reads it.
@@ -97,6 +101,18 @@ pub(super) fn place(network: &mut Network, config: &Config) -> Result<Vec<Buffer
     })
 }
 
+/// The least distance of rows at which the nine taps of a 3 × 3 window take the fewest turns of the banks.
+fn pitch(width: usize, banks: usize) -> usize {
+    let turns = |pitch: usize| {
+        let mut asked = vec![0; banks];
+        for tap in 0..9 {
+            asked[(tap / 3 * pitch + tap % 3) % banks] += 1;
+        }
+        asked.into_iter().max().unwrap_or(0)
+    };
+    (width..width + 16).min_by_key(|p| (turns(*p), *p)).unwrap_or(width)
+}
+
 /// What a layer reads.
 pub(super) fn inputs(kind: &Kind, first: TensorId) -> Vec<TensorId> {
     match kind {
@@ -124,11 +140,12 @@ fn spread_packing(network: &mut Network) {
                 continue;
             }
             tied.push(layer.output);
-            if tied.iter().any(|t| network.tensors[*t].unpacked) {
-                for t in tied {
-                    changed |= !network.tensors[t].unpacked;
-                    network.tensors[t].unpacked = true;
-                }
+            let unpacked = tied.iter().any(|t| network.tensors[*t].unpacked);
+            let windowed = tied.iter().any(|t| network.tensors[*t].windowed);
+            for t in tied {
+                let tensor = &mut network.tensors[t];
+                changed |= tensor.unpacked != unpacked || tensor.windowed != windowed;
+                (tensor.unpacked, tensor.windowed) = (unpacked, windowed);
             }
         }
         if !changed {

@@ -142,6 +142,7 @@ impl Lowering<'_> {
             signed: q.lo < 0,
             zero: q.zero,
             unpacked: false,
+            windowed: false,
             bipolar,
         });
         let tensor = self.network.tensors.len() - 1;
@@ -306,6 +307,7 @@ impl Lowering<'_> {
             signed: true,
             zero: 0,
             unpacked: false,
+            windowed: false,
             bipolar: false,
         });
         let tensor = self.network.tensors.len() - 1;
@@ -375,6 +377,7 @@ impl Lowering<'_> {
             && !input.bipolar;
         let kind = if depthwise {
             self.network.tensors[view.tensor].unpacked = true;
+            self.network.tensors[view.tensor].windowed = true;
             Kind::Depthwise { weights: weights.iter().map(|w| *w as i8).collect(), window }
         } else {
             if !small(-255..=255) {
@@ -530,6 +533,7 @@ impl Lowering<'_> {
             }
         };
         self.network.tensors[view.tensor].unpacked |= window.taps() > 1;
+        self.network.tensors[view.tensor].windowed |= window.taps() > 1;
         let n = window.taps();
         let bias = vec![x.zero.wrapping_mul(n as i32).wrapping_neg()];
         let (height, width) = match (kept, y.len()) {
@@ -583,6 +587,7 @@ impl Lowering<'_> {
             return Err(unmappable(node, "a dilated maximum"));
         }
         self.network.tensors[view.tensor].unpacked = true;
+        self.network.tensors[view.tensor].windowed = true;
         let finish = self.unchanged(node)?;
         let y = self.shape(node, node.outputs[0])?;
         let output = self.tensor(node, node.outputs[0], &y)?;

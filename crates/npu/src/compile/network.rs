@@ -24,6 +24,8 @@ pub struct Tensor {
     pub zero: i32,
     /// Whether some layer needs one pixel per word.
     pub unpacked: bool,
+    /// Whether windows of the auxiliary unit slide over it: rows then lie so that their taps are in different banks.
+    pub windowed: bool,
     /// Whether the values are −1 and +1 of a bipolar type, held as two bits.
     pub bipolar: bool,
 }

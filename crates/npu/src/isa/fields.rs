@@ -86,7 +86,8 @@ const POST: [Field; 11] = [
 ];
 
 /// Where the channels and pixels of a result lie in their words: CONV and AUX.
-const PLACE: [Field; 3] = [
+const PLACE: [Field; 4] = [
+    field("ogap", 0, 58, 4, "output: pixels left out after every row of ow pixels"),
     field("lgpo", 0, 46, 3, "output: log2 of pixels per word, 0 to 6"),
     field("lane0", 3, 56, 6, "output: lane of the first channel, a multiple of the columns"),
     field("p0", 5, 54, 6, "output: position of the first pixel in its word, below 2^lgpo"),
@@ -102,7 +103,7 @@ const OPERAND: [Field; 5] = [
 ];
 
 /// The window of input pixels: CONV and AUX.
-const WINDOW: [Field; 12] = [
+const WINDOW: [Field; 13] = [
     count("w", 3, 0, 12, "input: pixels per row"),
     count("h", 3, 12, 12, "input: rows"),
     count("kh", 3, 24, 6, "kernel rows"),
@@ -113,8 +114,9 @@ const WINDOW: [Field; 12] = [
     signed("y0", 4, 0, 13, "input row of tap (0, 0) of the first output pixel"),
     signed("x0", 4, 13, 13, "input column of tap (0, 0) of the first output pixel of each row"),
     count("ow", 4, 26, 12, "output pixels per row"),
-    signed("lrow", 5, 0, 22, "y0 · w + x0"),
-    field("rstep", 5, 22, 16, "sy · w"),
+    signed("lrow", 5, 0, 22, "y0 · pitch + x0, where pitch ≥ w is the distance of rows in memory, in pixels"),
+    field("rstep", 5, 22, 16, "sy · pitch"),
+    field("kstep", 5, 38, 16, "dy · pitch (aux: pitch)"),
 ];
 
 const PIXELS: [Field; 1] = [count("n", 4, 38, 18, "output pixels of this instruction")];
@@ -133,7 +135,7 @@ const STREAM: [Field; 4] = [
 
 const FETCH: [Field; 1] = [field("space", 0, 4, 2, "0 activations, 1 weights, 2 parameters, 3 tables")];
 
-const CONV: [Field; 11] = [
+const CONV: [Field; 10] = [
     count("wbits", 0, 7, 3, "weights: bits, 1 to 8"),
     field("wsigned", 0, 11, 1, "weights: the top plane is negative"),
     field("wbip", 0, 12, 1, "weights are −1 and +1, coded 0 and 1; needs wbits = 1, wsigned = 0"),
@@ -142,7 +144,6 @@ const CONV: [Field; 11] = [
     field("dy", 3, 42, 3, "vertical dilation"),
     field("dx", 3, 45, 3, "horizontal dilation"),
     count("col", 4, 56, 4, "columns of the last tile that are output channels"),
-    field("kstep", 5, 38, 16, "dy · w"),
     field("wbase", 6, 0, 24, "weights: first word"),
     count("ct", 6, 24, 10, "tiles of output channels"),
 ];

@@ -132,15 +132,13 @@ impl AuxUnit {
     }
 
     /// One cycle. `in_flight` is that seen in this cycle, before post's acceptance.
-    pub(super) fn cycle(&mut self, now: u64, owns_reads: bool, owns_weights: bool, in_flight: usize, memory: &Memory) {
+    pub(super) fn cycle(&mut self, now: u64, owns_weights: bool, in_flight: usize, memory: &mut Memory) {
         let Some(aux) = self.current else { return };
         let mut may_fill = self.step.is_none();
         if let Some(step) = &mut self.step {
-            if owns_reads {
-                let (taps, plane) = (&mut self.taps, step.plane);
-                step.pending = memory.serve(&step.addresses, step.pending, |t, word| taps[t][plane] = word);
-                may_fill = step.pending == 0;
-            }
+            let (taps, plane) = (&mut self.taps, step.plane);
+            step.pending = memory.serve(&step.addresses, step.pending, |t, word| taps[t][plane] = word);
+            may_fill = step.pending == 0;
         } else if self.wants_weights() {
             if !owns_weights {
                 return;
@@ -221,7 +219,7 @@ impl AuxUnit {
                 }
                 let (y, x) = (self.at.y + ky, self.at.x + kx);
                 if y >= 0 && y < w.h && x >= 0 && x < w.w {
-                    step.addresses[t] = address(&aux.input, self.at.row + self.at.x + ky * w.w + kx);
+                    step.addresses[t] = address(&aux.input, self.at.row + self.at.x + ky * w.kstep + kx);
                     step.pending |= 1 << t;
                     self.inside |= 1 << t;
                 } else {

@@ -28,6 +28,7 @@ pub(super) struct Window {
     pub ow: i32,
     pub lrow: i32,
     pub rstep: i32,
+    pub kstep: i32,
 }
 
 /// What becomes of sums.
@@ -46,6 +47,9 @@ pub(super) struct Finish {
     pub lg_pixels: u32,
     pub lane0: usize,
     pub p0: usize,
+    /// Pixels per row of the output, and those left out after it.
+    pub row: usize,
+    pub gap: usize,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -62,7 +66,6 @@ pub(super) struct Conv {
     pub lg_taps: u32,
     pub dy: i32,
     pub dx: i32,
-    pub kstep: i32,
     pub weights: usize,
     pub tiles: usize,
     pub last_columns: usize,
@@ -169,6 +172,7 @@ pub(super) fn decode(instruction: &Instruction, banks: usize) -> Option<Decoded>
         ow: int("ow"),
         lrow: int("lrow"),
         rstep: int("rstep"),
+        kstep: int("kstep"),
     };
     let finish = Finish {
         zero: int("zero"),
@@ -184,6 +188,8 @@ pub(super) fn decode(instruction: &Instruction, banks: usize) -> Option<Decoded>
         lg_pixels: word("lgpo"),
         lane0: size("lane0"),
         p0: size("p0"),
+        row: size("ow"),
+        gap: size("ogap"),
     };
     let transfer =
         Transfer { space: word("space"), base: word("base"), run: word("n0"), runs: word("n1"), step: word("step") };
@@ -204,7 +210,6 @@ pub(super) fn decode(instruction: &Instruction, banks: usize) -> Option<Decoded>
             lg_taps: word("lgt"),
             dy: int("dy"),
             dx: int("dx"),
-            kstep: int("kstep"),
             weights: size("wbase"),
             tiles: size("ct"),
             last_columns: size("col"),

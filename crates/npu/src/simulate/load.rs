@@ -140,8 +140,15 @@ impl Load {
         self.group.is_some_and(|g| g.planes_left > 0)
     }
 
-    /// One cycle; the read port is the load unit's if it has a step. `restart` is set when slots are used from 0 again.
-    pub(super) fn cycle(&mut self, now: u64, convs: &[Conv; 2], memory: &Memory, config: &Config, restart: &mut bool) {
+    /// One cycle. `restart` is set when slots are used from 0 again.
+    pub(super) fn cycle(
+        &mut self,
+        now: u64,
+        convs: &[Conv; 2],
+        memory: &mut Memory,
+        config: &Config,
+        restart: &mut bool,
+    ) {
         let Some(which) = self.current else { return };
         let conv = &convs[which];
         // The step in the register.
@@ -251,7 +258,7 @@ impl Load {
         // The step itself.
         let tap = (first_tap + place.tap) as i32;
         let (ky, kx) = (tap / conv.window.kw, tap % conv.window.kw);
-        let offset = ky * conv.kstep + kx * conv.dx;
+        let offset = ky * conv.window.kstep + kx * conv.dx;
         let channel_group = if conv.lg_taps == 0 { place.group % conv.channel_groups } else { 0 };
         let plane_base = conv
             .input

@@ -21,6 +21,8 @@ pub struct Memory {
     reads: Cell<u64>,
     /// Per bank, the section that is written in this cycle plus one.
     busy: [u32; 16],
+    /// Banks that have been asked for a read in this cycle.
+    asked: u32,
 }
 
 impl Memory {
@@ -34,6 +36,7 @@ impl Memory {
             section_rows: (config.bank_words / config.sections).max(1),
             reads: Cell::new(0),
             busy: [0; 16],
+            asked: 0,
         }
     }
 
@@ -70,12 +73,14 @@ impl Memory {
     /// At the start of a cycle.
     pub(super) fn release(&mut self) {
         self.busy = [0; 16];
+        self.asked = 0;
     }
 
-    /// Serves what can be served of the requests whose bits are set in `pending`, calls `take` for each, and gives those left.
-    pub(super) fn serve(&self, addresses: &[u32], pending: u32, mut take: impl FnMut(usize, u64)) -> u32 {
-        // For each bank the address it serves, if it has been asked.
-        let mut asked = 0u32;
+    /// Serves what can be served of the requests whose bits are set in `pending`, calls `take` for each, and gives those left. Units ask in
+    /// order of priority.
+    pub(super) fn serve(&mut self, addresses: &[u32], pending: u32, mut take: impl FnMut(usize, u64)) -> u32 {
+        // Banks that a unit of higher priority has asked are not for this one; for each other the address it serves.
+        let mut asked = self.asked;
         let mut served = [None; 16];
         let mut left = pending;
         let mut rest = pending;
@@ -94,6 +99,7 @@ impl Memory {
                 left &= !(1 << r);
             }
         }
+        self.asked = asked;
         left
     }
 }
@@ -162,6 +168,9 @@ mod tests {
         let mut seen = Vec::new();
         let left = memory.serve(&addresses, 0b11111, |r, w| seen.push((r, w)));
         assert_eq!((left, seen), (0b10010, vec![(0, 0), (2, 1), (3, 0)]));
+        // Another unit, in the same cycle, finds these banks taken.
+        assert_eq!(memory.serve(&[16, 2], 0b11, |_, w| assert_eq!(w, 2)), 0b01);
+        memory.release();
         memory.write(9, 99, !0);
         let left = memory.serve(&addresses, left, |_, w| assert_eq!(w, 8));
         assert_eq!(left, 0b10000);

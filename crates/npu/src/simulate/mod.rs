@@ -285,11 +285,11 @@ impl Core {
             progress |= self.post.accepted != before;
             last
         };
-        self.aux.cycle(now, !load_step, aux_weights, aux_in_flight, memory);
+        self.aux.cycle(now, aux_weights, aux_in_flight, memory);
         let out_valid = self.drain.is_valid(now);
         let out_ready = out_valid && (streams.output)(now);
         progress |= out_valid;
-        let (word, drained) = self.drain.cycle(now, !load_step && !aux_step, out_ready, memory);
+        let (word, drained) = self.drain.cycle(now, out_ready, memory);
         self.output.extend(word);
         completed[Queue::Drain as usize] |= drained;
         // The array.

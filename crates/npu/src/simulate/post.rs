@@ -172,7 +172,8 @@ impl Post {
                 }
             };
         }
-        let position = finish.p0 + target.pixel;
+        let rows = if finish.gap > 0 { target.pixel / finish.row } else { 0 };
+        let position = finish.p0 + target.pixel + rows * finish.gap;
         let in_word = position & ((1 << finish.lg_pixels) - 1);
         let lane = (in_word * (64 >> finish.lg_pixels)) + target.channel % 64;
         let valid = target.valid.min(64usize.saturating_sub(lane));

@@ -116,18 +116,17 @@ impl DrainUnit {
         self.buffer.front().is_some_and(|(at, _)| *at <= now)
     }
 
-    /// One cycle: a word leaves if the outside is ready, one is read if the port is free. Gives the word, and whether the instruction is
+    /// One cycle: a word leaves if the outside is ready, one is read if its bank is free. Gives the word, and whether the instruction is
     /// complete with it.
-    pub(super) fn cycle(&mut self, now: u64, owns_reads: bool, ready: bool, memory: &Memory) -> (Option<u64>, bool) {
+    pub(super) fn cycle(&mut self, now: u64, ready: bool, memory: &mut Memory) -> (Option<u64>, bool) {
         let held = self.buffer.len();
         let word = if ready && self.is_valid(now) { self.buffer.pop_front().map(|(_, w)| w) } else { None };
-        if owns_reads
-            && held < DRAIN_WORDS
+        if held < DRAIN_WORDS
             && let Some(cursor) = &mut self.reading
-            && !memory.is_busy(cursor.address())
         {
-            self.buffer.push_back((now + 2, memory.read(cursor.address())));
-            if !cursor.advance() {
+            let buffer = &mut self.buffer;
+            let left = memory.serve(&[cursor.address()], 1, |_, word| buffer.push_back((now + 2, word)));
+            if left == 0 && !cursor.advance() {
                 self.reading = None;
             }
         }
