@@ -43,6 +43,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
     }
     println!("{} cycles, array {:.1} %, {:?}", profile.cycles, 100.0 * profile.array_use, frame.run.counters);
+    if std::env::var_os("SPANS").is_some() {
+        for s in &frame.run.spans {
+            println!("{:?} {} {}..{}", s.queue, s.pc, s.start, s.end);
+        }
+    }
     println!("compiled in {compiled:.2?}, simulated in {simulated:.2?}");
     Ok(())
 }

@@ -264,12 +264,16 @@ impl Emitter<'_> {
         let input = &self.network.tensors[layer.input];
         let output = &self.network.tensors[layer.output];
         let groups = input.groups();
-        if self.buffers[layer.input].lg_pixels != 0 {
+        let (from, to) = (&self.buffers[layer.input], &self.buffers[layer.output]);
+        let lg_shift = from.lg_pixels;
+        if lg_shift != 0 && (!layer.shifts(input) || to.lg_pixels != lg_shift) {
             return Err(self.limit(layer, "its input is packed"));
         }
+        // Words stand for pixels where the input is packed.
+        let (width, from_pitch, to_pitch) = (output.width >> lg_shift, from.pitch >> lg_shift, to.pitch >> lg_shift);
         let blocks = window.kernel[0].div_ceil(3) * window.kernel[1].div_ceil(3);
         let cycles = (groups * blocks * input.bits) as u64;
-        for strip in strips(output.height, output.width, 1, cycles, LEAST_AUX) {
+        for strip in strips(output.height, width, 1, cycles, LEAST_AUX) {
             if !strip.start.is_multiple_of(repeat[0]) {
                 return Err(self.limit(layer, "a strip begins within a repeated row"));
             }
@@ -285,7 +289,24 @@ impl Emitter<'_> {
                 ("xrep", repeat[1] as i64),
                 ("yrep", repeat[0] as i64),
                 ("wbase", at.weights as i64),
+                ("lgs", lg_shift as i64),
             ]);
+            if lg_shift > 0 {
+                let y0 = strip.start as i64 - 1;
+                fields.extend([
+                    ("w", width as i64),
+                    ("ow", width as i64),
+                    ("n", (strip.len() * width) as i64),
+                    ("lrow", y0 * from_pitch as i64 - 1),
+                    ("rstep", from_pitch as i64),
+                    ("kstep", from_pitch as i64),
+                    ("cl", 64),
+                    ("obase", (to.base + strip.start * to_pitch) as i64),
+                    ("ogap", (to_pitch - width) as i64),
+                    ("lgpo", 0),
+                    ("p0", 0),
+                ]);
+            }
             let instruction = self.encode(layer, Opcode::Aux, &fields)?;
             let mut accesses = vec![
                 Access::read(Space::Tensor(layer.input), self.reads(layer, window, &strip, repeat)),

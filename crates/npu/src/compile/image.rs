@@ -85,28 +85,36 @@ pub(super) fn dense(
     words
 }
 
-/// The parts of the weight words of a depthwise layer, in order of groups and blocks.
-pub(super) fn depthwise(weights: &[i8], channels: usize, kernel: [usize; 2], config: &Config) -> Vec<u64> {
+/// The parts of the weight words of a depthwise layer, in order of groups and blocks; for `copies` pixels in a word.
+pub(super) fn depthwise(
+    weights: &[i8],
+    channels: usize,
+    kernel: [usize; 2],
+    copies: usize,
+    config: &Config,
+) -> Vec<u64> {
     let [kh, kw] = kernel;
     let (rows, columns) = (kh.div_ceil(3), kw.div_ceil(3));
     let block = config.tap_words() * config.columns;
     let mut words = vec![0u64; channels.div_ceil(64) * rows * columns * block];
-    for c in 0..channels {
+    let lanes = 64 / copies;
+    for (copy, c) in (0..copies).flat_map(|k| (0..channels).map(move |c| (k, c))) {
         for y in 0..kh {
             for x in 0..kw {
                 let b = (c / 64) * rows * columns + (y / 3) * columns + x / 3;
                 let tap = 3 * (y % 3) + x % 3;
                 debug_assert!(tap < TAPS);
-                let part = b * block + tap * 8 + c % 64 / 8;
-                words[part] |= u64::from(weights[c * kh * kw + y * kw + x] as u8) << (8 * (c % 8));
+                let lane = copy * lanes + c % 64;
+                let part = b * block + tap * 8 + lane / 8;
+                words[part] |= u64::from(weights[c * kh * kw + y * kw + x] as u8) << (8 * (lane % 8));
             }
         }
     }
     words
 }
 
-/// The parameter vectors of a layer, and whether they advance with the channels.
-pub(super) fn parameters(layer: &Layer, config: &Config) -> (Vec<u64>, bool) {
+/// The parameter vectors of a layer, and whether they advance with the channels; for `copies` pixels in a word.
+pub(super) fn parameters(layer: &Layer, copies: usize, config: &Config) -> (Vec<u64>, bool) {
     let Finish { bias, scale, .. } = &layer.finish;
     let columns = config.columns;
     let one = bias.len() == 1 && scale.len() == 1;
@@ -118,7 +126,8 @@ pub(super) fn parameters(layer: &Layer, config: &Config) -> (Vec<u64>, bool) {
     } else {
         layer.channels.div_ceil(64) * 64
     };
-    let at = |values: usize, c: usize| if values == 1 { 0 } else { c.min(values - 1) };
+    let lanes = if copies > 1 { 64 / copies } else { count };
+    let at = |values: usize, c: usize| if values == 1 { 0 } else { (c % lanes).min(values - 1) };
     let words = (0..count)
         .map(|c| {
             let b = bias[at(bias.len(), c)] as u32;

@@ -48,7 +48,11 @@ pub(super) fn place(network: &mut Network, config: &Config) -> Result<Vec<Buffer
                 let least = if made_by_host.contains(&id) { 1 } else { 8 };
                 (64 / t.channels.next_power_of_two().max(least)).trailing_zeros() as usize
             };
-            let pitch = if t.windowed && t.height > 1 { pitch(t.width, config.banks) } else { t.width };
+            let pitch = if t.windowed && t.height > 1 {
+                pitch(t.width.div_ceil(1 << lg_pixels), config.banks) << lg_pixels
+            } else {
+                t.width
+            };
             let pixels = (t.height - 1) * pitch + t.width;
             let plane_words = if lg_pixels > 0 { pixels.div_ceil(1 << lg_pixels) } else { pixels * t.groups() };
             let plane_rows = (plane_words - 1).div_ceil(config.banks);
@@ -110,7 +114,7 @@ fn pitch(width: usize, banks: usize) -> usize {
         }
         asked.into_iter().max().unwrap_or(0)
     };
-    (width..width + 16).min_by_key(|p| (turns(*p), *p)).unwrap_or(width)
+    (width..width + 8).min_by_key(|p| (turns(*p), *p)).unwrap_or(width)
 }
 
 /// What a layer reads.
@@ -134,8 +138,11 @@ fn spread_packing(network: &mut Network) {
                         && repeat == [1, 1]
                         && layer.channels == network.tensors[layer.output].channels
                 }
+                Kind::Depthwise { .. } if layer.shifts(&network.tensors[layer.input]) => true,
                 _ => false,
             };
+            // Windows slide over the input of a depthwise layer, but not over its output.
+            let slides = matches!(layer.kind, Kind::Depthwise { .. });
             if !joins {
                 continue;
             }
@@ -144,6 +151,7 @@ fn spread_packing(network: &mut Network) {
             let windowed = tied.iter().any(|t| network.tensors[*t].windowed);
             for t in tied {
                 let tensor = &mut network.tensors[t];
+                let windowed = if slides { tensor.windowed } else { windowed };
                 changed |= tensor.unpacked != unpacked || tensor.windowed != windowed;
                 (tensor.unpacked, tensor.windowed) = (unpacked, windowed);
             }

@@ -376,8 +376,6 @@ impl Lowering<'_> {
             && window.dilation == [1, 1]
             && !input.bipolar;
         let kind = if depthwise {
-            self.network.tensors[view.tensor].unpacked = true;
-            self.network.tensors[view.tensor].windowed = true;
             Kind::Depthwise { weights: weights.iter().map(|w| *w as i8).collect(), window }
         } else {
             if !small(-255..=255) {
@@ -397,6 +395,13 @@ impl Lowering<'_> {
             Kind::Dense { weights: dense, window }
         };
         self.push(node, kind, view.tensor, finish, output, macs);
+        if depthwise {
+            let shifts = self.network.layers.last().is_some_and(|l| l.shifts(&input));
+            let host = self.network.inputs.iter().any(|p| p.view.tensor == view.tensor);
+            let tensor = &mut self.network.tensors[view.tensor];
+            tensor.windowed = true;
+            tensor.unpacked |= !shifts || host;
+        }
         Ok(())
     }
 

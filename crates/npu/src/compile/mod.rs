@@ -102,7 +102,7 @@ pub fn compile(graph: &Graph, config: &Config) -> Result<Program, NpuError> {
     let mut network = lower::lower(&graph)?;
     let buffers = layout::place(&mut network, config)?;
     let mut memory = weights::Memory::new(config);
-    let plan = memory.plan(&network)?;
+    let plan = memory.plan(&network, &buffers)?;
     let mut schedule = Schedule::default();
     schedule.layer = usize::MAX;
     let mut frame_words = Vec::new();

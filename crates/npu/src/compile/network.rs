@@ -145,6 +145,17 @@ pub struct Layer {
     pub macs: u64,
 }
 
+impl Layer {
+    /// Whether it can work on packed pixels of an image of this width and number of channels, shifting words against each other.
+    pub fn shifts(&self, input: &Tensor) -> bool {
+        let lanes = input.channels.next_power_of_two().max(8);
+        matches!(&self.kind, Kind::Depthwise { window, .. }
+            if *window == Window { kernel: [3, 3], pad: [1, 1], ..Window::POINT })
+            && lanes < 64
+            && input.width.is_multiple_of(64 / lanes)
+    }
+}
+
 /// Where an axis of a graph's value lies in a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Axis {

@@ -1,10 +1,10 @@
 //! Where weights, parameters and tables lie: on the chip for good where they fit, else brought in with every frame.
 
 use super::{
-    Words,
+    Buffer, Words,
     emit::Constants,
     image,
-    network::{Kind, Network},
+    network::{Kind, Layer, Network},
     schedule::{Access, Schedule, Space, Stream},
     weight_bits,
 };
@@ -40,7 +40,7 @@ impl<'a> Memory<'a> {
     }
 
     /// Decides for every layer.
-    pub(super) fn plan(&mut self, network: &Network) -> Result<Vec<Plan>, NpuError> {
+    pub(super) fn plan(&mut self, network: &Network, buffers: &[Buffer]) -> Result<Vec<Plan>, NpuError> {
         let columns = self.config.columns;
         let images: Vec<Vec<u64>> = network
             .layers
@@ -55,7 +55,7 @@ impl<'a> Memory<'a> {
                         })
                     }
                     Kind::Depthwise { weights, window } => {
-                        image::depthwise(weights, channels, window.kernel, self.config)
+                        image::depthwise(weights, channels, window.kernel, copies(layer, buffers), self.config)
                     }
                     _ => vec![],
                 }
@@ -80,7 +80,7 @@ impl<'a> Memory<'a> {
                 plan.streams.push((self.streamed.len(), image.len()));
                 self.streamed.extend(image);
             }
-            let (vectors, advance) = image::parameters(layer, self.config);
+            let (vectors, advance) = image::parameters(layer, copies(layer, buffers), self.config);
             plan.constants.advance = advance;
             plan.constants.parameters = self.parameters.len() / columns;
             self.parameters.extend(vectors);
@@ -164,6 +164,14 @@ impl<'a> Memory<'a> {
             words.extend(data);
         }
         Ok((stream, words))
+    }
+}
+
+/// Pixels in a word of a layer that shifts words.
+fn copies(layer: &Layer, buffers: &[Buffer]) -> usize {
+    match layer.kind {
+        Kind::Depthwise { .. } => 1 << buffers[layer.input].lg_pixels,
+        _ => 1,
     }
 }
 

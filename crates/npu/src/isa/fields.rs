@@ -87,7 +87,7 @@ const POST: [Field; 11] = [
 
 /// Where the channels and pixels of a result lie in their words: CONV and AUX.
 const PLACE: [Field; 4] = [
-    field("ogap", 0, 58, 4, "output: pixels left out after every row of ow pixels"),
+    field("ogap", 0, 58, 6, "output: pixels left out after every row of ow pixels"),
     field("lgpo", 0, 46, 3, "output: log2 of pixels per word, 0 to 6"),
     field("lane0", 3, 56, 6, "output: lane of the first channel, a multiple of the columns"),
     field("p0", 5, 54, 6, "output: position of the first pixel in its word, below 2^lgpo"),
@@ -148,11 +148,18 @@ const CONV: [Field; 10] = [
     count("ct", 6, 24, 10, "tiles of output channels"),
 ];
 
-const AUX: [Field; 5] = [
+const AUX: [Field; 6] = [
     field("mode", 0, 7, 2, "0 weighted sum, 1 sum, 2 maximum"),
     field("pinc", 0, 11, 1, "1: the vector of parameters advances with the channels; 0: one for all"),
     count("xrep", 0, 12, 2, "output pixels in a row that read the same input column"),
     count("yrep", 0, 14, 2, "output rows that read the same input row"),
+    field(
+        "lgs",
+        0,
+        16,
+        3,
+        "log2 of pixels per word of a packed input, whose words stand for pixels; 0 if it is not packed",
+    ),
     field("wbase", 6, 0, 24, "weights: first word"),
 ];
 

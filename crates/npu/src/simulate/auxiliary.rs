@@ -250,8 +250,23 @@ impl AuxUnit {
         }
     }
 
+    /// Makes taps of the words of a packed input: neighbours in the same word, or the next.
+    fn shift(&mut self, lg_shift: u32) {
+        let lanes = 64 >> lg_shift;
+        for row in self.taps.chunks_exact_mut(3) {
+            for plane in 0..8 {
+                let (a, b, c) = (row[0][plane], row[1][plane], row[2][plane]);
+                row[0][plane] = b << lanes | a >> (64 - lanes);
+                row[2][plane] = b >> lanes | c << (64 - lanes);
+            }
+        }
+    }
+
     /// Adds a block to the sums of its word.
     fn sum(&mut self, aux: &Auxiliary, step: &Step) {
+        if aux.lg_shift > 0 {
+            self.shift(aux.lg_shift);
+        }
         let mut block = [0i32; 64];
         if aux.mode == Mode::Add {
             for (t, operand) in [aux.input, aux.second].iter().enumerate() {

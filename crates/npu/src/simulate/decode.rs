@@ -108,6 +108,8 @@ pub(super) struct Auxiliary {
     pub advance: bool,
     pub xrep: usize,
     pub yrep: usize,
+    /// log2 of pixels per word where words are shifted against each other.
+    pub lg_shift: u32,
     pub weights: usize,
     pub finish: Finish,
 }
@@ -238,6 +240,7 @@ pub(super) fn decode(instruction: &Instruction, banks: usize) -> Option<Decoded>
             advance: get("pinc") != 0,
             xrep: size("xrep"),
             yrep: size("yrep"),
+            lg_shift: word("lgs"),
             weights: size("wbase"),
             finish,
         }),
