@@ -7,6 +7,7 @@
 pub mod compile;
 pub mod config;
 mod error;
+pub mod export;
 pub mod isa;
 pub mod report;
 mod run;

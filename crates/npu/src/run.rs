@@ -78,11 +78,7 @@ impl Session {
     /// If an input does not fit the graph, the host cannot compute its part, or the chip stops with an error.
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Frame, NpuError> {
         let graph = &self.program.graph;
-        check_inputs(graph, inputs)?;
-        let mut values: HashMap<ValueId, Tensor> = graph.inputs.iter().copied().zip(inputs.iter().cloned()).collect();
-        for index in &self.program.network.before {
-            evaluate(graph, &graph.nodes[*index], &mut values)?;
-        }
+        let mut values = self.program.before(inputs)?;
         let words = self.program.input_words(&values)?;
         let run = self.chip.run(self.program.frame, &words);
         succeeded(&run)?;
@@ -128,6 +124,25 @@ fn evaluate(graph: &Graph, node: &Node, values: &mut HashMap<ValueId, Tensor>) -
 }
 
 impl Program {
+    /// What the host computes before the chip: the values of the graph's inputs and of all nodes up to the chip's.
+    fn before(&self, inputs: &[Tensor]) -> Result<HashMap<ValueId, Tensor>, NpuError> {
+        check_inputs(&self.graph, inputs)?;
+        let mut values: HashMap<ValueId, Tensor> =
+            self.graph.inputs.iter().copied().zip(inputs.iter().cloned()).collect();
+        for index in &self.network.before {
+            evaluate(&self.graph, &self.graph.nodes[*index], &mut values)?;
+        }
+        Ok(values)
+    }
+
+    /// The words of the in stream for a frame, from the graph's inputs.
+    ///
+    /// # Errors
+    /// If an input does not fit the graph, or the host cannot compute its part.
+    pub fn frame_input(&self, inputs: &[Tensor]) -> Result<Vec<u64>, NpuError> {
+        self.input_words(&self.before(inputs)?)
+    }
+
     /// The words of the in stream for a frame, from the values that the host holds.
     ///
     /// # Errors

@@ -79,11 +79,12 @@ pub(super) fn place(network: &mut Network, config: &Config) -> Result<Vec<Buffer
     }
     let mut order: Vec<TensorId> = (0..buffers.len()).filter(|t| life[*t].0 != usize::MAX).collect();
     order.sort_by_key(|t| life[*t].0);
-    // First without haste to use again what was just freed, so that layers overlap; if that does not fit, as low as possible.
-    for spread in [true, false] {
-        if assign(&order, &life, &mut buffers, config.activation_words(), spread) {
-            return Ok(buffers);
-        }
+    // First so that layers can overlap; if that does not fit, as low as possible.
+    if assign(&order, &life, &mut buffers, config, true)
+        || assign_by_size(&order, &life, &mut buffers, config.activation_words())
+        || assign(&order, &life, &mut buffers, config, false)
+    {
+        return Ok(buffers);
     }
     let failed = order.iter().copied().max_by_key(|t| {
         let alive = order.iter().filter(|o| life[**o].0 <= life[*t].0 && life[**o].1 >= life[*t].0);
@@ -162,27 +163,60 @@ fn spread_packing(network: &mut Network) {
     }
 }
 
-fn assign(order: &[TensorId], life: &[(usize, usize)], buffers: &mut [Buffer], capacity: usize, spread: bool) -> bool {
-    let mut next = 0;
+/// Places of tensors, in order of their making; false if they do not fit.
+///
+/// With `spread`, tensors that are at work together (what a layer reads and writes, and its neighbours) are kept in different sections where
+/// that is possible: a section serves either reads or writes in a cycle. Without it, as low as possible.
+fn assign(order: &[TensorId], life: &[(usize, usize)], buffers: &mut [Buffer], config: &Config, spread: bool) -> bool {
+    let capacity = config.activation_words();
+    let section = capacity / config.sections;
     for (i, t) in order.iter().enumerate() {
         let words = buffers[*t].words;
-        let mut taken: Vec<(usize, usize)> = order[..i]
-            .iter()
-            .filter(|o| life[**o].1 >= life[*t].0)
-            .map(|o| (buffers[*o].base, buffers[*o].base + buffers[*o].words))
-            .collect();
-        taken.sort_unstable();
+        let lives = |o: &TensorId| (buffers[*o].base, buffers[*o].base + buffers[*o].words);
+        let taken: Vec<(usize, usize)> = order[..i].iter().filter(|o| life[**o].1 >= life[*t].0).map(lives).collect();
+        // What was used a moment ago is as good as taken: layers overlap.
+        let recent: Vec<(usize, usize)> =
+            order[..i].iter().filter(|o| life[**o].1 + 3 >= life[*t].0).map(lives).collect();
         let fits = |at: usize| at + words <= capacity && taken.iter().all(|(a, b)| at + words <= *a || at >= *b);
-        let ends = taken.iter().map(|(_, b)| *b);
-        let found = if spread {
-            let after = std::iter::once(next).chain(ends.clone().filter(|e| *e >= next));
-            after.chain([0]).chain(ends).find(|at| fits(*at))
-        } else {
-            std::iter::once(0).chain(ends).filter(|at| fits(*at)).min()
+        let starts = (0..config.sections).map(|s| s * section);
+        let after = taken.iter().map(|(_, b)| *b);
+        let before = taken.iter().filter_map(|(a, _)| a.checked_sub(words));
+        let places = starts.chain(after).chain(before).chain(recent.iter().map(|(_, b)| *b));
+        let sections = |a: usize, b: usize| (a / section, (b - 1) / section);
+        let cost = |at: usize| {
+            let (first, last) = sections(at, at + words);
+            let shared = |(a, b): &&(usize, usize)| {
+                let (f, l) = sections(*a, *b);
+                f <= last && first <= l
+            };
+            let reused = recent.iter().filter(|(a, b)| at < *b && *a < at + words).count();
+            (reused, recent.iter().filter(shared).count())
         };
+        let found =
+            places.filter(|at| fits(*at)).min_by_key(|at| if spread { (cost(*at), *at) } else { ((0, 0), *at) });
         let Some(at) = found else { return false };
         buffers[*t].base = at;
-        next = at + words;
+    }
+    true
+}
+
+/// The last resort: large tensors first, each as low as those that live with it allow.
+fn assign_by_size(order: &[TensorId], life: &[(usize, usize)], buffers: &mut [Buffer], capacity: usize) -> bool {
+    let mut sorted = order.to_vec();
+    sorted.sort_by_key(|t| std::cmp::Reverse(buffers[*t].words));
+    for (i, t) in sorted.iter().enumerate() {
+        let words = buffers[*t].words;
+        let meets = |o: &&TensorId| life[**o].0 <= life[*t].1 && life[*t].0 <= life[**o].1;
+        let taken: Vec<(usize, usize)> = sorted[..i]
+            .iter()
+            .filter(meets)
+            .map(|o| (buffers[*o].base, buffers[*o].base + buffers[*o].words))
+            .collect();
+        let fits = |at: usize| at + words <= capacity && taken.iter().all(|(a, b)| at + words <= *a || at >= *b);
+        let Some(at) = std::iter::once(0).chain(taken.iter().map(|(_, b)| *b)).filter(|at| fits(*at)).min() else {
+            return false;
+        };
+        buffers[*t].base = at;
     }
     true
 }
