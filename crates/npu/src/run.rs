@@ -8,7 +8,7 @@ use crate::{
     NpuError,
     compile::{
         Program, Words,
-        network::{Axis, Port, View},
+        network::{Axis, Port, Unfold, View},
     },
     simulate::{Chip, Run, State},
 };
@@ -174,7 +174,16 @@ impl Program {
         let t = &self.network.tensors[port.view.tensor];
         let b = &self.buffers[port.view.tensor];
         let mut planes = vec![vec![0u64; b.plane_words]; t.bits];
-        self.each_place(&port.view, |i, word, lane| {
+        let windows: Vec<i32>;
+        let (view, values) = match &port.unfold {
+            None => (port.view.clone(), values),
+            Some(unfold) => {
+                windows = unfold_rows(&port.view, unfold, values, t.width, t.zero);
+                let dims = vec![vec![Axis::Row], vec![Axis::Column], vec![Axis::Channel]];
+                (View { tensor: port.view.tensor, dims, shape: vec![t.height, t.width, t.channels] }, &windows[..])
+            }
+        };
+        self.each_place(&view, |i, word, lane| {
             for (k, plane) in planes.iter_mut().enumerate() {
                 plane[word] |= u64::from(values[i] >> k & 1 != 0) << lane;
             }
@@ -275,4 +284,28 @@ impl Program {
         };
         (0..count).map(channel).collect()
     }
+}
+
+/// Rows of windows from the values of a view: `[row][window][pixel of the window][channel]`.
+fn unfold_rows(view: &View, unfold: &Unfold, values: &[i32], windows: usize, zero: i32) -> Vec<i32> {
+    let [channels, rows, columns] = unfold.size;
+    let axes: Vec<Axis> = view.dims.iter().flatten().copied().collect();
+    let mut made = vec![zero; rows * windows * unfold.window * channels];
+    for (i, value) in values.iter().enumerate() {
+        let (mut rest, mut at) = (i, [0usize; 3]);
+        for axis in axes.iter().rev() {
+            let size = [channels, rows, columns][*axis as usize];
+            at[*axis as usize] = rest % size;
+            rest /= size;
+        }
+        let [channel, row, column] = at;
+        for j in 0..windows {
+            // The pixel's place in window j, if it is in it.
+            let Some(k) = (column + unfold.pad).checked_sub(j * unfold.step).filter(|k| *k < unfold.window) else {
+                continue;
+            };
+            made[((row * windows + j) * unfold.window + k) * channels + channel] = *value;
+        }
+    }
+    made
 }

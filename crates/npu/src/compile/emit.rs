@@ -140,14 +140,15 @@ impl Emitter<'_> {
                 format!("channels from {} on do not begin at a multiple of {columns}", layer.first_channel),
             ));
         }
-        let per_word = 1 << b.lg_pixels;
-        let pixel = row * b.pitch;
+        let lg_pixels = b.lg_pixels - layer.merge.trailing_zeros() as usize;
+        let (per_word, pitch) = (1 << lg_pixels, b.pitch / layer.merge);
+        let pixel = row * pitch;
         let base = b.base + pixel / per_word + layer.first_channel / 64 * b.group_words;
         Ok(vec![
             ("obase", base as i64),
-            ("lgpo", b.lg_pixels as i64),
+            ("lgpo", lg_pixels as i64),
             ("p0", (pixel % per_word) as i64),
-            ("ogap", (b.pitch - self.network.tensors[layer.output].width) as i64),
+            ("ogap", (pitch - self.network.tensors[layer.output].width / layer.merge) as i64),
             ("lane0", lane as i64),
         ])
     }
@@ -222,7 +223,8 @@ impl Emitter<'_> {
         let tiles = layer.channels.div_ceil(self.config.columns);
         let cycles = (cut.groups * input.bits * form.bits).max(self.config.rows) as u64;
         let rows = self.config.rows;
-        for strip in strips(output.height, output.width, rows, cycles * tiles as u64, LEAST_ARRAY) {
+        let width = output.width / layer.merge;
+        for strip in strips(output.height, width, rows, cycles * tiles as u64, LEAST_ARRAY) {
             let mut fields = self.operand(layer.input);
             fields.extend(self.window(layer, window, strip.start, strip.len(), [1, 1]));
             fields.extend(self.post(layer, at));
@@ -239,6 +241,8 @@ impl Emitter<'_> {
                 ("dx", window.dilation[1] as i64),
                 ("wbase", at.weights as i64),
                 ("ct", tiles as i64),
+                ("ow", width as i64),
+                ("n", (strip.len() * width) as i64),
                 ("col", (layer.channels - (tiles - 1) * self.config.columns) as i64),
             ]);
             let instruction = self.encode(layer, Opcode::Conv, &fields)?;

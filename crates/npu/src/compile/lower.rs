@@ -160,7 +160,7 @@ impl Lowering<'_> {
     fn upload(&mut self, node: &Node, id: ValueId) -> Result<(), NpuError> {
         let shape = self.shape(node, id)?;
         let view = self.tensor(node, id, &shape)?;
-        self.network.inputs.push(Port { value: id, view: view.clone(), real: None });
+        self.network.inputs.push(Port { value: id, view: view.clone(), real: None, unfold: None });
         self.places.insert(id, Place::Chip(view));
         Ok(())
     }
@@ -251,6 +251,7 @@ impl Lowering<'_> {
             output: view.tensor,
             first_channel: 0,
             channels,
+            merge: 1,
             finish,
             macs,
         });
@@ -763,6 +764,7 @@ impl Lowering<'_> {
                 output: output.tensor,
                 first_channel: first,
                 channels: input.channels,
+                merge: 1,
                 finish,
                 macs: 0,
             });
@@ -790,7 +792,7 @@ impl Lowering<'_> {
             }
             if let Some(Place::Chip(view)) = self.places.get(&id) {
                 let real = self.real.get(&view.tensor).cloned();
-                self.network.outputs.push(Port { value: id, view: view.clone(), real });
+                self.network.outputs.push(Port { value: id, view: view.clone(), real, unfold: None });
             }
         }
         if self.network.layers.is_empty() {

@@ -9,6 +9,7 @@ mod layout;
 mod lower;
 pub mod network;
 mod schedule;
+mod unfold;
 mod weights;
 
 use qing_graph::Graph;
@@ -100,6 +101,7 @@ pub fn compile(graph: &Graph, config: &Config) -> Result<Program, NpuError> {
     config.validate()?;
     let graph = lower::bind(graph)?;
     let mut network = lower::lower(&graph)?;
+    unfold::unfold(&mut network, config);
     let buffers = layout::place(&mut network, config)?;
     let mut memory = weights::Memory::new(config);
     let plan = memory.plan(&network, &buffers)?;

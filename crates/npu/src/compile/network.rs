@@ -137,8 +137,10 @@ pub struct Layer {
     pub output: TensorId,
     /// The output's channel that its first channel is.
     pub first_channel: usize,
-    /// Channels it writes.
+    /// Channels it computes: those it writes, for all pixels that it computes as one.
     pub channels: usize,
+    /// Output pixels side by side that are computed as one pixel of so many times the channels.
+    pub merge: usize,
     /// How sums become integers.
     pub finish: Finish,
     /// Multiply–accumulates of the graph's node.
@@ -178,6 +180,20 @@ pub struct View {
     pub shape: Vec<usize>,
 }
 
+/// How the host lays out windows instead of pixels: pixel j of a row holds the input's pixels `j · step − pad … + window − 1`, one after another,
+/// the zero point where they are outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unfold {
+    /// Pixels of the input that make one.
+    pub window: usize,
+    /// Distance of windows.
+    pub step: usize,
+    /// Pixels before the first.
+    pub pad: usize,
+    /// Channels, rows and columns of the input.
+    pub size: [usize; 3],
+}
+
 /// What goes into the chip, or comes out.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Port {
@@ -187,6 +203,8 @@ pub struct Port {
     pub view: View,
     /// For sums that the host turns into reals: a scale for each channel.
     pub real: Option<Vec<f32>>,
+    /// For inputs that are laid out as windows.
+    pub unfold: Option<Unfold>,
 }
 
 /// The part of a graph that the chip computes, in order.
