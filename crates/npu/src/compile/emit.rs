@@ -49,7 +49,7 @@ impl Emitter<'_> {
     pub(super) fn input(&mut self, tensor: TensorId, port: usize, words: &mut Vec<Words>) -> Result<(), NpuError> {
         let (t, b) = (&self.network.tensors[tensor], &self.buffers[tensor]);
         let pixels = t.pixels();
-        let strips = if t.groups() > 1 { 1 } else { STRIPS.min(b.plane_words.div_ceil(64)).max(1) };
+        let strips = if t.groups() > 1 { 1 } else { (2 * STRIPS).min(b.plane_words.div_ceil(16)) };
         let each = b.plane_words.div_ceil(strips);
         for first in (0..b.plane_words).step_by(each) {
             let count = each.min(b.plane_words - first);

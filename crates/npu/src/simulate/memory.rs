@@ -70,6 +70,11 @@ impl Memory {
         self.busy[bank] == section + 1
     }
 
+    /// Whether post writes to the bank of this address in this cycle.
+    pub(super) fn is_written(&self, address: u32) -> bool {
+        self.busy[self.place(address).0] != 0
+    }
+
     /// At the start of a cycle.
     pub(super) fn release(&mut self) {
         self.busy = [0; 16];

@@ -257,14 +257,13 @@ impl Core {
         let mut progress = self.sequencer.is_some() || load_step || aux_step;
 
         memory.release();
-        let posting = self.post.writes(now);
         if let Some(queue) = self.post.write(now, memory) {
             completed[queue as usize] = true;
         }
         // The in stream.
         let port_is_free = match self.fetch.space() {
             None => false,
-            Some(Space::Activations) => !posting,
+            Some(Space::Activations) => !memory.is_written(self.fetch.address()),
             Some(Space::Weights) => !load_weights && !aux_weights,
             Some(Space::Other) => true,
         };

@@ -79,7 +79,7 @@ impl Post {
         w.completes
     }
 
-    /// Accepts a vector from the array, or else from the auxiliary unit. Gives whether it was the last of a tile.
+    /// Accepts a vector from the auxiliary unit, or else from the array. Gives whether it was the last of a tile.
     pub(super) fn accept(
         &mut self,
         now: u64,
@@ -88,7 +88,9 @@ impl Post {
         aux: &mut AuxUnit,
         memory: &Memory,
     ) -> bool {
-        if let Some(tile) = array.pending {
+        if aux.result(now).is_none()
+            && let Some(tile) = array.pending
+        {
             let conv = &convs[tile.conv];
             let sums = &array.main[self.tile.next];
             let mut dots = [0; 16];

@@ -61,6 +61,11 @@ impl FetchUnit {
         })
     }
 
+    /// Where in it.
+    pub(super) fn address(&self) -> u32 {
+        self.current.map_or(0, |c| c.address())
+    }
+
     /// Takes a word; gives whether the instruction is complete with it.
     pub(super) fn take(&mut self, word: u64, memory: &mut Memory) -> bool {
         let Some(cursor) = &mut self.current else { return false };
