@@ -1,5 +1,6 @@
 //! The dense convolutions of a block, as products.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::Layer;
@@ -8,6 +9,7 @@ use crate::float::Clamp;
 use crate::float::product::panels::Panels;
 use crate::float::product::{Product, Rows, tile_rows};
 use crate::float::simd::Simd;
+use crate::prepacked::Tag;
 use crate::{ConvGeometry, Isa};
 
 /// The longest window that is unfolded, in values; pointwise convolutions read pixels where they lie.
@@ -55,12 +57,16 @@ impl Dense {
         let geometry = layer.geometry;
         let (depth, out) = (geometry.taps() * geometry.in_c, geometry.out_c);
         let panels = Panels::new(isa, depth, cols);
-        let mut padded = vec![0.0; cols * depth];
-        padded[..out * depth].copy_from_slice(layer.weights);
-        let mut weights = Aligned::zeros(panels.len());
-        for panel in 0..panels.count() {
-            panels.pack(panel, &padded, 1, depth, &mut weights[panels.offset(panel)..]);
-        }
+        let tag = Tag::new("block f32", &[depth, out, cols, panels.lanes()]);
+        let weights = Aligned::packed(tag, panels.len(), |packed| {
+            let mut own = Cow::Borrowed(layer.weights);
+            if cols > out {
+                own.to_mut().resize(cols * depth, 0.0);
+            }
+            for panel in 0..panels.count() {
+                panels.pack(panel, &own, 1, depth, &mut packed[panels.offset(panel)..]);
+            }
+        });
         let mut bias = Aligned::zeros(panels.padded_cols());
         if let Some(from) = layer.bias {
             bias[..out].copy_from_slice(from);
@@ -91,6 +97,11 @@ impl Dense {
     /// Values that one output row is made of.
     fn source_len(&self) -> usize {
         if self.table.is_empty() { self.geometry.out_w * self.depth() } else { self.lines() }
+    }
+
+    /// Whether it reads its input where it lies.
+    pub(super) fn is_pointwise(&self) -> bool {
+        self.geometry.is_pointwise()
     }
 
     /// Values of scratch that unfolding `rows` output rows takes.

@@ -4,6 +4,7 @@
 //! By itself each layer writes a wide image to memory that the next one reads back. Here the wide rows that the depthwise window needs
 //! lie in a ring, a panel of channels after the other, between columns of zeros, and never leave the second-level cache.
 
+mod channels;
 mod dense;
 mod window;
 
@@ -14,6 +15,7 @@ use super::product::panels::Panels;
 use super::simd::{Kernel, Simd, dispatch_vectors};
 use crate::aligned::Aligned;
 use crate::pool::SharedMut;
+use crate::prepacked::Tag;
 use crate::{ConvGeometry, Isa, KernelError, Pool, expect_len};
 use dense::{Dense, padded_w};
 
@@ -102,12 +104,14 @@ impl Block {
         }
         let geometry = depthwise.geometry;
         let hidden = Panels::new(isa, 1, geometry.in_c).padded_cols();
-        let mut taps = Aligned::zeros(hidden * geometry.taps());
-        for (tap, line) in taps.chunks_exact_mut(hidden).enumerate() {
-            for (c, value) in line[..geometry.in_c].iter_mut().enumerate() {
-                *value = depthwise.weights[c * geometry.taps() + tap];
+        let tag = Tag::new("taps of a block f32", &[geometry.in_c, geometry.kernel[0], geometry.kernel[1], hidden]);
+        let taps = Aligned::packed(tag, hidden * geometry.taps(), |taps| {
+            for (tap, line) in taps.chunks_exact_mut(hidden).enumerate() {
+                for (c, value) in line[..geometry.in_c].iter_mut().enumerate() {
+                    *value = depthwise.weights[c * geometry.taps() + tap];
+                }
             }
-        }
+        });
         let mut taps_bias = Aligned::zeros(hidden);
         if let Some(bias) = depthwise.bias {
             taps_bias[..geometry.in_c].copy_from_slice(bias);
@@ -127,7 +131,11 @@ impl Block {
     /// How many values of scratch [`Block::run`] needs on a pool of at most so many threads.
     #[must_use]
     pub fn scratch_len(&self, threads: usize) -> usize {
-        (1..=threads.max(1)).map(|threads| threads * self.worker_len(self.cut(threads)[1])).max().unwrap_or(0)
+        let need = |threads: usize| match self.cut(threads) {
+            [step, _] if self.by_channels(threads, step) => self.channels_len(threads),
+            [_, group] => threads * self.worker_len(group),
+        };
+        (1..=threads.max(1)).map(need).max().unwrap_or(0)
     }
 
     /// Computes the block for `x` `[batch, in_h, in_w, in_c]` and `y` and `residual` `[batch, out_h, out_w, out_c]`; `residual` is
@@ -151,9 +159,14 @@ impl Block {
             expect_len("residual", residual.len(), y.len())?;
         }
         let [step, group] = self.cut(pool.threads());
-        let len = self.worker_len(group);
-        if scratch.len() < len * pool.threads() {
-            return Err(KernelError::Length { what: "scratch", expected: len * pool.threads(), found: scratch.len() });
+        let (len, channels) = (self.worker_len(group), self.by_channels(pool.threads(), step));
+        let need = if channels { self.channels_len(pool.threads()) } else { len * pool.threads() };
+        if scratch.len() < need {
+            return Err(KernelError::Length { what: "scratch", expected: need, found: scratch.len() });
+        }
+        if channels {
+            self.run_by_channels(x, residual, &SharedMut::new(y), scratch, pool);
+            return Ok(());
         }
         let bands = to.out_h.div_ceil(step);
         let (out, scratch) = (SharedMut::new(y), SharedMut::new(scratch));
@@ -173,6 +186,8 @@ impl Block {
         let to = &self.narrow.geometry;
         let bands = match threads {
             1 => 1,
+            // Bands of few rows would widen many rows twice, so there are only as many as threads.
+            threads if to.out_h < 14 * threads => threads.div_ceil(to.batch).clamp(1, to.out_h),
             threads => (2 * threads).div_ceil(to.batch).clamp(1, to.out_h),
         };
         let step = to.out_h.div_ceil(bands);
@@ -261,8 +276,12 @@ impl Kernel for Band<'_> {
                         None => copy(simd, &x[row * g.in_w * g.in_c..][..g.in_w * g.in_c], g.in_c, column, width, into),
                     }
                 }
-                let middle = &mut middle[column..];
-                window::rows(simd, block, plane, zeros, first..first + count, [column, width, ring_h], middle);
+                assert!(middle.len() >= count * g.out_w * hidden);
+                // SAFETY: there is a pixel of `hidden` channels for every result.
+                unsafe {
+                    let middle = middle.as_mut_ptr().add(column);
+                    window::rows(simd, block, plane, zeros, first..first + count, [column, width, ring_h], middle);
+                }
             }
             next = next.max(end);
             let pixels = count * g.out_w;

@@ -140,6 +140,9 @@ fn sizes_of_known_networks() {
         (15, [8, 48, 24], 5, 1, 1),
         (5, [64, 64, 64], 3, 1, 0),
         (7, [8, 48, 24], 3, 1, 1),
+        (7, [40, 240, 40], 3, 1, 1),
+        (14, [16, 104, 24], 3, 2, 1),
+        (14, [16, 88, 16], 5, 1, 1),
     ] {
         let residual = channels[0] == channels[2];
         check(&Case { batch: 1, h: w, w, channels, kernel, stride, pad: kernel / 2, first, residual, relu: true });

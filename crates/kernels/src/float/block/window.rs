@@ -12,15 +12,18 @@ pub(super) fn has(kernel: [usize; 2], stride: [usize; 2]) -> bool {
 
 /// Computes output `rows` of the `width` channels from `column` on, with `plane` their ring of `ring_h` rows: pixels at every
 /// [`Block::hidden`] values of `to`.
+///
+/// # Safety
+/// `to` has room for `width` values at every pixel of the rows, which nobody else touches meanwhile.
 #[inline(always)]
-pub(super) fn rows<S: Simd>(
+pub(super) unsafe fn rows<S: Simd>(
     simd: S,
     block: &Block,
     plane: &[f32],
     zeros: &[f32],
     rows: Range<usize>,
     [column, width, ring_h]: [usize; 3],
-    to: &mut [f32],
+    to: *mut f32,
 ) {
     let common = Lines { block, plane, zeros, rows, column, width, ring_h, to };
     let wide = block.depthwise.out_w >= 7;
@@ -48,7 +51,7 @@ struct Lines<'a> {
     column: usize,
     width: usize,
     ring_h: usize,
-    to: &'a mut [f32],
+    to: *mut f32,
 }
 
 /// Takes the loop for the width of the panel, which is then known to the compiler, as every distance in the ring is.
@@ -79,8 +82,8 @@ impl<const K: usize, const STRIDE: usize, const TW: usize, const NX: usize, cons
         let (ring_w, hidden) = (block.ring_w(), block.hidden());
         assert!(zeros.len() >= ring_w * width && ring_w >= (g.out_w - 1) * STRIDE + K);
         assert!(block.taps.len() >= K * K * hidden && column + width <= hidden);
-        for (row, to) in rows.zip(to.chunks_mut(g.out_w * hidden)) {
-            assert!(to.len() >= (g.out_w - 1) * hidden + width);
+        for (i, row) in rows.enumerate() {
+            let to = to.wrapping_add(i * g.out_w * hidden);
             let mut lines = [zeros.as_ptr(); K];
             for (down, line) in lines.iter_mut().enumerate() {
                 if let Some(row) = g.input_row(row, down) {
@@ -96,7 +99,7 @@ impl<const K: usize, const STRIDE: usize, const TW: usize, const NX: usize, cons
                     // The last tile goes over some pixels again rather than be narrower, unless the whole row is.
                     start = start.min(g.out_w.saturating_sub(TW));
                     // SAFETY: the lines have a column for every tap of every pixel, the weights a line of `hidden` values for every tap; both
-                    // were asserted, as was that `to` has room for all pixels.
+                    // were asserted; that `to` has room for all pixels was promised.
                     unsafe {
                         let at = start * STRIDE * width + c;
                         let mut acc = [bias; TW];
@@ -116,7 +119,7 @@ impl<const K: usize, const STRIDE: usize, const TW: usize, const NX: usize, cons
                                 }
                             }
                         }
-                        let to = to.as_mut_ptr().add(start * hidden + c);
+                        let to = to.add(start * hidden + c);
                         for (i, acc) in acc.into_iter().enumerate() {
                             if i < g.out_w {
                                 simd.store_ptr(to.add(i * hidden), simd.clamp(acc, lo, hi));
