@@ -90,18 +90,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (given, _) => given.clone(),
     };
     ensure!(spec.is_some() || args.plain, "give typical samples with --calibrate DATA, or --plain to go without");
-    let mut batches = vec![];
-    if let Some(spec) = &spec {
-        let data = feeds::open("--calibrate", spec, Some(args.calibration_limit))?;
-        feeds.warn_if_guessed(&data.item(0)?);
-        let feed = feeds.only()?;
-        let size = feed.ty.shape.as_ref().and_then(|s| s.first()?.known()).unwrap_or(BATCH.min(data.len())).max(1);
-        ensure!(data.len() >= size, "the network takes batches of {size}; there are {} samples", data.len());
-        for first in (0..data.len() / size * size).step_by(size) {
-            let items = (first..first + size).map(|i| data.item(i)).collect::<Result<Vec<_>, _>>()?;
-            batches.push(vec![feed.batch(items)?]);
-        }
-    }
+    let batches = match &spec {
+        Some(spec) => feeds.batches(spec, args.calibration_limit, BATCH)?,
+        None => vec![],
+    };
     let test = args.evaluate.as_ref().map(|spec| feeds::open("--evaluate", spec, args.limit)).transpose()?;
     let threads = args.threads.unwrap_or_else(process::cores);
     let options = FactorizeOptions { amount: args.budget, whitened: !args.plain, threads };

@@ -1,8 +1,8 @@
 //! The flags that say how data becomes inputs, and the inputs they make.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use qing::{
-    Graph,
+    Graph, Tensor,
     data::{DataSpec, Dataset, Feed, Item, PRESETS, Preprocess},
 };
 
@@ -114,6 +114,22 @@ impl Feeds {
     /// How images are prepared, if an input is one.
     pub(crate) fn preprocess(&self) -> Option<&Preprocess> {
         self.feeds.iter().find_map(|f| f.preprocess.as_ref())
+    }
+
+    /// The first `limit` samples of what `--calibrate` names, in whole batches of the network's size, or of `batch`.
+    pub(crate) fn batches(&self, spec: &str, limit: usize, batch: usize) -> Result<Vec<Vec<Tensor>>> {
+        let data = open("--calibrate", spec, Some(limit))?;
+        self.warn_if_guessed(&data.item(0)?);
+        let feed = self.only()?;
+        let size = feed.ty.shape.as_ref().and_then(|s| s.first()?.known()).unwrap_or(batch.min(data.len())).max(1);
+        ensure!(data.len() >= size, "the network takes batches of {size}; there are {} samples", data.len());
+        let batches = (0..data.len() / size * size).step_by(size);
+        batches
+            .map(|first| {
+                let items = (first..first + size).map(|i| data.item(i)).collect::<Result<Vec<_>, _>>()?;
+                Ok(vec![feed.batch(items)?])
+            })
+            .collect()
     }
 
     /// Warns if images, or integers that stand for reals, are normalized by guess.

@@ -39,7 +39,9 @@ pub(super) fn round_group(
         let scale = f64::from(quantized.scale(row));
         let mut open: Vec<f64> = order.iter().map(|c| rows.row(row)[*c]).collect();
         for j in 0..width {
-            let q = round(open[j], scale, bits);
+            // Weights that were taken out stay out.
+            let gone = rows.row(row)[order[j]] == 0.0;
+            let q = if gone { 0 } else { round(open[j], scale, bits) };
             quantized.ints[row * width + order[j]] = q;
             let u = &factor[j * width..(j + 1) * width];
             let error = (open[j] - f64::from(q) * scale) / u[j];
@@ -53,7 +55,7 @@ pub(super) fn round_group(
 /// The upper triangular `U` with `Uᵀ·U = H⁻¹`; `None` if `H` is not positive definite.
 ///
 /// With `H = R·Rᵀ`, `R` upper triangular, it is `R⁻¹`.
-fn inverse_factor(mut h: Vec<f64>, n: usize) -> Option<Vec<f64>> {
+pub(crate) fn inverse_factor(mut h: Vec<f64>, n: usize) -> Option<Vec<f64>> {
     // Cholesky from the last row up. Only the lower triangle is read; row j of it is replaced by column j of R.
     for j in (0..n).rev() {
         let d = h[j * n + j];

@@ -26,6 +26,7 @@ pub(crate) use assign::Assigned;
 use assign::Chosen;
 pub(crate) use decide::Mode;
 pub(crate) use equalize::equalize;
+pub(crate) use feedback::inverse_factor;
 pub use options::{Bits, Granularity, Override, QuantizeOptions, RangeMethod, Reconstruction, Rounding, matches};
 pub(crate) use trial::{Rounded, Trial};
 
