@@ -9,7 +9,9 @@ fuzz_target!(|data: &[u8]| {
     if bytes.first().is_some_and(|b| b % 2 == 1) && bytes.len() >= 48 {
         reseal(&mut bytes);
     }
-    if let Ok(graph) = qing_formats::qing::read_bytes(&bytes.into()) {
+    let bytes = bytes.into();
+    let _ = qing_formats::qing::open_bytes(&bytes, "x");
+    if let Ok(graph) = qing_formats::qing::read_bytes(&bytes) {
         // What was read can be written and read again.
         let again = qing_formats::qing::to_bytes(&graph);
         qing_formats::qing::read_bytes(&again.clone().into()).expect("a written graph is read");

@@ -153,8 +153,12 @@ fn any_number_of_threads_gives_the_same_bytes() {
         let graph = read_model(path, true)?;
         let inputs: Vec<Tensor> = graph.inputs.iter().map(|id| noise(graph.ty(*id))).collect();
         let mut first: Option<Vec<Tensor>> = None;
-        for threads in [1, 2, 3, 8] {
-            let plan = Plan::new(&graph, &Options::threads(threads)).map_err(|e| e.to_string())?;
+        let packed = Plan::prepack(&graph, &Options::default()).map_err(|e| e.to_string())?.1;
+        let packed = qing_engine::Prepacked::new(packed.into());
+        // The last two with weights that were packed before.
+        for (threads, prepacked) in [(1, None), (2, None), (3, None), (8, None), (1, packed.clone()), (3, packed)] {
+            let options = Options { prepacked, ..Options::threads(threads) };
+            let plan = Plan::new(&graph, &options).map_err(|e| e.to_string())?;
             let mut session = Session::new(plan.into());
             // Twice, for what the first run leaves behind.
             for run in 0..2 {

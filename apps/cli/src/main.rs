@@ -14,6 +14,7 @@ mod inspect;
 mod lighten;
 mod model;
 mod output;
+mod pack;
 mod picture;
 mod process;
 mod progress;
@@ -21,6 +22,7 @@ mod prune;
 mod run;
 mod runner;
 mod score;
+mod sparsify;
 mod table;
 mod timing;
 mod train;
@@ -62,7 +64,9 @@ enum Command {
     Lighten(lighten::Args),
     Factorize(factorize::Args),
     Prune(prune::Args),
+    Sparsify(sparsify::Args),
     Compress(compress::Args),
+    Pack(pack::Args),
     Run(run::Args),
     Evaluate(evaluate::Args),
     Inspect(inspect::Args),
@@ -80,7 +84,9 @@ fn main() -> ExitCode {
         Command::Lighten(args) => lighten::run(&args),
         Command::Factorize(args) => factorize::run(&args),
         Command::Prune(args) => prune::run(&args),
+        Command::Sparsify(args) => sparsify::run(&args),
         Command::Compress(args) => compress::run(&args),
+        Command::Pack(args) => pack::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
-use qing::{Graph, data::zoo, formats};
+use qing::{Graph, PlanOptions, Prepacked, data::zoo, formats};
 
 /// A model and where it came from.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub(crate) struct Model {
     pub file_bytes: u64,
     /// The network.
     pub graph: Graph,
+    /// Its weights as they were packed for this machine before, if the file has them (`qing pack`).
+    pub prepacked: Option<Prepacked>,
     /// What the zoo knows of it, if it came from there.
     pub entry: Option<&'static zoo::Entry>,
 }
@@ -23,15 +25,26 @@ pub(crate) fn load(text: &str) -> Result<Model> {
     if let Some(name) = text.strip_prefix("zoo:") {
         let entry = zoo::find(name)?;
         let graph = formats::onnx::read_bytes(&entry.bytes(), None).with_context(|| format!("zoo:{name}"))?;
-        return Ok(Model { name: name.into(), file_bytes: entry.onnx.len() as u64, graph, entry: Some(entry) });
+        return Ok(Model {
+            name: name.into(),
+            file_bytes: entry.onnx.len() as u64,
+            graph,
+            prepacked: None,
+            entry: Some(entry),
+        });
     }
     let path = Path::new(text);
     if !path.is_file() {
         bail!("{text}: no such file; MODEL is a file (.onnx, .tflite, .qing) or zoo:NAME (see `qing zoo`)");
     }
-    let graph = formats::read(path)?;
+    let (graph, prepacked) = if formats::qing::is(path) {
+        let opened = formats::qing::open(path, &PlanOptions::default().packing())?;
+        (opened.graph, opened.packed.and_then(Prepacked::new))
+    } else {
+        (formats::read(path)?, None)
+    };
     let name = path.file_stem().map_or_else(|| "model".into(), |s| s.to_string_lossy().into_owned());
-    Ok(Model { name, file_bytes: file_bytes(path), graph, entry: None })
+    Ok(Model { name, file_bytes: file_bytes(path), graph, prepacked, entry: None })
 }
 
 /// Size of a model on disk, with the weights an ONNX file keeps beside itself.

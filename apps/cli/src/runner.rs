@@ -5,14 +5,16 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use qing::{Element, Graph, Plan, PlanOptions, Pool, Session, Tensor};
 
+use crate::model::Model;
+
 /// Plans kept at once; a run alternates between full batches and a last smaller one.
 const KEPT: usize = 2;
 
 /// Runs a graph on inputs of any shape it allows.
 pub(crate) struct Runner {
     graph: Graph,
+    options: PlanOptions,
     pool: Arc<Pool>,
-    threads: usize,
     sessions: Vec<(Vec<Vec<usize>>, Session)>,
 }
 
@@ -20,7 +22,21 @@ impl Runner {
     /// A runner with threads of its own.
     pub(crate) fn new(graph: &Graph, threads: usize) -> Runner {
         let threads = threads.max(1);
-        Runner { graph: graph.clone(), pool: Arc::new(Pool::new(threads)), threads, sessions: vec![] }
+        let options = PlanOptions::threads(threads);
+        Runner { graph: graph.clone(), options, pool: Arc::new(Pool::new(threads)), sessions: vec![] }
+    }
+
+    /// A runner of a model's network as it was read, which may bring packed weights.
+    pub(crate) fn of(model: &Model, threads: usize) -> Runner {
+        let mut runner = Runner::new(&model.graph, threads);
+        runner.options.prepacked.clone_from(&model.prepacked);
+        runner
+    }
+
+    /// The same, multiplying floats as bfloat16 if that is wanted.
+    pub(crate) fn bf16(mut self, wanted: bool) -> Runner {
+        self.options.bf16 = wanted;
+        self
     }
 
     /// The network.
@@ -44,7 +60,7 @@ impl Runner {
         let at = match self.sessions.iter().position(|(s, _)| *s == shapes) {
             Some(at) => at,
             None => {
-                let options = PlanOptions { input_shapes: Some(shapes.clone()), ..PlanOptions::threads(self.threads) };
+                let options = PlanOptions { input_shapes: Some(shapes.clone()), ..self.options.clone() };
                 let plan =
                     Plan::new(&self.graph, &options).with_context(|| format!("planning for inputs {shapes:?}"))?;
                 if self.sessions.len() == KEPT {

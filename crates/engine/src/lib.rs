@@ -24,6 +24,6 @@ pub use error::EngineError;
 pub use options::Options;
 pub use plan::Plan;
 pub use profile::{Arithmetic, LayerTime};
-pub use qing_kernels::{Isa, Pool, pool::Span};
+pub use qing_kernels::{Isa, Pool, pool::Span, prepacked::Prepacked};
 pub use roofline::{Bound, Memory, Roof, Roofline};
 pub use session::Session;

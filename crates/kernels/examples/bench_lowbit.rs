@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use qing_kernels::quantized::{
-    BitConv, BitInput, BitOutput, Codes, Epilogue, GroupedMatMul, NarrowConv, Output, QConv, Requantize,
+    BitConv, BitInput, BitOutput, Codes, Epilogue, GroupedMatMul, NarrowConv, Output, QConv, Requantize, SparseConv,
 };
 use qing_kernels::{ConvGeometry, Isa, Pool};
 
@@ -170,6 +170,53 @@ fn narrow(isa: Isa, pool: &Pool) {
     }
 }
 
+/// Convolutions of bytes by weights of which three of four or more are zero.
+fn sparse(isa: Isa, pool: &Pool) {
+    println!("\n3×3 convolutions of bytes by sparse weights:\n");
+    println!("| layer | weights that are not zero | int8 µs | sparse µs | ratio | of medians | memory of weights |");
+    println!("|---|---|---|---|---|---|---|");
+    for channels in [64, 128, 256, 512] {
+        let g = layer(channels);
+        let random = noise(g.input_len().max(g.weights_len()));
+        let weights: Vec<i8> = random[..g.weights_len()].iter().map(|w| *w as i8 | 1).collect();
+        let x = &random[..g.input_len()];
+        let conv = QConv::pack(isa, g, &weights, None, 128, requantize(channels, 255)).expect("a valid layer");
+        let mut conv_scratch = vec![0; conv.scratch_bytes(pool.threads())];
+        let mut conv_y = vec![0; g.output_len()];
+        let depth = g.depth();
+        // A hash of the place in a run, so that which weights stay differs from channel to channel.
+        let mixed = |i: usize| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 997;
+        let kinds: [(&str, &dyn Fn(usize) -> bool); 5] = [
+            ("1 of 4 neighbours", &|i| mixed(i / 4) % 4 == i % 4),
+            ("4 of 16 neighbours", &|i| (i + mixed(i / 16)) % 16 < 4),
+            ("1 of 8 neighbours", &|i| mixed(i / 8) % 8 == i % 8),
+            ("1 of 4 blocks of 16 × 4", &|i| mixed(i / depth / 16 * 1009 + i % depth / 4) % 4 == 0),
+            ("1 of 10, anywhere", &|i| mixed(i) % 10 == 0),
+        ];
+        for (name, stays) in kinds {
+            let few: Vec<i8> = weights.iter().enumerate().map(|(i, w)| if stays(i) { *w } else { 0 }).collect();
+            let packed = SparseConv::pack(isa, g, &few, None, 128, requantize(channels, 255));
+            let packed = packed.expect("a valid layer").expect("one group");
+            let mut scratch = vec![0; packed.scratch_bytes(pool.threads())];
+            let mut y = vec![0; g.output_len()];
+            let times = race(&mut [
+                Box::new(|| conv.run(x, Output::U8(&mut conv_y), &mut conv_scratch, pool).expect("lengths")),
+                Box::new(|| packed.run_adding(x, None, Output::U8(&mut y), &mut scratch, pool).expect("lengths")),
+            ]);
+            let [int8, few] = times[..] else { unreachable!("two contestants") };
+            println!(
+                "| {channels}→{channels}, {}² | {name} | {:.1} | {:.1} | **{:.2}** | {:.2} | {:.1} % |",
+                g.in_h,
+                int8.0 * 1e6,
+                few.0 * 1e6,
+                int8.0 / few.0,
+                int8.1 / few.1,
+                100.0 * packed.weight_bytes() as f64 / weights.len() as f64
+            );
+        }
+    }
+}
+
 /// One row by matrices that come from memory: so many in turn that no cache holds them.
 fn vector(isa: Isa, pool: &Pool) {
     const SIZE: usize = 4096;
@@ -241,5 +288,8 @@ fn main() {
     println!("**{}, {threads} thread{}.**", isa.name(), if threads == 1 { "" } else { "s" });
     planes(isa, &pool);
     narrow(isa, &pool);
+    if isa == Isa::Avx512 {
+        sparse(isa, &pool);
+    }
     vector(isa, &pool);
 }

@@ -4,6 +4,10 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
+use bytes::Bytes;
+
+use crate::prepacked::{self, Tag};
+
 /// Bytes of a cache line.
 pub(crate) const LINE: usize = 64;
 
@@ -22,12 +26,16 @@ unsafe impl Number for f32 {}
 
 /// Numbers on a 64-byte boundary.
 pub(crate) struct Aligned<T> {
-    /// Zeros come from the system's fresh pages: memory is touched when it is filled, not twice.
-    words: Vec<u64>,
-    /// Words before the boundary.
-    start: usize,
+    memory: Memory,
     len: usize,
     of: PhantomData<T>,
+}
+
+enum Memory {
+    /// Zeros come from the system's fresh pages: memory is touched when it is filled, not twice. `start`: words before the boundary.
+    Own { words: Vec<u64>, start: usize },
+    /// Numbers that lie on a boundary in a section of packed weights.
+    Shared(Bytes),
 }
 
 impl<T: Number> Aligned<T> {
@@ -37,7 +45,30 @@ impl<T: Number> Aligned<T> {
         // Of 64 bytes more than needed, at least one is on a boundary.
         let start = if len == 0 { 0 } else { words.as_ptr().align_offset(LINE) };
         assert!(start <= LINE / 8);
-        Aligned { words, start, len, of: PhantomData }
+        Aligned { memory: Memory::Own { words, start }, len, of: PhantomData }
+    }
+
+    /// `len` numbers that `fill` makes of zeros; or the same, made before ([`crate::prepacked`]). `tag` says what they are.
+    pub(crate) fn packed(tag: Tag, len: usize, fill: impl FnOnce(&mut [T])) -> Aligned<T> {
+        let found = prepacked::next(tag, |bytes| bytes == len * size_of::<T>());
+        let found = found.filter(|(shared, _)| len > 0 && shared.as_ptr().align_offset(LINE) == 0);
+        let shared = match found {
+            Some((shared, true)) => return Aligned { memory: Memory::Shared(shared), len, of: PhantomData },
+            Some((shared, false)) => Some(shared),
+            None => None,
+        };
+        let mut made = Aligned::zeros(len);
+        fill(&mut made);
+        if let Some(shared) = shared {
+            prepacked::judge(tag, shared[..] == *made.bytes());
+        }
+        prepacked::note(tag, made.bytes());
+        made
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the numbers have no gaps and are as many bytes long.
+        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.len * size_of::<T>()) }
     }
 }
 
@@ -65,15 +96,23 @@ impl<T: Number> Deref for Aligned<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        let first = self.words[self.start..].as_ptr();
-        // SAFETY: `zeros` made room for `len` numbers after `start` words, which is a boundary; any bits are a number.
-        unsafe { std::slice::from_raw_parts(first.cast(), self.len) }
+        let first: *const T = match &self.memory {
+            Memory::Own { words, start } => words[*start..].as_ptr().cast(),
+            Memory::Shared(shared) => shared.as_ptr().cast(),
+        };
+        // SAFETY: `zeros` made room for `len` numbers after `start` words, which is a boundary; shared bytes were found to be as many, on a
+        // boundary, and nobody moves them; any bits are a number.
+        unsafe { std::slice::from_raw_parts(first, self.len) }
     }
 }
 
 impl<T: Number> DerefMut for Aligned<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        let first = self.words[self.start..].as_mut_ptr();
+        if let Memory::Shared(_) = self.memory {
+            *self = self.clone();
+        }
+        let Memory::Own { words, start } = &mut self.memory else { unreachable!("a copy is owned") };
+        let first = words[*start..].as_mut_ptr();
         // SAFETY: as in `deref`, and the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(first.cast(), self.len) }
     }

@@ -192,6 +192,26 @@ fn probe(isa: Isa) -> bool {
     isa == Isa::Scalar || (isa == Isa::Simd128 && cfg!(target_feature = "simd128"))
 }
 
+/// Whether floats can be multiplied as bfloat16 (AVX-512 BF16).
+#[must_use]
+pub fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        AVX512 && Isa::Avx512.supported() && is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+/// What the order of packed weights depends on beside the weights, as a word.
+#[must_use]
+pub fn packing(isa: Isa) -> String {
+    let bytes = if isa == Isa::Avx512 && has_vbmi() { "+vbmi" } else { "" };
+    format!("{}{bytes}", isa.name())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,6 +22,7 @@ pub mod float;
 pub mod geometry;
 pub mod heads;
 pub mod pool;
+pub mod prepacked;
 pub mod quantized;
 
 pub use cpu::Isa;

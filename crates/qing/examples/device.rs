@@ -8,7 +8,7 @@
 
 use std::{error::Error, fs, path::Path, time::Instant};
 
-use qing::{Plan, PlanOptions, Session, formats};
+use qing::{Plan, PlanOptions, Prepacked, Session, formats, formats::qing::Opened};
 
 /// A line of `/proc/self/status` in KiB; 0 where there is none.
 fn status(key: &str) -> u64 {
@@ -26,9 +26,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (base, file) = (status("VmRSS:"), status("RssFile:"));
 
     let start = Instant::now();
-    let graph = formats::read(Path::new(&path))?;
+    let options = PlanOptions { threads, compact, ..PlanOptions::default() };
+    let Opened { graph, packed } = formats::qing::open(Path::new(&path), &options.packing())?;
+    let options = PlanOptions { prepacked: packed.and_then(Prepacked::new), ..options };
     let read = start.elapsed();
-    let plan = Plan::new(&graph, &PlanOptions { threads, compact, ..PlanOptions::default() })?;
+    let plan = Plan::new(&graph, &options)?;
     drop(graph);
     let planned = start.elapsed();
     let activations = plan.peak_memory();

@@ -1,4 +1,4 @@
-//! Networks for `suite/device`, as files for devices: MobileNetV2 as floats and in eight bits.
+//! Networks for `suite/device`, as files for devices: MobileNetV2 as floats and in eight bits, each also with its weights packed.
 //!
 //! `cargo run --release -p qing --example device_networks -- FOLDER`
 //!
@@ -8,7 +8,7 @@
 use std::{env, error::Error, path::Path};
 
 use qing::{
-    Graph, formats, graph,
+    Graph, Plan, PlanOptions, formats, graph,
     lighten::{Options, lighten},
     train::architectures::{Settings, build},
 };
@@ -35,7 +35,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let lighter = lighten(&network, &[], &options, &mut |_| {})?;
     let mut float = network;
     graph::passes::normalize(&mut float)?;
-    formats::qing::write(&float, &folder.join("mobilenetv2.qing"))?;
-    formats::qing::write(&lighter.graph, &folder.join("mobilenetv2-w8a8.qing"))?;
+    let options = PlanOptions::default();
+    for (graph, name) in [(&float, "mobilenetv2"), (&lighter.graph, "mobilenetv2-w8a8")] {
+        formats::qing::write(graph, &folder.join(name).with_extension("qing"))?;
+        let packed = [(options.packing(), Plan::prepack(graph, &options)?.1)];
+        formats::qing::write_prepacked(graph, &packed, &folder.join(format!("{name}-packed.qing")))?;
+    }
     Ok(())
 }

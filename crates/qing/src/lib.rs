@@ -30,8 +30,8 @@
 //! are on by default. Without them the engine and the reader of `.qing` files are left: what a device needs.
 
 pub use qing_engine::{
-    Arithmetic, Bound, EngineError, Isa, LayerTime, Memory, Options as PlanOptions, Plan, Pool, Roof, Roofline,
-    Session, Span,
+    Arithmetic, Bound, EngineError, Isa, LayerTime, Memory, Options as PlanOptions, Plan, Pool, Prepacked, Roof,
+    Roofline, Session, Span,
 };
 pub use qing_graph::{Dim, Element, Graph, GraphError, Quant, Tensor, TensorError, Type};
 

@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// Threads
     #[arg(long, value_name = "N", default_value_t = 1)]
     threads: usize,
+    /// Multiply floats as bfloat16 where this processor can: faster, results about half a percent off
+    #[arg(long)]
+    bf16: bool,
     /// Samples in one run, where the network leaves that open
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
@@ -67,7 +70,7 @@ pub(crate) fn run(args: &Args, base_memory: u64) -> Result<()> {
     let start = Instant::now();
     let model = model::load(&args.model)?;
     let inputs = random_inputs(&model.graph, args.batch)?;
-    let mut runner = Runner::new(&model.graph, args.threads);
+    let mut runner = Runner::of(&model, args.threads).bf16(args.bf16);
     let batch = runner.fixed_batch().unwrap_or(args.batch);
     let (activations, isa, slow) = {
         let plan = runner.session(&inputs)?.plan();

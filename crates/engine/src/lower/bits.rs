@@ -3,7 +3,10 @@
 use qing_graph::{Element, Type, ValueId};
 use qing_kernels::{
     ConvGeometry, KernelError, Pool,
-    quantized::{BitConv, BitInput, BitOutput, Codes, Epilogue, NarrowConv, Residual, bitplane::plane_bytes},
+    quantized::{
+        BitConv, BitInput, BitOutput, Codes, Epilogue, IntegerSource, NarrowConv, Residual, SparseConv,
+        bitplane::plane_bytes,
+    },
 };
 
 use super::{Lower, Place, Source, StepSpec};
@@ -57,10 +60,11 @@ impl BitDot {
     }
 }
 
-/// A kernel for weights of few bits.
+/// A kernel for weights of few bits, or mostly zeros.
 pub(super) enum FewBits {
     Planes(Box<BitDot>),
     Narrow(Box<NarrowConv>),
+    Sparse(Box<SparseConv>),
 }
 
 impl FewBits {
@@ -69,6 +73,7 @@ impl FewBits {
         match self {
             FewBits::Planes(dot) => format!("w{}a{} bits", weights.element.bits(), dot.codes.planes),
             FewBits::Narrow(conv) => format!("{} u8", conv.width().name()),
+            FewBits::Sparse(conv) => format!("sparse {:.0}% u8", 100.0 * conv.density()),
         }
     }
 
@@ -77,6 +82,7 @@ impl FewBits {
         match self {
             FewBits::Planes(dot) => dot.conv.weight_bytes(),
             FewBits::Narrow(conv) => conv.weight_bytes(),
+            FewBits::Sparse(conv) => conv.weight_bytes(),
         }
     }
 
@@ -85,6 +91,7 @@ impl FewBits {
         match self {
             FewBits::Planes(dot) => dot.conv.scratch_bytes(),
             FewBits::Narrow(conv) => conv.scratch_bytes(threads),
+            FewBits::Sparse(conv) => conv.scratch_bytes(threads),
         }
     }
 }
@@ -99,12 +106,12 @@ fn codes_of(ty: &Type) -> Option<Codes> {
     (planes <= 4).then_some(Codes { lo, step: 1, planes })
 }
 
-/// The kernel for weights of few bits that pays here, if there is one: bit planes where activations are few bits, too, else
-/// weights that stay packed. `output` is the value that is written, if nothing is added to it.
+/// The kernel for weights of few bits, or few of them, that pays here, if there is one: bit planes where activations are few bits, too, then
+/// the zeros left out, else weights that stay packed. `output` is the value that is written, if nothing is added to it.
 pub(super) fn pack(
     cx: &Lower<'_>,
     geometry: ConvGeometry,
-    weights: &[i8],
+    weights: IntegerSource<'_>,
     bias: Option<&[i32]>,
     (x, x_zero): (ValueId, u8),
     epilogue: &Epilogue,
@@ -118,6 +125,12 @@ pub(super) fn pack(
             let out_codes = out_codes.filter(|_| conv.writes_planes());
             let dot = BitDot { conv, codes, out_codes, reads_planes: false, writes_planes: false };
             return Ok(Some(FewBits::Planes(Box::new(dot))));
+        }
+    }
+    if SparseConv::may_pay(cx.isa, weights) {
+        let conv = SparseConv::pack(cx.isa, geometry, weights, bias, x_zero, epilogue.clone())?;
+        if let Some(conv) = conv.filter(SparseConv::pays) {
+            return Ok(Some(FewBits::Sparse(Box::new(conv))));
         }
     }
     let conv = NarrowConv::pack(cx.isa, geometry, weights, bias, x_zero, epilogue.clone())?;

@@ -8,7 +8,9 @@ use qing_kernels::{
     float::{conv::Conv, depthwise::Depthwise},
 };
 
-use super::{Lower, StepSpec, block, block::FloatConv, dynamic, elementwise::is_f32, fuse, qconv, window::geometry};
+use super::{
+    Lower, StepSpec, bf16, block, block::FloatConv, dynamic, elementwise::is_f32, fuse, qconv, window::geometry,
+};
 use crate::{
     EngineError,
     plan::layout::Layout,
@@ -85,9 +87,14 @@ pub(super) fn lower(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError
     };
     if cx.graph.ty(x).quant.is_some() || cx.graph.ty(w).quant.is_some() {
         let Some(weights) = qconv::centered(cx, w, 0) else { return Ok(false) };
-        return qconv::lower(cx, node, geometry, &channels_last(weights, &cx.shape(w)), Layout::ChannelsLast);
+        let shape = cx.shape(w);
+        let weights = qconv::Integers::new(move || channels_last(weights(), &shape));
+        return qconv::lower(cx, node, geometry, &weights, Layout::ChannelsLast);
     }
     let Some(layer) = float_conv(cx, node)? else { return Ok(false) };
+    if bf16::conv(cx, node, x, &layer)? {
+        return Ok(true);
+    }
     if block::lower(cx, node, &layer)? {
         return Ok(true);
     }

@@ -9,10 +9,11 @@ use qing_kernels::{
         matmul::{MatMul, MatMulShape, multiply},
         permute::permute,
     },
+    quantized::IntegerSource,
     quantized::{Epilogue, Output, matmul::QMatMul},
 };
 
-use super::{Lower, StepSpec, attr, elementwise::Spread, fuse, groups, qconv, strided};
+use super::{Lower, StepSpec, attr, bf16, elementwise::Spread, fuse, groups, qconv, strided};
 use crate::{
     EngineError,
     plan::layout::Layout,
@@ -70,7 +71,8 @@ pub(super) fn matmul(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineErro
     if let (Some(weights), [_, _]) = (cx.graph.constant(b), b_shape.as_slice()) {
         if cx.graph.ty(a).quant.is_some() {
             let Some(weights) = qconv::centered(cx, b, 1) else { return groups::lower(cx, node, depth, cols) };
-            return quantized(cx, node, depth, cols, &transposed(&weights, depth, cols));
+            let weights = qconv::Integers::new(move || transposed(&weights(), depth, cols).into());
+            return quantized(cx, node, depth, cols, &weights);
         }
         if all_f32(cx, &[a, b, y]) {
             let weights = weights.values()?;
@@ -143,7 +145,12 @@ pub(super) fn gemm(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError>
             return Ok(false);
         }
         let Some(weights) = qconv::centered(cx, b, usize::from(!transposed_b)) else { return Ok(false) };
-        let weights = if transposed_b { weights } else { transposed(&weights, depth, cols).into() };
+        let weights =
+            qconv::Integers::new(
+                move || {
+                    if transposed_b { weights() } else { transposed(&weights(), depth, cols).into() }
+                },
+            );
         return quantized(cx, node, depth, cols, &weights);
     }
     if !all_f32(cx, &[a, b, node.outputs[0]]) {
@@ -273,6 +280,10 @@ fn constant(
         start = next.outputs[0];
         absorbed.push(index);
     }
+    let on = (start, absorbed.clone());
+    if bf16::product(cx, node, a, on, (depth, cols), (weights, transposed), bias.as_deref())? {
+        return Ok(true);
+    }
     let tail = fuse::float_tail(cx, start, true);
     absorbed.extend(&tail.nodes);
     let product = MatMul::pack(cx.isa, depth, cols, weights, transposed, bias.as_deref(), tail.clamp)
@@ -354,7 +365,13 @@ fn quantized_pair(
 }
 
 /// Pushes a quantized product; `weights` are `[cols, depth]`.
-fn quantized(cx: &mut Lower<'_>, node: &Node, depth: usize, cols: usize, weights: &[i8]) -> Result<bool, EngineError> {
+fn quantized(
+    cx: &mut Lower<'_>,
+    node: &Node,
+    depth: usize,
+    cols: usize,
+    weights: IntegerSource<'_>,
+) -> Result<bool, EngineError> {
     let Some(x) = node.input(0) else { return Ok(false) };
     let rows = cx.shape(x).iter().product::<usize>() / depth.max(1);
     qconv::lower(cx, node, ConvGeometry::matmul(rows, depth, cols), weights, Layout::Plain)

@@ -3,6 +3,7 @@
 mod attention;
 #[cfg(feature = "train")]
 mod batch_norm;
+mod bf16;
 mod bits;
 mod block;
 mod cast;
@@ -37,7 +38,7 @@ mod window;
 use std::collections::HashMap;
 
 use qing_graph::{Attribute, Graph, Node, NodeId, Tensor, ValueId, infer};
-use qing_kernels::{Isa, KernelError};
+use qing_kernels::{Isa, KernelError, prepacked};
 
 pub(crate) use bits::BitDot;
 
@@ -249,6 +250,8 @@ pub(crate) struct Lower<'g> {
     pub(crate) threads: usize,
     /// Whether convolutions of floats are plain sums.
     pub(crate) exact: bool,
+    /// Whether floats may be multiplied as bfloat16.
+    pub(crate) bf16: bool,
     /// Whether weights may take no more bytes than they have.
     pub(crate) compact: bool,
     steps: Vec<StepSpec>,
@@ -268,6 +271,7 @@ pub(crate) fn lower(graph: &Graph, options: &Options) -> Result<Lowered, EngineE
         isa: options.isa(),
         threads: options.threads.max(1),
         exact: options.exact,
+        bf16: options.bf16 && !options.exact,
         compact: options.compact,
         steps: vec![],
         buffers: vec![],
@@ -286,6 +290,7 @@ pub(crate) fn lower(graph: &Graph, options: &Options) -> Result<Lowered, EngineE
         cx.absorbed[index] = true;
     }
     for (index, node) in graph.nodes.iter().enumerate() {
+        prepacked::node(index);
         if let Some(found) = attention.remove(&index) {
             attention::lower(&mut cx, found)?;
             continue;

@@ -1,11 +1,11 @@
 //! Quantized dots: convolutions and products with constant weights of at most eight bits.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, cell::LazyCell, ops::Deref};
 
 use qing_graph::{Element, Granularity, Node, NodeId, ValueId, arithmetic, ops};
 use qing_kernels::{
     ConvGeometry, KernelError, Pool,
-    quantized::{Epilogue, Output, QAdd, QConv, QDepthwise, Residual},
+    quantized::{Epilogue, IntegerSource, Output, QAdd, QConv, QDepthwise, Residual},
 };
 
 use super::{
@@ -48,6 +48,7 @@ impl Step for Dot {
         match &self.packed {
             Packed::Dense(conv) => conv.run_adding(x, residual, y, scratch, pool)?,
             Packed::FewBits(FewBits::Narrow(conv)) => conv.run_adding(x, residual, y, scratch, pool)?,
+            Packed::FewBits(FewBits::Sparse(conv)) => conv.run_adding(x, residual, y, scratch, pool)?,
             Packed::Depthwise(conv) => conv.run(x, y, scratch, pool)?,
             Packed::FewBits(FewBits::Planes(_)) => unreachable!("computed above"),
         }
@@ -79,10 +80,30 @@ fn residual_of(cx: &Lower<'_>, value: ValueId) -> Option<(NodeId, ValueId, Quant
     Some((index, other, quantize::sum_of(cx, node, value, other)?))
 }
 
+/// How integers are read from the file.
+pub(super) type Read<'g> = Box<dyn FnOnce() -> Cow<'g, [i8]> + 'g>;
+
+/// Integers that are read when a kernel is packed from them, and only then.
+pub(super) struct Integers<'g>(LazyCell<Cow<'g, [i8]>, Read<'g>>);
+
+impl<'g> Integers<'g> {
+    pub(super) fn new(read: impl FnOnce() -> Cow<'g, [i8]> + 'g) -> Integers<'g> {
+        Integers(LazyCell::new(Box::new(read)))
+    }
+}
+
+impl Deref for Integers<'_> {
+    type Target = [i8];
+
+    fn deref(&self) -> &[i8] {
+        &self.0
+    }
+}
+
 /// What kernels multiply by: the integers of the constant weights `w` minus their zero points, in the order of the tensor,
 /// borrowed where the file has just these. `None` if eight bits do not hold them, or the zero points differ along another
 /// axis than `axis`, that of the output channels.
-pub(super) fn centered<'g>(cx: &Lower<'g>, w: ValueId, axis: usize) -> Option<Cow<'g, [i8]>> {
+pub(super) fn centered<'g>(cx: &Lower<'g>, w: ValueId, axis: usize) -> Option<Read<'g>> {
     let graph = cx.graph;
     let (tensor, quant) = (graph.constant(w)?, graph.ty(w).quant.as_deref()?);
     match quant.granularity() {
@@ -91,16 +112,16 @@ pub(super) fn centered<'g>(cx: &Lower<'g>, w: ValueId, axis: usize) -> Option<Co
         _ => return None,
     }
     if quant.zeros().iter().all(|zero| *zero == 0)
-        && let Some(codes) = tensor.to_i8s()
+        && matches!(tensor.element(), Element::I8 | Element::Bits { .. } | Element::Bipolar)
     {
-        return Some(codes);
+        return Some(Box::new(move || tensor.to_i8s().unwrap_or_default()));
     }
     let (channels, inner) = (*tensor.shape().get(axis)?, tensor.shape()[axis + 1..].iter().product::<usize>());
     let codes = tensor.to_ints().into_iter().enumerate();
     codes
         .map(|(i, q)| i8::try_from(q - quant.zero(i / inner.max(1) % channels)).ok())
         .collect::<Option<Vec<_>>>()
-        .map(Cow::Owned)
+        .map(|codes| -> Read<'g> { Box::new(move || Cow::Owned(codes)) })
 }
 
 /// Lowers a node whose input 0 is quantized, input 1 are quantized constant weights and input 2 an i32 bias. `weights` are
@@ -109,7 +130,7 @@ pub(super) fn lower(
     cx: &mut Lower<'_>,
     node: &Node,
     geometry: ConvGeometry,
-    weights: &[i8],
+    weights: IntegerSource<'_>,
     layout: Layout,
 ) -> Result<bool, EngineError> {
     let (Some(x), Some(w)) = (node.input(0), node.input(1)) else { return Ok(false) };
@@ -172,7 +193,7 @@ pub(super) fn lower(
         few.map_err(|e| refuse(cx, e))?
     };
     let product = if layout == Layout::Plain { "product" } else { "conv" };
-    let mut weight_bytes = weights.len();
+    let mut weight_bytes = geometry.weights_len();
     let (packed, kernel, scratch) = if let Some(few) = few {
         let (kernel, scratch) = (format!("{product} {}", few.name(w_ty)), few.scratch_bytes(cx.threads));
         weight_bytes = few.weight_bytes();

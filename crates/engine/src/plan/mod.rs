@@ -11,7 +11,7 @@ mod transposed;
 use std::fmt;
 
 use qing_graph::{Element, Graph, Tensor};
-use qing_kernels::Isa;
+use qing_kernels::{Isa, prepacked};
 use qing_tensor::element_count;
 
 use crate::{
@@ -71,13 +71,28 @@ impl Plan {
     pub fn new(graph: &Graph, options: &Options) -> Result<Plan, EngineError> {
         let graph = prepare::prepare(graph, &options.shapes(graph)?)?;
         check_sizes(&graph, options.memory_limit)?;
-        let lowered = lower::lower(&graph, options)?;
+        let lower = || lower::lower(&graph, options);
+        let lowered = match &options.prepacked {
+            Some(from) => prepacked::take(from.clone(), lower),
+            None => lower(),
+        }?;
         let plan = place(graph, lowered, options);
         let (bytes, limit) = (plan.arena, options.memory_limit);
         if bytes > limit {
             return Err(EngineError::Memory { what: "the plan".into(), bytes, limit });
         }
         Ok(plan)
+    }
+
+    /// Plans a graph and gives, beside the plan, all the weights as it packed them: later plans of the same graph need not read its
+    /// constants if they get this as [`Options::prepacked`]. To be kept under the name [`Options::packing`].
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn prepack(graph: &Graph, options: &Options) -> Result<(Plan, Vec<u8>), EngineError> {
+        let options = Options { prepacked: None, ..options.clone() };
+        let (plan, section) = prepacked::keep(|| Plan::new(graph, &options));
+        Ok((plan?, section))
     }
 
     /// The graph that is run: concrete shapes, constants folded. The values of constants are not kept.

@@ -21,23 +21,30 @@
 //! and its bytes, coded; a tensor is coded where that is shorter (`code/`), and decoded when the file is read. What is not
 //! compressed is written as version 1.
 
+//! Version 3 is version 1 with sections behind the data, which the header names: weights packed for the kernels of one instruction
+//! set, so that a network is loaded without being read. Who has no use for them skips them.
+
 #[cfg(feature = "compress")]
 mod code;
 mod read;
 mod schema;
 mod write;
 
-pub use read::{read, read_bytes};
-pub use write::{to_bytes, write};
+pub use read::{Opened, is, open, open_bytes, read, read_bytes};
+pub use write::{to_bytes, to_prepacked_bytes, write, write_prepacked};
 #[cfg(feature = "compress")]
 pub use write::{to_compressed_bytes, write_compressed};
 
 /// First bytes of every file.
 pub const MAGIC: [u8; 8] = *b"\x89QING\r\n\x1a";
-/// The newest version this reader and writer speak: that of compressed files. A reader refuses newer ones.
-pub const VERSION: u32 = 2;
+/// The newest version this reader and writer speak. A reader refuses newer ones.
+pub const VERSION: u32 = PREPACKED;
 /// The version of files that are used where they lie.
 const PLAIN: u32 = 1;
+/// That of compressed files.
+const COMPRESSED: u32 = 2;
+/// That of files with packed weights beside their own.
+const PREPACKED: u32 = 3;
 const PREFIX: usize = 48;
 /// A byte of a compressed file stands for at most so many.
 const DENSEST: usize = 1024;

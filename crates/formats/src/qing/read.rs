@@ -1,4 +1,4 @@
-use std::{cell::Cell, path::Path};
+use std::{cell::Cell, io::Read as _, path::Path};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -6,7 +6,7 @@ use qing_graph::{AttrValue, Attrs, Dim, Element, Granularity, Graph, Node, Quant
 
 use qing_tensor::element_count;
 
-use super::{ALIGN, DENSEST, MAGIC, PLAIN, PREFIX, VERSION, schema};
+use super::{ALIGN, COMPRESSED, DENSEST, MAGIC, PREFIX, PREPACKED, VERSION, schema};
 use crate::FormatError;
 
 /// Reads a `.qing` file; its tensors point into the mapped file.
@@ -24,13 +24,101 @@ pub fn read(path: &Path) -> Result<Graph, FormatError> {
 /// # Errors
 /// [`FormatError::Malformed`] with what is wrong where.
 pub fn read_bytes(bytes: &Bytes) -> Result<Graph, FormatError> {
-    let (version, header, data) = sections(bytes)?;
-    let header = if version == PLAIN { header } else { plain_header(&header)?.into() };
-    let data = Data { bytes: data, coded: version > PLAIN, left: Cell::new(bytes.len().saturating_mul(DENSEST)) };
-    let header = schema::Header::decode(header).map_err(|e| malformed("header", e))?;
+    Ok(open_bytes(bytes, "")?.graph)
+}
+
+/// A network, and its weights as they were packed before, if the file has them.
+#[derive(Debug)]
+pub struct Opened {
+    /// The network.
+    pub graph: Graph,
+    /// What was written under the name that was asked for.
+    pub packed: Option<Bytes>,
+}
+
+/// Opens a `.qing` file for an engine that packs weights as `packing` says: where the file has them packed like that, its own are
+/// neither read nor checked.
+///
+/// # Errors
+/// As [`read`].
+pub fn open(path: &Path, packing: &str) -> Result<Opened, FormatError> {
+    let bytes = qing_tensor::map_file(path).map_err(|e| FormatError::from(e).in_file(path))?;
+    open_bytes(&bytes, packing).map_err(|e| e.in_file(path))
+}
+
+/// Whether a file begins as a `.qing` file does.
+pub fn is(path: &Path) -> bool {
+    let mut start = [0; MAGIC.len()];
+    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == MAGIC
+}
+
+/// [`open`] for bytes in memory.
+///
+/// # Errors
+/// As [`read_bytes`].
+pub fn open_bytes(bytes: &Bytes, packing: &str) -> Result<Opened, FormatError> {
+    let sections = sections(bytes)?;
+    let plain = sections.version != COMPRESSED;
+    let header = if plain { sections.header } else { plain_header(&sections.header)?.into() };
+    let mut header = schema::Header::decode(header).map_err(|e| malformed("header", e))?;
+    let packed = packed(bytes, sections.end, sections.version, &header.packed, packing)?;
+    if packed.is_none() {
+        check("data section", &sections.data, sections.data_crc)?;
+    }
+    header.packed.clear();
+    let data = Data { bytes: sections.data, coded: !plain, left: Cell::new(bytes.len().saturating_mul(DENSEST)) };
+    Ok(Opened { graph: graph(header, &data)?, packed })
+}
+
+/// The packed weights of that name, checked; and that the file ends where it should.
+fn packed(
+    bytes: &Bytes,
+    end: usize,
+    version: u32,
+    sections: &[schema::Section],
+    packing: &str,
+) -> Result<Option<Bytes>, FormatError> {
+    let (mut found, mut ends) = (None, end as u64);
+    // Version 1 ends with its data.
+    let sections = if version == PREPACKED { sections } else { &[] };
+    for section in sections {
+        let place = || format!("packed weights `{}`", section.packing);
+        let past = || malformed(place(), "they pass the end of the file");
+        let start = (end.next_multiple_of(ALIGN) as u64).checked_add(section.offset).ok_or_else(past)?;
+        let last = start.checked_add(section.length).filter(|last| *last <= bytes.len() as u64).ok_or_else(past)?;
+        if !section.offset.is_multiple_of(ALIGN as u64) {
+            return Err(malformed(place(), format!("they cannot start at byte {start}")));
+        }
+        ends = ends.max(last);
+        if section.packing == packing {
+            found = Some((bytes.slice(start as usize..last as usize), section.crc, place()));
+        }
+    }
+    if ends != bytes.len() as u64 {
+        return Err(malformed("byte 32", format!("{} bytes, but the sections end elsewhere", bytes.len())));
+    }
+    found
+        .map(|(section, crc, place)| {
+            // They stay in memory: they are what will run.
+            if crc32fast::hash(&section) == crc { Ok(section) } else { Err(damaged(&place)) }
+        })
+        .transpose()
+}
+
+fn damaged(place: &str) -> FormatError {
+    malformed(place, "the checksum does not match: the file is damaged")
+}
+
+/// Checks a section against its checksum.
+fn check(place: &str, section: &Bytes, expected: u32) -> Result<(), FormatError> {
+    if checksum(section) == expected { Ok(()) } else { Err(damaged(place)) }
+}
+
+/// The graph that a header describes.
+fn graph(header: schema::Header, data: &Data) -> Result<Graph, FormatError> {
     let mut graph = Graph::new(&header.name);
     for (i, value) in header.values.iter().enumerate() {
-        add_value(&mut graph, i, value, &data)?;
+        add_value(&mut graph, i, value, data)?;
     }
     let count = header.values.len();
     let id = |i: u32, what: &dyn Fn() -> String| {
@@ -52,7 +140,7 @@ pub fn read_bytes(bytes: &Bytes) -> Result<Graph, FormatError> {
         })?;
         let mut attrs = Attrs::default();
         for attribute in &node.attributes {
-            attrs.set(&attribute.name, attribute_value(attribute, &data).map_err(|e| malformed(place(), e))?);
+            attrs.set(&attribute.name, attribute_value(attribute, data).map_err(|e| malformed(place(), e))?);
         }
         let inputs = node
             .inputs
@@ -119,8 +207,18 @@ fn unknown(coding: u32) -> String {
     format!("coding {coding} is not known to this version of qing")
 }
 
-/// Version, header and data section, with every length and checksum checked.
-fn sections(bytes: &Bytes) -> Result<(u32, Bytes, Bytes), FormatError> {
+/// The parts of a file.
+struct Sections {
+    version: u32,
+    header: Bytes,
+    data: Bytes,
+    data_crc: u32,
+    /// Where the data ends.
+    end: usize,
+}
+
+/// The parts of a file, with every length checked, and the checksums of prefix and header.
+fn sections(bytes: &Bytes) -> Result<Sections, FormatError> {
     let prefix: &[u8; PREFIX] = bytes
         .get(..PREFIX)
         .and_then(|p| p.try_into().ok())
@@ -150,15 +248,9 @@ fn sections(bytes: &Bytes) -> Result<(u32, Bytes, Bytes), FormatError> {
         return Err(malformed("byte 24", format!("the data section cannot start at byte {data_offset}")));
     }
     let data = window(data_offset, u64_at(32), "data section")?;
-    if data_offset + data.len() as u64 != bytes.len() as u64 {
-        return Err(malformed("byte 32", format!("{} bytes, but the sections end elsewhere", bytes.len())));
-    }
-    for (name, section, expected) in [("header", &header, u32_at(12)), ("data section", &data, u32_at(40))] {
-        if checksum(section) != expected {
-            return Err(malformed(name, "the checksum does not match: the file is damaged"));
-        }
-    }
-    Ok((version, header, data))
+    check("header", &header, u32_at(12))?;
+    let end = data_offset as usize + data.len();
+    Ok(Sections { version, header, data, data_crc: u32_at(40), end })
 }
 
 /// The checksum of a section. Pages are given back as soon as they have been looked at: else a whole mapped file would be in memory

@@ -18,6 +18,24 @@ pub(super) struct Header {
     pub(super) outputs: Vec<u32>,
     #[prost(message, repeated, tag = "6")]
     pub(super) metadata: Vec<Entry>,
+    /// What lies behind the data section, in files of version 3.
+    #[prost(message, repeated, tag = "7")]
+    pub(super) packed: Vec<Section>,
+}
+
+/// Weights in the order of one instruction set's kernels.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Section {
+    /// What the order depends on beside the graph.
+    #[prost(string, tag = "1")]
+    pub(super) packing: String,
+    /// From the end of the data section, rounded up to 64 bytes.
+    #[prost(uint64, tag = "2")]
+    pub(super) offset: u64,
+    #[prost(uint64, tag = "3")]
+    pub(super) length: u64,
+    #[prost(uint32, tag = "4")]
+    pub(super) crc: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

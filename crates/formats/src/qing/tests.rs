@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use qing_graph::{Dim, Element, Graph, Quant, Tensor, Type, dump, ops};
 
-use super::{code, read_bytes, to_bytes, to_compressed_bytes};
+use super::{ALIGN, PREFIX, code, open_bytes, read_bytes, to_bytes, to_compressed_bytes, to_prepacked_bytes};
 
 /// A quantized layer with 3-bit weights, symbolic batch, a residual and metadata.
 fn sample() -> Graph {
@@ -102,6 +102,42 @@ fn entropy(tensor: &Tensor) -> f64 {
     values.iter().for_each(|v| *counts.entry(*v).or_insert(0u32) += 1);
     let n = values.len() as f64;
     counts.values().map(|c| -f64::from(*c) * (f64::from(*c) / n).log2()).sum::<f64>() / 8.0
+}
+
+#[test]
+fn packed_weights_lie_behind_the_data() {
+    let graph = sample();
+    let packed = [("one".to_owned(), vec![1u8; 100]), ("two".to_owned(), vec![2u8; 7])];
+    let bytes = Bytes::from(to_prepacked_bytes(&graph, &packed));
+    assert_eq!(to_bytes(&read_bytes(&bytes).unwrap()), to_bytes(&graph));
+    for (packing, content) in &packed {
+        let opened = open_bytes(&bytes, packing).unwrap();
+        let found = opened.packed.unwrap();
+        assert_eq!(found, content[..]);
+        assert_eq!((found.as_ptr() as usize - bytes.as_ptr() as usize) % ALIGN, 0);
+        assert_eq!(to_bytes(&opened.graph), to_bytes(&graph));
+    }
+    assert!(open_bytes(&bytes, "three").unwrap().packed.is_none());
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.to_vec();
+        damaged[at] ^= 4;
+        // Whoever needs what is damaged hears of it; nobody panics.
+        let (one, none) = (open_bytes(&damaged.clone().into(), "one"), read_bytes(&damaged.into()));
+        if at < PREFIX {
+            assert!(one.is_err() && none.is_err(), "byte {at}");
+        }
+    }
+    let end = bytes.len();
+    let last = open_bytes(&bytes, "two").unwrap().packed.unwrap().len();
+    for (at, packing) in [(end - 1, "two"), (end - last - 64, "one")] {
+        let mut damaged = bytes.to_vec();
+        damaged[at] ^= 4;
+        let error = open_bytes(&damaged.into(), packing).unwrap_err().to_string();
+        assert!(error.contains(packing) && error.contains("checksum"), "{error}");
+    }
+    for end in 0..bytes.len() {
+        assert!(read_bytes(&bytes.slice(..end)).is_err(), "cut at {end}");
+    }
 }
 
 #[test]

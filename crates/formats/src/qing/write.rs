@@ -3,7 +3,7 @@ use std::path::Path;
 use prost::Message as _;
 use qing_graph::{AttrValue, Dim, Granularity, Graph, Quant, Tensor};
 
-use super::{ALIGN, MAGIC, PLAIN, PREFIX, schema};
+use super::{ALIGN, MAGIC, PLAIN, PREFIX, PREPACKED, schema};
 use crate::{FormatError, atomic};
 
 /// Writes a graph to `path`: into a temporary file beside it, synced, then renamed, so that a reader never sees half.
@@ -26,21 +26,47 @@ pub fn write_compressed(graph: &Graph, path: &Path) -> Result<(), FormatError> {
 /// The bytes of a `.qing` file. Values that nothing reads are left out.
 pub fn to_bytes(graph: &Graph) -> Vec<u8> {
     let mut data = Data::default();
-    let header = header(graph, &mut data);
+    let header = header(graph, &mut data).encode_to_vec();
     assemble(PLAIN, &header, &data.bytes)
+}
+
+/// [`write`] with packed weights: bytes of the engine under the name of what they are packed for.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_prepacked(graph: &Graph, packed: &[(String, Vec<u8>)], path: &Path) -> Result<(), FormatError> {
+    atomic::write(path, &to_prepacked_bytes(graph, packed))
+}
+
+/// The bytes of a `.qing` file with packed weights.
+pub fn to_prepacked_bytes(graph: &Graph, packed: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut data = Data::default();
+    let mut header = header(graph, &mut data);
+    let mut offset = 0;
+    for (packing, bytes) in packed {
+        let length = bytes.len() as u64;
+        header.packed.push(schema::Section { packing: packing.clone(), offset, length, crc: crc32fast::hash(bytes) });
+        offset = (offset + length).next_multiple_of(ALIGN as u64);
+    }
+    let mut out = assemble(PREPACKED, &header.encode_to_vec(), &data.bytes);
+    for (_, bytes) in packed {
+        out.resize(out.len().next_multiple_of(ALIGN), 0);
+        out.extend(bytes);
+    }
+    out
 }
 
 /// The bytes of a compressed `.qing` file.
 #[cfg(feature = "compress")]
 pub fn to_compressed_bytes(graph: &Graph) -> Vec<u8> {
     let mut data = Data { compress: true, ..Data::default() };
-    let header = header(graph, &mut data);
+    let header = header(graph, &mut data).encode_to_vec();
     let mut coded = (header.len() as u32).to_le_bytes().to_vec();
     coded.extend(super::code::adaptive::encode(&header, 1, super::code::adaptive::ORDERS));
-    assemble(super::VERSION, &coded, &data.bytes)
+    assemble(super::COMPRESSED, &coded, &data.bytes)
 }
 
-fn header(graph: &Graph, data: &mut Data) -> Vec<u8> {
+fn header(graph: &Graph, data: &mut Data) -> schema::Header {
     let graph = graph.clone().compacted();
     let values = graph
         .values()
@@ -75,8 +101,8 @@ fn header(graph: &Graph, data: &mut Data) -> Vec<u8> {
             .iter()
             .map(|(key, value)| schema::Entry { key: key.clone(), value: value.clone() })
             .collect(),
+        packed: vec![],
     }
-    .encode_to_vec()
 }
 
 fn assemble(version: u32, header: &[u8], data: &[u8]) -> Vec<u8> {

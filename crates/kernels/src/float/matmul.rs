@@ -5,6 +5,7 @@ use super::product::panels::Panels;
 use super::product::{Parts, Product, Rows, tile_rows};
 use crate::aligned::Aligned;
 use crate::pool::SharedMut;
+use crate::prepacked::Tag;
 use crate::{Isa, KernelError, Pool, expect_len};
 
 /// The longest row of a left operand, in values.
@@ -45,11 +46,13 @@ impl MatMul {
         }
         let isa = isa.or_supported();
         let panels = Panels::new(isa, depth, cols);
-        let mut packed = Aligned::zeros(panels.len());
         let (step, column) = if transposed { (1, depth) } else { (cols, 1) };
-        for panel in 0..panels.count() {
-            panels.pack(panel, weights, step, column, &mut packed[panels.offset(panel)..]);
-        }
+        let tag = Tag::new("product f32", &[depth, cols, panels.lanes(), transposed.into()]);
+        let packed = Aligned::packed(tag, panels.len(), |packed| {
+            for panel in 0..panels.count() {
+                panels.pack(panel, weights, step, column, &mut packed[panels.offset(panel)..]);
+            }
+        });
         let mut biases = Aligned::zeros(bias.map_or(0, |_| panels.padded_cols()));
         if let Some(bias) = bias {
             biases[..cols].copy_from_slice(bias);

@@ -6,6 +6,7 @@
 
 pub mod attention;
 pub mod batch_norm;
+pub mod bf16;
 pub mod block;
 pub mod conv;
 pub mod depthwise;

@@ -18,11 +18,15 @@ pub mod lookup;
 pub mod matmul;
 pub mod movement;
 pub mod narrow;
+mod panelled;
 pub mod peak;
 pub mod pooling;
+pub mod sparse;
 #[cfg(test)]
 mod testing;
 mod versions;
+
+use std::ops::Deref;
 
 pub use attention::QAttention;
 pub use bitplane::{BitConv, BitInput, BitOutput, Codes};
@@ -33,3 +37,7 @@ pub use epilogue::{Clip, Epilogue, Output, Requantize, Residual, requantize};
 pub use matmul::QMatMul;
 pub use narrow::{GroupedMatMul, NarrowConv, Width};
 pub use pooling::{AveragePool, MaxPool};
+pub use sparse::SparseConv;
+
+/// Weights to pack, which may be made when they are first read: those that were packed before ([`crate::prepacked`]) never are.
+pub type IntegerSource<'a> = &'a dyn Deref<Target = [i8]>;

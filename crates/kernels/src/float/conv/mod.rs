@@ -19,6 +19,7 @@ pub use weight_grad::ConvWeightGrad;
 use super::Clamp;
 use super::winograd::Winograd;
 use crate::aligned::Aligned;
+use crate::prepacked::Tag;
 use crate::{ConvGeometry, Isa, KernelError, Pool, expect_len};
 use direct::Direct;
 
@@ -141,14 +142,17 @@ impl Conv {
         expect_len("weights", weights.len(), geometry.weights_len())?;
         bias.map_or(Ok(()), |bias| expect_len("bias", bias.len(), geometry.out_c))?;
         let method = Method::new(isa, geometry, clamp, exact)?;
-        let mut packed = Aligned::zeros(method.weights_len());
-        match &method {
+        let tag = Tag::new(
+            "conv f32",
+            &[geometry.depth(), geometry.out_c, geometry.groups, usize::from(matches!(method, Method::Winograd(_)))],
+        );
+        let packed = Aligned::packed(tag, method.weights_len(), |packed| match &method {
             Method::Direct(direct) => {
                 let layout = FilterLayout::channels_last(&geometry);
-                direct.pack_weights(weights, &layout, &mut packed, &Pool::new(1));
+                direct.pack_weights(weights, &layout, packed, &Pool::new(1));
             }
-            Method::Winograd(winograd) => winograd.pack_weights_once(weights, &mut packed),
-        }
+            Method::Winograd(winograd) => winograd.pack_weights_once(weights, packed),
+        });
         let mut biases = Aligned::zeros(bias.map_or(0, |_| method.bias_len()));
         if let Some(bias) = bias {
             method.pack_bias(bias, &mut biases);

@@ -17,6 +17,7 @@ use super::Clamp;
 use super::simd::{Kernel, Simd, dispatch};
 use crate::aligned::Aligned;
 use crate::pool::SharedMut;
+use crate::prepacked::Tag;
 use crate::{ConvGeometry, Isa, KernelError, Pool, expect_len};
 
 /// A depthwise convolution with its weights packed for one instruction set.
@@ -118,8 +119,8 @@ impl Depthwise {
         }
         let isa = isa.or_supported();
         let padded = padded(&geometry);
-        let mut packed = Aligned::zeros(padded * geometry.taps());
-        pack(&geometry, weights, false, &mut packed);
+        let tag = Tag::new("depthwise f32", &[geometry.out_c, geometry.kernel[0], geometry.kernel[1], padded]);
+        let packed = Aligned::packed(tag, padded * geometry.taps(), |packed| pack(&geometry, weights, false, packed));
         let mut biases = Aligned::zeros(padded);
         if let Some(bias) = bias {
             biases[..bias.len()].copy_from_slice(bias);

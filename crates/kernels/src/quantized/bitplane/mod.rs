@@ -28,6 +28,7 @@ pub use planes::{Codes, plane_bytes, plane_words};
 use digits::Digits;
 use strip::{Pass, Strip, Target};
 
+use super::IntegerSource;
 use super::conv::fold_zero;
 use super::elementwise;
 use super::epilogue::{Epilogue, Requantize, Residual};
@@ -98,13 +99,14 @@ impl BitConv {
     pub fn pack(
         isa: Isa,
         geometry: ConvGeometry,
-        weights: &[i8],
+        weights: IntegerSource<'_>,
         bias: Option<&[i32]>,
         (codes, x_zero): (Codes, u8),
         epilogue: Epilogue,
         out_codes: Option<Codes>,
     ) -> Result<Option<BitConv>, KernelError> {
         geometry.check()?;
+        let weights: &[i8] = weights;
         expect_len("weights", weights.len(), geometry.weights_len())?;
         epilogue.check(geometry.out_c)?;
         let taken = geometry.groups == 1 && geometry.taps() <= strip::MOST_SEGMENTS && codes.is_valid();

@@ -182,7 +182,7 @@ fn weights_and_codes_beyond_few_bits_are_left_alone() {
     let g = ConvGeometry::matmul(2, 4, 3);
     let to = || Epilogue::Dequantize { scale: vec![1.0; 3] };
     let codes = Codes { lo: 0, step: 1, planes: 2 };
-    let pack = |g, w: &[i8], codes| BitConv::pack(Isa::detect(), g, w, None, (codes, 0), to(), None).unwrap();
+    let pack = |g, w: &[i8], codes| BitConv::pack(Isa::detect(), g, &w, None, (codes, 0), to(), None).unwrap();
     assert!(pack(g, &[8; 12], codes).is_none());
     assert!(pack(g, &[1; 12], Codes { planes: 5, ..codes }).is_none());
     assert!(pack(g, &[1; 12], Codes { lo: 254, ..codes }).is_none());
@@ -190,7 +190,7 @@ fn weights_and_codes_beyond_few_bits_are_left_alone() {
     assert_eq!(pack(g, &[-3; 12], codes).map(|c| c.passes()), Some(4));
     let grouped = ConvGeometry { groups: 2, in_c: 4, out_c: 6, ..g };
     let to = Epilogue::Dequantize { scale: vec![1.0; 6] };
-    assert!(BitConv::pack(Isa::detect(), grouped, &[1; 12], None, (codes, 0), to, None).unwrap().is_none());
+    assert!(BitConv::pack(Isa::detect(), grouped, &vec![1; 12], None, (codes, 0), to, None).unwrap().is_none());
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn wrong_lengths_and_outputs_are_errors() {
     let g = ConvGeometry::matmul(2, 40, 3);
     let codes = Codes { lo: 0, step: 1, planes: 1 };
     let to = Epilogue::Dequantize { scale: vec![1.0; 3] };
-    let conv = BitConv::pack(Isa::detect(), g, &[1; 120], None, (codes, 0), to, None).unwrap().unwrap();
+    let conv = BitConv::pack(Isa::detect(), g, &vec![1; 120], None, (codes, 0), to, None).unwrap().unwrap();
     let pool = Pool::new(1);
     let mut y = [0.0; 6];
     let mut scratch = vec![0; conv.scratch_bytes() + 8];

@@ -79,6 +79,11 @@ impl Image {
         if self.folded { LANES } else { g.out_c }
     }
 
+    /// Whether [`Image::space`] gives other weights.
+    pub(super) fn spaces(&self) -> bool {
+        self.folded || self.run != self.padded
+    }
+
     /// The weights with the zeros that fill the steps of their rows, or `None` if none are missing.
     pub(super) fn space(&self, weights: &[i8], g: &ConvGeometry) -> Option<Vec<i8>> {
         if self.folded {

@@ -23,12 +23,14 @@ mod wasm;
 
 use panels::Panels;
 
+use super::IntegerSource;
 use super::elementwise::QPRelu;
 use super::epilogue::{Epilogue, Output, Residual};
 use crate::cpu::Isa;
 use crate::error::{KernelError, expect_len};
 use crate::geometry::ConvGeometry;
 use crate::pool::Pool;
+use crate::prepacked::{self, Tag};
 
 /// A two-dimensional convolution (dense, pointwise or grouped) with its weights packed.
 #[derive(Debug, Clone)]
@@ -58,19 +60,21 @@ impl QConv {
     ///
     /// # Errors
     /// When the geometry or a length is inconsistent, a scale is not finite, or the sum of a channel could leave
-    /// the range of `i32`.
+    /// the range of `i32`. Weights that are not read, because they were packed before ([`crate::prepacked`]), are not checked.
     pub fn pack(
         isa: Isa,
         geometry: ConvGeometry,
-        weights: &[i8],
+        weights: IntegerSource<'_>,
         bias: Option<&[i32]>,
         x_zero: u8,
         epilogue: Epilogue,
     ) -> Result<QConv, KernelError> {
         geometry.check()?;
-        expect_len("weights", weights.len(), geometry.weights_len())?;
         epilogue.check(geometry.out_c)?;
-        let bias = fold_zero(weights, geometry.depth(), bias, geometry.out_c, x_zero)?;
+        let bias = prepacked::integers(Tag::new("bias u8", &[x_zero.into()]), geometry.out_c, || {
+            expect_len("weights", weights.len(), geometry.weights_len())?;
+            fold_zero(weights, geometry.depth(), bias, geometry.out_c, x_zero)
+        })?;
         let panels = Panels::pack(isa.or_supported(), &geometry, weights, &bias, &epilogue);
         let weights = panels.map_or_else(|| Weights::Plain(weights.to_vec()), Weights::Panels);
         Ok(QConv { geometry, x_zero, bias, epilogue, prelu: None, weights })

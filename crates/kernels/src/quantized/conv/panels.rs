@@ -1,5 +1,7 @@
 //! Weights laid out in the order the matrix kernels read them, and the loop over blocks that feeds those kernels.
 
+use std::borrow::Cow;
+use std::cell::LazyCell;
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
@@ -11,6 +13,8 @@ use crate::aligned::Aligned;
 use crate::cpu::{AVX512, Isa, has_vbmi};
 use crate::geometry::ConvGeometry;
 use crate::pool::{Pool, SharedMut};
+use crate::prepacked::Tag;
+use crate::quantized::IntegerSource;
 use crate::quantized::elementwise::{self, QAdd, QPRelu};
 use crate::quantized::epilogue::{Epilogue, Output, Requantize};
 use crate::quantized::lookup;
@@ -125,18 +129,20 @@ impl Panels {
     pub(super) fn pack(
         isa: Isa,
         g: &ConvGeometry,
-        weights: &[i8],
+        weights: IntegerSource<'_>,
         bias: &[i32],
         epilogue: &Epilogue,
     ) -> Option<Panels> {
         let scale = epilogue.scale();
         let layout = Layout::of(isa)?;
         let image = Image::of(isa, g);
-        let spaced = image.and_then(|image| image.space(weights, g));
-        let (weights, depth) = match (&spaced, image) {
-            (Some(spaced), Some(image)) => (&spaced[..], image.depth(g)),
-            _ => (weights, g.depth()),
-        };
+        let spaces = image.filter(Image::spaces);
+        let depth = spaces.map_or(g.depth(), |image| image.depth(g));
+        // Weights that were packed before are not read.
+        let weights = LazyCell::new(|| match spaces.and_then(|image| image.space(weights, g)) {
+            Some(spaced) => Cow::Owned(spaced),
+            None => Cow::Borrowed(&**weights),
+        });
         let lanes = layout.lanes;
         let own_columns = g.out_c / g.groups;
         let columns = image.map_or(own_columns, |image| image.columns(g));
@@ -145,17 +151,20 @@ impl Panels {
         let groups = (0..g.groups)
             .map(|group| {
                 let first = group * columns;
-                let own = &weights[first * depth..(first + columns) * depth];
-                let mut packed = Aligned::zeros(layout.panel_len(padded, depth));
-                for panel in (0..padded).step_by(layout.vectors * lanes) {
-                    let width = (layout.vectors * lanes).min(padded - panel);
-                    let from = &own[panel * depth..(panel + width).min(columns) * depth];
-                    let into = &mut packed[layout.panel_len(panel, depth)..];
-                    layout.pack(&mut into[..layout.panel_len(width, depth)], width, from, depth);
-                }
+                let own = || &weights[first * depth..(first + columns) * depth];
+                let numbers = [columns, depth, own_columns, lanes, layout.vectors, layout.step, layout.signed.into()];
+                let tag = Tag::new("conv u8", &numbers);
+                let packed = Aligned::packed(tag, layout.panel_len(padded, depth), |packed| {
+                    for panel in (0..padded).step_by(layout.vectors * lanes) {
+                        let width = (layout.vectors * lanes).min(padded - panel);
+                        let from = &own()[panel * depth..(panel + width).min(columns) * depth];
+                        let into = &mut packed[layout.panel_len(panel, depth)..];
+                        layout.pack(&mut into[..layout.panel_len(width, depth)], width, from, depth);
+                    }
+                });
                 let mut bias = bias[first..first + own_columns].to_vec();
                 if layout.signed {
-                    for (bias, weights) in bias.iter_mut().zip(own.chunks_exact(depth)) {
+                    for (bias, weights) in bias.iter_mut().zip(own().chunks_exact(depth)) {
                         let sum: i32 = weights.iter().map(|w| i32::from(*w)).sum();
                         *bias = bias.wrapping_add(sum.wrapping_mul(128));
                     }

@@ -95,7 +95,7 @@ fn padding_means_zero_not_the_byte_zero() {
     let geometry = ConvGeometry { kernel: [3, 3], pad_top: 1, pad_left: 1, ..ConvGeometry::matmul(1, 1, 1) };
     let to = Epilogue::Requantize(Requantize { scale: vec![1.0], zero: 100, lo: 0, hi: 255, table: None });
     for isa in Isa::available() {
-        let conv = QConv::pack(isa, geometry, &[1; 9], Some(&[2]), 50, to.clone()).unwrap();
+        let conv = QConv::pack(isa, geometry, &vec![1; 9], Some(&[2]), 50, to.clone()).unwrap();
         let mut scratch = vec![0; conv.scratch_bytes(1)];
         let mut y = [0];
         conv.run(&[53], Output::U8(&mut y), &mut scratch, &Pool::new(1)).unwrap();

@@ -23,6 +23,7 @@ use avx2::BLOCK;
 #[cfg(not(target_arch = "x86_64"))]
 use walk::BLOCK;
 
+use super::IntegerSource;
 use super::conv::{After, fold_zero, scalar};
 use super::epilogue::{Epilogue, Output};
 use super::lookup;
@@ -33,6 +34,7 @@ use crate::cpu::Isa;
 use crate::error::{KernelError, expect_len};
 use crate::geometry::ConvGeometry;
 use crate::pool::{Pool, SharedMut};
+use crate::prepacked::{self, Tag};
 
 /// A depthwise convolution with its weights packed.
 #[derive(Debug, Clone)]
@@ -133,7 +135,7 @@ impl QDepthwise {
     pub fn pack(
         isa: Isa,
         geometry: ConvGeometry,
-        weights: &[i8],
+        weights: IntegerSource<'_>,
         bias: Option<&[i32]>,
         x_zero: u8,
         epilogue: Epilogue,
@@ -146,9 +148,11 @@ impl QDepthwise {
                 geometry.in_c, geometry.out_c, geometry.groups
             )));
         }
-        expect_len("weights", weights.len(), geometry.weights_len())?;
         epilogue.check(geometry.out_c)?;
-        let bias = fold_zero(weights, geometry.depth(), bias, geometry.out_c, x_zero)?;
+        let bias = prepacked::integers(Tag::new("bias u8", &[x_zero.into()]), geometry.out_c, || {
+            expect_len("weights", weights.len(), geometry.weights_len())?;
+            fold_zero(weights, geometry.depth(), bias, geometry.out_c, x_zero)
+        })?;
         #[cfg(target_arch = "x86_64")]
         if AVX512 && isa == Isa::Avx512 && geometry.kernel[0].div_ceil(4) <= avx512::MOST_GROUPS {
             let window = Window::of(&geometry);

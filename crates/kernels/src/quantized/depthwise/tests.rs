@@ -56,6 +56,6 @@ fn rows_longer_than_the_scratch_and_kernels_taller_than_four() {
 fn only_one_output_for_each_channel() {
     let geometry = ConvGeometry { groups: 4, out_c: 8, ..ConvGeometry::matmul(1, 4, 4) };
     let to = Epilogue::Dequantize { scale: vec![1.0; 8] };
-    let packed = QDepthwise::pack(Isa::Scalar, geometry, &[1; 8], None, 0, to);
+    let packed = QDepthwise::pack(Isa::Scalar, geometry, &vec![1; 8], None, 0, to);
     assert!(matches!(packed, Err(KernelError::Geometry(_))));
 }

@@ -1,7 +1,8 @@
 //! What the kernel of an instruction set computes at a time: some rows by some panels of columns.
 
 use super::packed::{BUNDLE, LANES, Packed, TAPS};
-use crate::quantized::epilogue::Requantize;
+use crate::quantized::panelled;
+pub(super) use crate::quantized::panelled::Target;
 
 /// Rows of the left matrix and panels of the right one.
 #[derive(Clone, Copy)]
@@ -22,30 +23,16 @@ pub(super) struct Block<'a> {
     pub(super) scale: &'a [f32],
 }
 
-/// Where a block writes: its first row, its first column. Rows are `stride` values apart.
-#[derive(Clone, Copy)]
-pub(super) enum Target<'a> {
-    U8 {
-        y: *mut u8,
-        stride: usize,
-        to: &'a Requantize,
-    },
-    /// `Σ f32(sum of a group) ⊗ scale`, in the order of the groups.
-    F32 {
-        y: *mut f32,
-        stride: usize,
-    },
-}
+impl<'a> Block<'a> {
+    /// A block of packed weights.
+    pub(super) fn new(packed: &'a Packed, block: &panelled::Block<'a>) -> Block<'a> {
+        let panelled::Block { a, stride, rows, panel, panels, columns, bias, scale } = *block;
+        Block { a, stride, rows, packed, panel, panels, columns, bias, scale }
+    }
 
-impl Block<'_> {
     /// Bytes from a group's part of a row to the next one's.
     pub(super) fn group_step(&self) -> usize {
         TAPS * self.packed.steps
-    }
-
-    /// Columns to compute.
-    pub(super) fn width(&self) -> usize {
-        (self.columns - self.panel * LANES).min(self.panels * LANES)
     }
 
     /// Checks that kernels that trust the block stay inside its slices.

@@ -1,11 +1,11 @@
 //! Product with weights that have a scale for each group along the depth.
 
-use super::block::Block;
+use super::leaves_room;
 use super::packed::{BUNDLE, LANES, Packed, Width};
-use super::{Wide, leaves_room};
 use crate::cpu::Isa;
 use crate::error::{KernelError, expect_len};
 use crate::pool::{Pool, SharedMut};
+use crate::quantized::panelled::{Block, Wide};
 
 /// `[rows, depth]` bytes by constant weights, whose depth is cut into groups:
 /// `y = Σ f32(sum of a group) ⊗ scale[group, column]`, added in the order of the groups.
@@ -50,7 +50,7 @@ impl GroupedMatMul {
         if !group.is_multiple_of(4) || !depth.is_multiple_of(group) || !leaves_room(weights, group) {
             return Ok(None);
         }
-        let packed = Packed::new(isa.or_supported(), width, weights, [columns, depth, group]);
+        let packed = Packed::new(isa.or_supported(), width, &weights, [columns, depth, group]);
         let padded = packed.padded();
         let (mut bias, mut scales) = (vec![0; packed.groups * padded], vec![0.0; packed.groups * padded]);
         for g in 0..packed.groups {
@@ -94,14 +94,13 @@ impl GroupedMatMul {
                 a: x,
                 stride: depth,
                 rows,
-                packed: &self.packed,
                 panel,
                 panels: each.min(panels - panel),
                 columns,
                 bias: &self.bias,
                 scale: &self.scale,
             };
-            y.compute(self.isa, &block, 0);
+            y.compute(&self.packed, self.isa, &block, 0);
         });
         Ok(())
     }

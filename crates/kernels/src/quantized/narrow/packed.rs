@@ -4,11 +4,11 @@ use std::sync::OnceLock;
 
 use crate::aligned::Aligned;
 use crate::cpu::Isa;
+use crate::prepacked::Tag;
+use crate::quantized::IntegerSource;
 
-/// Output channels of a panel.
-pub(super) const LANES: usize = 16;
 /// Most panels that lie side by side, so that a product with few rows reads one run of bytes.
-pub(super) const BUNDLE: usize = 4;
+pub(super) use crate::quantized::panelled::{BUNDLE, LANES};
 /// Products that one step adds to each lane.
 pub(super) const TAPS: usize = 4;
 /// Bytes of a step's weights as bytes, and of what holds the weights of several steps.
@@ -51,6 +51,11 @@ impl Width {
         }
     }
 
+    /// The width whose bytes hold so many weights.
+    pub(super) fn holding(weights: i32) -> Option<Width> {
+        [Width::Four, Width::Two, Width::Ternary].into_iter().find(|width| width.per_byte() as i32 == weights)
+    }
+
     /// The name in plans and tables.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -61,15 +66,21 @@ impl Width {
         }
     }
 
-    /// The byte that holds these weights, the one of the first step first.
-    fn byte(self, weights: [i8; 5]) -> u8 {
-        let [a, b, c, d, _] = weights.map(|w| w as u8);
+    /// The bytes that hold these weights, those of four taps at once: a word is one of each tap, the one of the first step first.
+    fn bytes(self, steps: [u32; 5]) -> [u8; TAPS] {
+        const EACH: u32 = 0x0101_0101;
+        let [a, b, c, d, _] = steps;
         match self {
-            Width::Four => a << 4 | b & 15,
-            Width::Two => a << 6 | (b & 3) << 4 | (c & 3) << 2 | d & 3,
+            Width::Four => (a << 4 & (0xf0 * EACH) | b & (0x0f * EACH)).to_le_bytes(),
+            Width::Two => {
+                let pair = |w: u32| w & (3 * EACH);
+                (pair(a) << 6 | pair(b) << 4 | pair(c) << 2 | pair(d)).to_le_bytes()
+            }
             Width::Ternary => {
-                let code = weights.iter().fold(0, |code, w| 3 * code + (w + 1) as usize);
-                trits()[code]
+                // One more than each digit, without a carry into the next byte.
+                let digit = |w: u32| ((w & (3 * EACH)) + EACH) & (3 * EACH);
+                let codes = steps.iter().fold(0, |codes, w| 3 * codes + digit(*w));
+                codes.to_le_bytes().map(|code| trits()[usize::from(code)])
             }
         }
     }
@@ -143,25 +154,45 @@ pub(super) struct Packed {
 
 impl Packed {
     /// Packs `weights`, `[columns, depth]`, of which `group` along the depth belong together. They must fit the width.
-    pub(super) fn new(isa: Isa, width: Width, weights: &[i8], [columns, depth, group]: [usize; 3]) -> Packed {
+    pub(super) fn new(
+        isa: Isa,
+        width: Width,
+        weights: IntegerSource<'_>,
+        [columns, depth, group]: [usize; 3],
+    ) -> Packed {
         let bundle = if isa == Isa::Avx512 { BUNDLE } else { 1 };
         let (panels, groups, steps) = (columns.div_ceil(LANES), depth.div_ceil(group), group.div_ceil(TAPS));
         let lines = steps.div_ceil(width.per_byte());
-        let mut bytes = Vec::with_capacity(panels * groups * lines * LINE);
-        for first in (0..panels).step_by(bundle) {
-            for (g, line) in (0..groups).flat_map(|g| (0..lines).map(move |line| (g, line))) {
-                let columns_of = LANES * first..LANES * (first + bundle).min(panels);
-                for (column, tap) in columns_of.flat_map(|column| (0..TAPS).map(move |tap| (column, tap))) {
-                    let weight = |i: usize| {
-                        let k = (line * width.per_byte() + i) * TAPS + tap;
-                        let inside = column < columns && k < group && g * group + k < depth && i < width.per_byte();
-                        if inside { weights[column * depth + g * group + k] } else { 0 }
-                    };
-                    bytes.push(width.byte(std::array::from_fn(weight)) as i8);
+        let tag = Tag::new("narrow", &[width.per_byte(), columns, depth, group, bundle]);
+        let bytes = Aligned::packed(tag, panels * groups * lines * LINE, |bytes| {
+            let weights: &[i8] = weights;
+            let per_line = width.per_byte() * TAPS;
+            // What a bundle of panels is, group by group: a line is of all its columns. Columns that are not there read zeros.
+            for (first, into) in (0..panels).step_by(bundle).zip(bytes.chunks_mut(bundle * groups * lines * LINE)) {
+                let side = bundle.min(panels - first) * LANES;
+                for g in 0..groups {
+                    let into = &mut into[g * lines * side * TAPS..][..lines * side * TAPS];
+                    for column in 0..side {
+                        let own = match LANES * first + column {
+                            c if c < columns => &weights[c * depth + g * group..c * depth + depth.min((g + 1) * group)],
+                            _ => &[],
+                        };
+                        for line in 0..lines {
+                            let mut taken = [0u32; 5];
+                            let from = &own[own.len().min(line * per_line)..own.len().min((line + 1) * per_line)];
+                            for (word, taps) in taken.iter_mut().zip(from.chunks(TAPS)) {
+                                let mut each = [0u8; TAPS];
+                                each.iter_mut().zip(taps).for_each(|(to, tap)| *to = *tap as u8);
+                                *word = u32::from_le_bytes(each);
+                            }
+                            let to = &mut into[(line * side + column) * TAPS..][..TAPS];
+                            to.copy_from_slice(&width.bytes(taken).map(|byte| byte as i8));
+                        }
+                    }
                 }
             }
-        }
-        Packed { bytes: Aligned::from(&bytes[..]), width, steps, lines, groups, panels, bundle }
+        });
+        Packed { bytes, width, steps, lines, groups, panels, bundle }
     }
 
     /// Columns with those that fill up the last panel.
@@ -212,7 +243,7 @@ mod tests {
                             if i < count { low + (code / values.pow(i as u32) % values) as i8 } else { 0 }
                         },
                     );
-                let mut byte = width.byte(weights);
+                let [mut byte, ..] = width.bytes(weights.map(|w| u32::from(w as u8)));
                 for weight in &weights[..count] {
                     assert_eq!(width.take(&mut byte), *weight, "{width:?} {weights:?}");
                 }

@@ -118,7 +118,7 @@ fn extreme_sums_stay_exact() {
 #[test]
 fn what_does_not_fit_is_left_alone() {
     let to = |n| Epilogue::Dequantize { scale: vec![1.0; n] };
-    let pack = |g: ConvGeometry, w: &[i8]| NarrowConv::pack(Isa::detect(), g, w, None, 128, to(g.out_c));
+    let pack = |g: ConvGeometry, w: &[i8]| NarrowConv::pack(Isa::detect(), g, &w, None, 128, to(g.out_c));
     let g = ConvGeometry::matmul(2, 4, 3);
     assert!(pack(g, &[8; 12]).unwrap().is_none());
     assert!(pack(g, &[7; 12]).unwrap().is_some());
@@ -145,7 +145,7 @@ fn what_does_not_fit_is_left_alone() {
 #[test]
 fn wrong_lengths_and_outputs_are_errors() {
     let g = ConvGeometry::matmul(2, 6, 3);
-    let conv = NarrowConv::pack(Isa::detect(), g, &[1; 18], None, 0, Epilogue::Dequantize { scale: vec![1.0; 3] });
+    let conv = NarrowConv::pack(Isa::detect(), g, &vec![1; 18], None, 0, Epilogue::Dequantize { scale: vec![1.0; 3] });
     let conv = conv.unwrap().unwrap();
     let pool = Pool::new(1);
     let mut scratch = vec![0; conv.scratch_bytes(1)];

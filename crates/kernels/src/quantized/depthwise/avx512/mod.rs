@@ -20,6 +20,8 @@ use crate::aligned::Aligned;
 use crate::cpu::has_vbmi;
 use crate::geometry::ConvGeometry;
 use crate::pool::{Pool, SharedMut};
+use crate::prepacked::Tag;
+use crate::quantized::IntegerSource;
 use crate::quantized::epilogue::{Epilogue, Output, Requantize};
 use crate::quantized::lookup;
 
@@ -97,7 +99,13 @@ enum Store<'a> {
 }
 
 impl Bands {
-    pub(super) fn pack(g: &ConvGeometry, window: Window, weights: &[i8], bias: &[i32], epilogue: &Epilogue) -> Bands {
+    pub(super) fn pack(
+        g: &ConvGeometry,
+        window: Window,
+        weights: IntegerSource<'_>,
+        bias: &[i32],
+        epilogue: &Epilogue,
+    ) -> Bands {
         let [kernel_rows, kernel_columns] = g.kernel;
         let groups = kernel_rows.div_ceil(4);
         let bytes = matches!(epilogue, Epilogue::Requantize(_));
@@ -121,33 +129,43 @@ impl Bands {
         let paired = !slides && bytes && (1..=BLOCK / 2).contains(&tail) && g.out_w > 1;
         let padded = g.in_c.next_multiple_of(block);
         let (mut packed_bias, mut packed_scale) = (Aligned::zeros(padded), Aligned::zeros(padded));
-        let mut packed = Vec::with_capacity(padded * variants * kernel_columns * 4 * groups);
-        for first in (0..padded).step_by(block) {
+        let channel_at = |first: usize, place: usize| {
             let halved = paired && first + block == padded;
-            let channel_at = |place: usize| first + if halved { order[place] % (block / 2) } else { order[place] };
+            first + if halved { order[place] % (block / 2) } else { order[place] }
+        };
+        for first in (0..padded).step_by(block) {
             for place in 0..block {
-                if let Some(bias) = bias.get(channel_at(place)) {
+                if let Some(bias) = bias.get(channel_at(first, place)) {
                     packed_bias[first + place] = *bias;
-                    packed_scale[first + place] = epilogue.scale()[channel_at(place)];
+                    packed_scale[first + place] = epilogue.scale()[channel_at(first, place)];
                 }
             }
-            for row in 0..variants {
-                let down = row * g.stride[0];
-                for column in 0..kernel_columns {
+        }
+        let numbers = [g.in_c, kernel_rows, kernel_columns, g.stride[0], block, variants, slides.into(), paired.into()];
+        let len = padded * variants * kernel_columns * 4 * groups;
+        let packed = Aligned::packed(Tag::new("depthwise u8, bands", &numbers), len, |packed| {
+            let weights: &[i8] = weights;
+            let mut to = packed.chunks_exact_mut(4);
+            for first in (0..padded).step_by(block) {
+                for (row, column) in (0..variants).flat_map(|row| (0..kernel_columns).map(move |column| (row, column)))
+                {
+                    let down = row * g.stride[0];
                     for line in (0..4 * groups).step_by(4) {
-                        for place in 0..block {
-                            let channel = channel_at(place);
-                            packed.extend((line..line + 4).map(|line| match line.checked_sub(down) {
-                                Some(tap) if tap < kernel_rows && channel < g.in_c => {
-                                    weights[(channel * kernel_rows + tap) * kernel_columns + column]
-                                }
-                                _ => 0,
-                            }));
+                        for (place, to) in (0..block).zip(&mut to) {
+                            let channel = channel_at(first, place);
+                            for (line, to) in (line..line + 4).zip(to) {
+                                *to = match line.checked_sub(down) {
+                                    Some(tap) if tap < kernel_rows && channel < g.in_c => {
+                                        weights[(channel * kernel_rows + tap) * kernel_columns + column]
+                                    }
+                                    _ => 0,
+                                };
+                            }
                         }
                     }
                 }
             }
-        }
+        });
         Bands {
             window,
             slides,
@@ -157,7 +175,7 @@ impl Bands {
             groups,
             paired,
             saturates: epilogue.saturates(),
-            weights: Aligned::from(&packed[..]),
+            weights: packed,
             bias: packed_bias,
             scale: packed_scale,
         }
