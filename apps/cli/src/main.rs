@@ -13,6 +13,7 @@ mod finetune;
 mod inspect;
 mod lighten;
 mod model;
+mod npu;
 mod output;
 mod pack;
 mod picture;
@@ -43,6 +44,7 @@ Examples:
   qing train zoo/fashion.toml
   qing finetune net.onnx --data photos:train --bits w2a2 --teacher net.onnx
   qing finetune net.onnx --data photos --memory 1MB
+  qing npu profile light.qing --preset core
 
 MODEL is a file (.onnx, .tflite, .qing) or a network that comes with qing (zoo:NAME, see `qing zoo`).
 DATA is PATH[:SPLIT][@SLICE]. PATH is a folder with labels.csv (file,class), one folder per class, or plain images;
@@ -74,6 +76,8 @@ enum Command {
     Bench(bench::Args),
     Train(train::Args),
     Finetune(finetune::Args),
+    #[command(subcommand)]
+    Npu(npu::Command),
     Zoo(zoo::Args),
 }
 
@@ -94,6 +98,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args, base_memory),
         Command::Train(args) => train::run(&args),
         Command::Finetune(args) => finetune::run(&args),
+        Command::Npu(command) => npu::run(&command),
         Command::Zoo(args) => zoo::run(&args),
     };
     match result {

@@ -50,9 +50,9 @@ pub(crate) struct Args {
 }
 
 /// One run: what it is called, and its inputs.
-struct Job {
-    name: String,
-    inputs: Vec<Tensor>,
+pub(crate) struct Job {
+    pub name: String,
+    pub inputs: Vec<Tensor>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Files as runs: every image is one; arrays fill the inputs in order.
-fn jobs(paths: &[PathBuf], feeds: &Feeds) -> Result<Vec<Job>> {
+pub(crate) fn jobs(paths: &[PathBuf], feeds: &Feeds) -> Result<Vec<Job>> {
     let mut jobs = vec![];
     let mut waiting: Vec<(Option<String>, PathBuf, Tensor)> = vec![];
     for path in paths {
@@ -139,7 +139,7 @@ fn array_jobs(mut waiting: Vec<(Option<String>, PathBuf, Tensor)>, feeds: &Feeds
 }
 
 /// A test image of an embedded network.
-fn example(entry: &zoo::Entry, feeds: &Feeds, quiet: bool) -> Result<Job> {
+pub(crate) fn example(entry: &zoo::Entry, feeds: &Feeds, quiet: bool) -> Result<Job> {
     let test = (entry.test)()?;
     let item = test.item(0)?;
     if let (Item::Image(image), false) = (&item, quiet) {
@@ -169,7 +169,7 @@ fn label(names: &[String], class: usize) -> String {
     names.get(class).cloned().unwrap_or_default()
 }
 
-fn show(job: &Job, outputs: &[(String, Tensor)], model: &Model, top: usize) -> Result<()> {
+pub(crate) fn show(job: &Job, outputs: &[(String, Tensor)], model: &Model, top: usize) -> Result<()> {
     output::line(&job.name)?;
     match scores(&model.graph, outputs).filter(|_| top > 0) {
         Some(scores) => {

@@ -6,6 +6,7 @@
 
 pub mod compile;
 pub mod config;
+pub mod energy;
 mod error;
 pub mod export;
 pub mod isa;

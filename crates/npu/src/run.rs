@@ -27,6 +27,8 @@ pub struct Session {
 pub struct Frame {
     /// The graph's outputs.
     pub outputs: Vec<Tensor>,
+    /// What the chip itself computed, before the host went on: the values of [`Network::outputs`](crate::compile::network::Network).
+    pub computed: Vec<(ValueId, Tensor)>,
     /// The chip's run.
     pub run: Run,
 }
@@ -83,6 +85,8 @@ impl Session {
         let run = self.chip.run(self.program.frame, &words);
         succeeded(&run)?;
         self.program.take_outputs(&run.output, &mut values)?;
+        let ports = self.program.network.outputs.iter();
+        let computed = ports.filter_map(|p| Some((p.value, values.get(&p.value)?.clone()))).collect();
         for index in &self.program.network.after {
             evaluate(graph, &graph.nodes[*index], &mut values)?;
         }
@@ -95,7 +99,7 @@ impl Session {
                 values.get(id).cloned().or_else(constant).ok_or_else(missing)
             })
             .collect::<Result<_, _>>()?;
-        Ok(Frame { outputs, run })
+        Ok(Frame { outputs, computed, run })
     }
 }
 

@@ -26,7 +26,7 @@
 //! The stages are values: a model file becomes a [`Graph`] ([`formats`]), a lighter `Graph` ([`lighten`]), a [`Plan`] for
 //! this machine, and a [`Session`] that runs it. Each can be printed, saved and stopped at.
 //!
-//! Features: `onnx`, `tflite` (readers), `lighten`, `data` (data sets, preprocessing, the embedded networks), `train`; all
+//! Features: `onnx`, `tflite` (readers), `lighten`, `data` (data sets, preprocessing, the embedded networks), `train`, `npu` (the chip); all
 //! are on by default. Without them the engine and the reader of `.qing` files are left: what a device needs.
 
 pub use qing_engine::{
@@ -69,6 +69,21 @@ pub mod train {
         BackwardOptions, Curve, Differentiated, Measured, Purpose, Random, Schedule, TrainError, architectures,
         checkpoint, curves, data, differentiate, differentiate_with, finetune, loss, measure, optimize, parameters,
         recipe, run, trainer,
+    };
+}
+
+/// The chip: a compiler for quantized graphs, and a simulator with the results and cycles of the hardware.
+#[cfg(feature = "npu")]
+pub mod npu {
+    pub use qing_npu::{
+        Config, Frame, NpuError, Program, Session, compile,
+        compile::{LayerInfo, network},
+        config::PRESETS,
+        energy::EnergyTable,
+        export::Image,
+        isa,
+        report::{LayerProfile, Profile},
+        simulate,
     };
 }
 

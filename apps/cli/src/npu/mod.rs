@@ -1,0 +1,82 @@
+//! `qing npu`: networks on the chip.
+
+mod compile;
+mod explore;
+mod profile;
+mod roofline;
+mod run;
+mod trace;
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result};
+use qing::{
+    Graph,
+    npu::{Config, EnergyTable, PRESETS, Program},
+};
+
+/// Networks on the chip: an ultra-low-bit NPU, simulated to the bit and to the cycle
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    Run(run::Args),
+    Compile(compile::Args),
+    Profile(profile::Args),
+    Explore(explore::Args),
+}
+
+/// Which chip.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ChipArgs {
+    /// The chip's sizes: nano, edge or core
+    #[arg(long, value_name = "NAME", default_value = "core", value_parser = PRESETS.iter().map(|p| p.0).collect::<Vec<_>>())]
+    preset: String,
+    /// The chip's sizes from a TOML file (those of the presets are in crates/npu/presets)
+    #[arg(long, value_name = "FILE", conflicts_with = "preset")]
+    config: Option<PathBuf>,
+    /// Energy of its operations from a TOML file [default: published figures of a 45 nm process]
+    #[arg(long, value_name = "FILE")]
+    energy: Option<PathBuf>,
+}
+
+impl ChipArgs {
+    /// The sizes.
+    fn config(&self) -> Result<Config> {
+        let Some(path) = &self.config else { return Ok(Config::preset(&self.preset)?) };
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        Config::parse(&text).with_context(|| path.display().to_string())
+    }
+
+    /// The energy table.
+    fn energy(&self) -> Result<EnergyTable> {
+        let Some(path) = &self.energy else { return Ok(EnergyTable::published()?) };
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        EnergyTable::parse(&text).with_context(|| path.display().to_string())
+    }
+}
+
+/// Runs a subcommand.
+pub(crate) fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Run(args) => run::run(args),
+        Command::Compile(args) => compile::run(args),
+        Command::Profile(args) => profile::run(args),
+        Command::Explore(args) => explore::run(args),
+    }
+}
+
+/// Compiles a graph for a chip.
+fn program(graph: &Graph, config: &Config) -> Result<Program> {
+    qing::npu::compile(graph, config).with_context(|| format!("for the chip `{}`", config.name))
+}
+
+/// What the chip reads and writes outside for a frame, in words.
+fn traffic(program: &Program) -> String {
+    let (input, output) = program.frame_traffic();
+    let weights = program.streamed.len();
+    let kb = |words: usize| crate::output::bytes(words as f64 * 8.0);
+    if weights == 0 {
+        format!("{} in, {} out; all weights on the chip", kb(input), kb(output))
+    } else {
+        format!("{} in, {} of them weights that do not fit; {} out", kb(input), kb(weights), kb(output))
+    }
+}
