@@ -2,6 +2,7 @@
 
 mod args;
 mod data;
+mod npu;
 mod recover;
 mod rounding;
 mod search;

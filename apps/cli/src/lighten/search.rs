@@ -8,9 +8,14 @@ use qing::{
         LightenError, Lightened, Options, Progress, Report, Search, lighten, lighten_within,
         search::{Budget, Measure, MixedOptions, parse_budgets},
     },
+    npu::Config,
 };
 
-use super::{Args, data::Batches};
+use super::{
+    Args,
+    data::Batches,
+    npu::{NAME, NpuCycles},
+};
 use crate::{
     accuracy,
     feeds::{self, Feeds},
@@ -69,6 +74,9 @@ pub(crate) fn run(
         false => None,
     };
     let mut search = Search { options: MixedOptions::new(budgets.clone()), models: vec![], judge: None };
+    if budgets.iter().any(|b| b.measure == named(NAME)) {
+        search.models.push(Box::new(NpuCycles { config: Config::preset("core")? }));
+    }
     if let Some(data) = &judged {
         let threads = options.threads;
         search.judge = Some(Box::new(move |graph: &Graph| {
