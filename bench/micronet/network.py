@@ -112,22 +112,25 @@ def build(tensors, half):
     fc = g.weights("fc.weight", tensors["fc.weight"].T, 6)
     x = g.rounded(g.node("MatMul", [x, fc], "fc"), "fc")
     x = scale(x, "scale3", spatial=False)
+    # The network was trained on images that were normalized, then divided by 255 once more.
+    return finish(g, x, "densenet100_micronet", [s * 255 for s in STD])
+
+
+def finish(g, output, name, std):
+    """The model of what was built; images are normalized by MEAN and `std`."""
     graph = helper.make_graph(
         g.nodes,
-        "densenet100_micronet",
+        name,
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 32, 32])],
-        [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["batch", 100])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", 100])],
         g.constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    # The network was trained on images that were normalized, then divided by 255 once more.
     numbers = lambda values: ",".join(repr(float(np.float32(v))) for v in values)
-    for key, value in {
-        "size": "", "crop": "", "scale": "255", "mean": numbers(MEAN), "std": numbers(s * 255 for s in STD),
-    }.items():
+    for key, value in {"size": "", "crop": "", "scale": "255", "mean": numbers(MEAN), "std": numbers(std)}.items():
         model.metadata_props.add(key=f"qing.input.{key}", value=value)
     onnx.checker.check_model(model)
-    return model
+    return onnx.shape_inference.infer_shapes(model)
 
 
 def main():
@@ -137,7 +140,7 @@ def main():
     parser.add_argument("--precision", choices=["f16", "f32"], default="f16")
     args = parser.parse_args()
     model = build(load(args.checkpoint), args.precision == "f16")
-    onnx.save(onnx.shape_inference.infer_shapes(model), args.output)
+    onnx.save(model, args.output)
 
 
 if __name__ == "__main__":

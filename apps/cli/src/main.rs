@@ -5,6 +5,7 @@
 
 mod accuracy;
 mod bench;
+mod compare;
 mod compress;
 mod evaluate;
 mod factorize;
@@ -41,6 +42,7 @@ Examples:
   qing evaluate light.qing --data cifar10
   qing run light.qing cat.jpg dog.jpg --top 3
   qing bench light.qing --threads 2
+  qing compare net.onnx light.qing --data photos
   qing train zoo/fashion.toml
   qing finetune net.onnx --data photos:train --bits w2a2 --teacher net.onnx
   qing finetune net.onnx --data photos --memory 1MB
@@ -72,6 +74,7 @@ enum Command {
     Run(run::Args),
     Evaluate(evaluate::Args),
     Inspect(inspect::Args),
+    Compare(compare::Args),
     Score(score::Args),
     Bench(bench::Args),
     Train(train::Args),
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Bench(args) => bench::run(&args, base_memory),
         Command::Train(args) => train::run(&args),

@@ -31,6 +31,11 @@ impl Table {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 
+    /// Rows so far.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     /// The text, ending with a line end.
     pub(crate) fn render(&self) -> String {
         let cell = |row: &[String], i: usize| row.get(i).cloned().unwrap_or_default();

@@ -72,7 +72,20 @@ fn zeros(path: PathBuf, shape: &[usize]) {
 #[test]
 fn help() {
     let here = folder();
-    for command in ["", "lighten", "factorize", "run", "evaluate", "inspect", "bench", "train", "finetune", "zoo"] {
+    for command in [
+        "",
+        "lighten",
+        "factorize",
+        "run",
+        "evaluate",
+        "inspect",
+        "compare",
+        "score",
+        "bench",
+        "train",
+        "finetune",
+        "zoo",
+    ] {
         let args: Vec<&str> = [command, "--help"].into_iter().filter(|a| !a.is_empty()).collect();
         let name = if command.is_empty() { "help".to_string() } else { format!("help_{command}") };
         let output = qing(here.path(), &args);
@@ -325,4 +338,45 @@ fn compressed_files_are_smaller_and_the_same_network() {
     assert_eq!(made["compressed"].as_f64(), Some(size("again.qing") as f64));
     let accuracy = json(here, &["evaluate", "again.qing", "--data", "zoo:fashion", "--json"]);
     assert_eq!(accuracy["top1"], plain["after"]["accuracy"]["top1"]);
+}
+
+#[test]
+fn a_float_network_beside_its_lighter_form() {
+    let dir = folder();
+    let here = dir.path();
+    let args = ["lighten", "zoo:fashion", "--bits", "w4a8", "--seconds", "0", "--threads", "1", "--limit", "50"];
+    let made = json(here, &[&args[..], &["--report", "page.html", "--json"]].concat());
+    assert_eq!(made["outputs"].as_array().map(Vec::len), Some(4), "{made}");
+    // Float against the device file, and the device file against ONNX.
+    let data = ["--data", "zoo:fashion", "--limit", "40", "--threads", "1", "--json"];
+    let float = json(here, &[&["compare", "zoo:fashion", "fashion-w4a8.qing"], &data[..]].concat());
+    let pairs = |v: &Value| v["pairs"].as_array().cloned().expect("pairs");
+    assert_eq!(pairs(&float).iter().filter(|p| p["layer"] == true).count(), 8, "{float}");
+    assert!(float["only_a"] == serde_json::json!([]) && float["only_b"] == serde_json::json!([]), "{float}");
+    assert!(float["agreement"].as_f64() > Some(0.9) && float["accuracy"][1].as_f64() > Some(0.85), "{float}");
+    assert!(pairs(&float).iter().all(|p| p["snr_db"].as_f64() > Some(8.0)), "{float}");
+    let files = json(here, &[&["compare", "fashion-w4a8.qing", "fashion-w4a8.onnx"], &data[..]].concat());
+    assert!(pairs(&files).iter().all(|p| p["snr_db"].as_f64() > Some(30.0)), "{files}");
+    // The page and its numbers.
+    let page = fs::read_to_string(here.join("page.html")).expect("the page");
+    assert!(page.contains("Where accuracy is lost") && page.contains("stem.conv"), "{page}");
+    let numbers: Value = serde_json::from_slice(&fs::read(here.join("page.json")).expect("numbers")).expect("JSON");
+    assert_eq!(numbers["study"]["layers"].as_array().map(Vec::len), Some(8), "{numbers}");
+    let error = transcript(here, &["lighten", "zoo:fashion", "--report", "page.pdf"]);
+    assert!(error.contains("exit code 1") && error.contains(".html file"), "{error}");
+}
+
+#[test]
+fn a_network_is_scored() {
+    let here = folder();
+    let got = json(here.path(), &["score", "zoo:fashion", "--json"]);
+    let number = |key: &str| got[key].as_f64().expect("a number");
+    assert!((number("storage_score") + number("operation_score") - number("score")).abs() < 1e-12, "{got}");
+    // Floats: every parameter counts one, and every multiply–accumulate about two operations.
+    let inspected = json(here.path(), &["inspect", "zoo:fashion", "--json"]);
+    assert_eq!(inspected["parameters"].as_f64(), Some(number("parameters")), "{got}");
+    let ratio = number("operations") / inspected["macs"].as_f64().expect("a count");
+    assert!((1.9..2.4).contains(&ratio), "{ratio}");
+    let error = transcript(here.path(), &["score", "zoo:fashion", "--sums", "wide"]);
+    assert!(error.contains("exit code 2") && error.contains("tree, fixed, f32"), "{error}");
 }

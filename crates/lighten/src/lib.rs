@@ -6,13 +6,14 @@
 //! says how `qing-train` wins back what was lost.
 
 mod calibrate;
+pub mod compare;
 mod effort;
 mod error;
 pub mod factorize;
 mod pipeline;
 mod quantize;
 mod recover;
-mod report;
+pub mod report;
 mod run;
 pub mod score;
 pub mod search;

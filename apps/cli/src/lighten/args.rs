@@ -60,6 +60,10 @@ pub(crate) struct Args {
     /// Where to write, by extension .onnx or .qing; repeatable [default: both, here]
     #[arg(long, short, value_name = "FILE")]
     pub output: Vec<PathBuf>,
+    /// Write a report too: one HTML page that needs nothing else (what other sizes would buy, every layer's bits, size, time and error,
+    /// histograms, what to try), and its numbers beside it as .json
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
     /// Keep the weights of an .onnx output in a file beside it
     #[arg(long)]
     pub external_data: bool,

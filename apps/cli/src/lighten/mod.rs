@@ -4,6 +4,7 @@ mod args;
 mod data;
 mod npu;
 mod recover;
+mod report;
 mod rounding;
 mod search;
 mod show;
@@ -34,6 +35,7 @@ use crate::{
 pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(args.edge_bits <= 8, "--edge-bits is 0 to 8");
     args.rounding.check()?;
+    args.report.as_deref().map(report::check).transpose()?;
     let model = model::load(&args.model)?;
     let feeds = Feeds::new(&model.graph, &args.preprocess)?;
     check_layers(args, &model)?;
@@ -96,6 +98,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             times.sort_by(|a, b| a.median.total_cmp(&b.median));
             side.timing = Some(times[1]);
         }
+    }
+    let mut outputs = outputs;
+    if let Some(path) = &args.report {
+        outputs.extend(report::write(path, &model.graph, &light, &batches, &sides, report, threads)?);
     }
     if args.json {
         return output::json(&as_json(args, &sides, report, &outputs));

@@ -25,6 +25,39 @@ use crate::{
     search::knapsack::{Problem, least, solve},
 };
 
+/// Largest matrix whose singular values are looked at for a report.
+const LARGEST_SEEN: usize = 256;
+
+/// How many singular values of a matrix of so many rows hold 99 % of the power, and how many there are; `None` if it is large or has
+/// none.
+pub(crate) fn effective_rank(values: &[f32], rows: usize) -> Option<[usize; 2]> {
+    let columns = values.len().checked_div(rows).filter(|c| *c > 0 && c * rows == values.len())?;
+    let n = rows.min(columns);
+    if n > LARGEST_SEEN {
+        return None;
+    }
+    // The smaller of both products of the matrix with itself has the squares of its singular values.
+    let at =
+        |i: usize, k: usize| f64::from(if rows <= columns { values[i * columns + k] } else { values[k * columns + i] });
+    let mut gram = vec![0.0; n * n];
+    for i in 0..n {
+        for j in 0..=i {
+            let dot: f64 = (0..rows.max(columns)).map(|k| at(i, k) * at(j, k)).sum();
+            (gram[i * n + j], gram[j * n + i]) = (dot, dot);
+        }
+    }
+    let powers = eigen::eigen(&gram, n)?.values;
+    let total: f64 = powers.iter().sum();
+    // The power of those before it is less than enough.
+    let before = powers.iter().scan(0.0, |sum, p| {
+        let old = *sum;
+        *sum += p;
+        Some(old)
+    });
+    let rank = before.take_while(|power| *power < 0.99 * total).count();
+    (total > 0.0).then_some([rank, n])
+}
+
 /// What a budget of factorization limits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Amount {
@@ -235,4 +268,20 @@ fn choose(all: &[Options], costs: &BTreeMap<String, f64>, amount: Amount) -> Res
         ))
     })?;
     Ok(solution.choices)
+}
+
+#[cfg(test)]
+mod rank_tests {
+    use super::effective_rank;
+
+    #[test]
+    fn rank_of_products() {
+        // An outer product has rank one; the identity all of it.
+        let outer: Vec<f32> = (0..12).map(|i| ((i / 4 + 1) * (i % 4 + 1)) as f32).collect();
+        assert_eq!(effective_rank(&outer, 3), Some([1, 3]));
+        let identity: Vec<f32> = (0..16).map(|i| if i % 5 == 0 { 1.0 } else { 0.0 }).collect();
+        assert_eq!(effective_rank(&identity, 4), Some([4, 4]));
+        assert_eq!(effective_rank(&[0.0; 4], 2), None);
+        assert_eq!(effective_rank(&[1.0; 5], 2), None);
+    }
 }

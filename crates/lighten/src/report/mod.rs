@@ -1,16 +1,22 @@
 //! What lightening gained and lost: bits, sizes, operations and noise, layer by layer.
 
+mod advice;
 mod cost;
+mod html;
 mod noise;
+mod study;
 
 use std::collections::BTreeMap;
 
 use qing_graph::{Graph, Tensor};
 use serde::Serialize;
 
+pub use advice::{Advice, advice};
 pub(crate) use cost::{bound, macs_by_node};
 pub use cost::{layers, totals};
+pub use html::html;
 pub(crate) use noise::{float_sqnr, output_sqnr};
+pub use study::{Histogram, LayerStudy, Study, study};
 
 use crate::{
     LightenError, Progress,
@@ -99,6 +105,48 @@ pub struct Report {
     /// How widths were chosen, where budgets asked for that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<Mixed>,
+}
+
+/// How often both networks were right.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Accuracy {
+    /// Samples.
+    pub samples: usize,
+    /// Share of them whose class was the best guess, before and after.
+    pub top1: [f64; 2],
+}
+
+/// What was measured of both networks, before and after, by whoever lightened.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Measured {
+    /// Bytes of the files.
+    pub file_bytes: [u64; 2],
+    /// Median milliseconds of a run.
+    pub latency_ms: Option<[f64; 2]>,
+    /// Accuracy on labelled samples.
+    pub accuracy: Option<Accuracy>,
+}
+
+/// Everything a report file says, as JSON and, by [`html`], as a page.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Document {
+    /// What lightening gained and lost.
+    pub report: Report,
+    /// Files, time and accuracy.
+    pub measured: Measured,
+    /// The layers, side by side with what they were.
+    pub study: Option<Study>,
+    /// Where something is lost and what to try.
+    pub advice: Vec<Advice>,
+}
+
+impl Document {
+    /// Puts together what is known, and what follows from it.
+    pub fn new(report: Report, measured: Measured, study: Option<Study>) -> Document {
+        let lost = measured.accuracy.as_ref().map(|a| 100.0 * (a.top1[0] - a.top1[1]));
+        let advice = advice(&report, study.as_ref(), lost);
+        Document { report, measured, study, advice }
+    }
 }
 
 /// Compares a float network with its quantized form.

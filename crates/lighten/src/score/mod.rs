@@ -27,7 +27,8 @@
 //!   Rounding and saturation are part of it.
 //! - ReLU is one multiplication (so the challenge counts it), sigmoid and softmax two and an addition, swish three and an addition; a
 //!   function of a quantized value is a table: parameters, no operations, ReLU and clipping excepted, which have no table.
-//! - Pooling over n values is n − 1 additions and, if it is a mean, one multiplication; a comparison is an addition.
+//! - Pooling over n values is n − 1 additions and, if it is a mean, one multiplication (none where
+//!   the mean of 2^k integers moves the point); a comparison is an addition.
 //! - Moving values costs nothing. An op that none of this covers is one multiplication for each output and is named in
 //!   [`Score::assumed`].
 //!

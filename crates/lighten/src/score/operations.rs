@@ -320,11 +320,15 @@ impl<'a> Counter<'a> {
             (taps - 1.0) * self.addition(x)
         };
         line.cost.additions += outputs * sums;
-        if mean {
+        // The mean of 2^k integers moves the point, like every scale that is a power of two.
+        let scale = self.rescaled(node).first().map_or(1.0, |(_, s)| *s) / taps.max(1.0);
+        if mean && !(x.integer && is_power_of_two(scale)) {
             line.cost.multiplications += outputs * f64::from(x.bits);
         }
         if !matches!(name, "ArgMax" | "ArgMin") {
-            self.widths.set(node.outputs[0], if mean { Width { integer: false, ..x } } else { x });
+            let sum = if x.integer { (taps.max(1.0).log2().ceil()) as u32 } else { 0 };
+            let grown = Width { bits: x.bits + sum, integer: x.integer && is_power_of_two(scale), ..x };
+            self.widths.set(node.outputs[0], if mean || name == "ReduceSum" { grown } else { x });
         }
         Ok(())
     }
