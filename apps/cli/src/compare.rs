@@ -176,6 +176,11 @@ fn row(p: &Pair, mark: Option<usize>) -> [String; 11] {
         format!("{:.3}", p.max_error),
         format!("{:.3}", p.max_value),
         format!("{:+.4}", p.mean_error),
-        mark.map_or(String::new(), |m| format!("← parts ({})", m + 1)),
+        match (mark, (0.5..2.0).contains(&p.gain) || p.max_value == 0.0) {
+            (Some(m), true) => format!("← parts ({})", m + 1),
+            (Some(m), false) => format!("← parts ({}), in another unit (× {:.3})", m + 1, p.gain),
+            (None, true) => String::new(),
+            (None, false) => format!("in another unit (× {:.3})", p.gain),
+        },
     ]
 }

@@ -372,9 +372,10 @@ fn a_network_is_scored() {
     let got = json(here.path(), &["score", "zoo:fashion", "--json"]);
     let number = |key: &str| got[key].as_f64().expect("a number");
     assert!((number("storage_score") + number("operation_score") - number("score")).abs() < 1e-12, "{got}");
-    // Floats: every parameter counts one, and every multiply–accumulate about two operations.
+    // Floats: every weight counts one, a normalization two numbers a channel, and a multiply–accumulate about two operations.
     let inspected = json(here.path(), &["inspect", "zoo:fashion", "--json"]);
-    assert_eq!(inspected["parameters"].as_f64(), Some(number("parameters")), "{got}");
+    let weights: f64 = got["lines"].as_array().expect("lines").iter().filter_map(|l| l["weights"].as_f64()).sum();
+    assert_eq!(got["total"]["values"].as_f64(), Some(32.0 * weights), "{got}");
     let ratio = number("operations") / inspected["macs"].as_f64().expect("a count");
     assert!((1.9..2.4).contains(&ratio), "{ratio}");
     let error = transcript(here.path(), &["score", "zoo:fashion", "--sums", "wide"]);

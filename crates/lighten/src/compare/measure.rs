@@ -42,6 +42,19 @@ impl Difference {
         }
     }
 
+    /// What the first is to be multiplied by to come closest to the second: 1 unless they are in different units.
+    pub(super) fn gain(&self) -> f64 {
+        if self.first > 0.0 { self.product / self.first } else { 1.0 }
+    }
+
+    /// [`Difference::noise`]; of values in different units what is left when they are brought to one.
+    pub(super) fn unlike(&self) -> f64 {
+        match self.cosine() {
+            Some(cosine) if !(0.5..2.0).contains(&self.gain()) => self.noise().min(1.0 - cosine * cosine),
+            _ => self.noise(),
+        }
+    }
+
     pub(super) fn snr_db(&self) -> Option<f64> {
         (self.first > 0.0).then(|| (-10.0 * self.noise().log10()).min(200.0))
     }
@@ -106,6 +119,10 @@ mod tests {
         assert_eq!((d.max_error, d.mean_error(), d.max_value), (0.5, 0.25, 4.0));
         let cosine = (9.0 + 18.0) / (5.0 * (9.0f64 + 20.25).sqrt());
         assert!((d.cosine().unwrap() - cosine).abs() < 1e-12);
+        assert!((d.gain() - 1.08).abs() < 1e-12 && d.unlike() == d.noise(), "{}", d.gain());
+        let mut unit = Difference::default();
+        unit.add(&[3.0, 4.0], &[30.0, 40.0]);
+        assert!((unit.gain() - 10.0).abs() < 1e-12 && unit.unlike() < 1e-12 && unit.noise() > 1.0);
         let mut same = Difference::default();
         same.add(&[1.0], &[1.0]);
         assert_eq!((same.snr_db(), same.noise()), (Some(200.0), 0.0));

@@ -12,9 +12,10 @@ use serde::Serialize;
 
 use crate::{LightenError, Progress, run::Observer};
 
+pub use self::spots::Match;
 use self::{
     measure::{Difference, comparable, reals},
-    spots::{Match, matches, sources},
+    spots::{matches, sources},
 };
 
 /// How two values that stand for each other differ, over all samples.
@@ -48,7 +49,10 @@ pub struct Pair {
     pub mean_error: f64,
     /// Largest magnitude in the first network.
     pub max_value: f64,
-    /// Power of the difference over the power of the first, less that of the values it is computed from: what this place adds.
+    /// Factor from the first to the second that leaves the least difference; far from 1 where one of them has another unit.
+    pub gain: f64,
+    /// Power of the difference over the power of the first, less that of the values it is computed from: what this place adds. Of
+    /// values in different units, what is left when they are brought to one.
     pub added: f64,
 }
 
@@ -147,7 +151,7 @@ pub(crate) fn compare_seen(
         }
     }
     progress(Progress { stage: "compare", done: batches.len(), total: batches.len() });
-    let noise: Vec<f64> = sums.iter().map(Difference::noise).collect();
+    let noise: Vec<f64> = sums.iter().map(Difference::unlike).collect();
     let before = sources(&a, &found.pairs);
     let mut pairs = vec![];
     for (k, m) in found.pairs.iter().enumerate().filter(|(k, _)| kept[*k]) {
@@ -167,6 +171,7 @@ pub(crate) fn compare_seen(
             max_error: sums[k].max_error,
             mean_error: sums[k].mean_error(),
             max_value: sums[k].max_value,
+            gain: sums[k].gain(),
             added: noise[k] - from,
         });
     }
