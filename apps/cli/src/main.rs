@@ -65,7 +65,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Lighten(lighten::Args),
+    Lighten(Box<lighten::Args>),
     Factorize(factorize::Args),
     Prune(prune::Args),
     Sparsify(sparsify::Args),
