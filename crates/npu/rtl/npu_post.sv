@@ -280,7 +280,9 @@ module npu_post
   // Planes of the vector, in the lanes it belongs to; bank b gets plane (b - first bank).
   logic [7:0][COLS-1:0] planes;
   logic [63:0] lanes;
+  logic [BANKS-1:0][BANK_BITS-1:0] plane_of;
   always_comb begin
+    for (int b = 0; b < BANKS; b++) plane_of[b] = BANK_BITS'(b) - bank7;
     for (int c = 0; c < COLS; c++) begin
       for (int p = 0; p < 8; p++) planes[p][c] = table7 ? table_data[c][p] : y7[c][p];
     end
@@ -292,9 +294,9 @@ module npu_post
     else if (run) begin
       write_mask <= lanes << lane[7];
       for (int b = 0; b < BANKS; b++) begin
-        write[b] <= valid[7] && 5'(BANK_BITS'(b) - bank7) < 5'd8 && planes7[3'(BANK_BITS'(b) - bank7)];
-        write_row[b] <= rows7[3'(BANK_BITS'(b) - bank7)];
-        write_data[b] <= {{64 - COLS{1'b0}}, planes[3'(BANK_BITS'(b) - bank7)]} << lane[7];
+        write[b] <= valid[7] && 5'(plane_of[b]) < 5'd8 && planes7[plane_of[b][2:0]];
+        write_row[b] <= rows7[plane_of[b][2:0]];
+        write_data[b] <= {{64 - COLS{1'b0}}, planes[plane_of[b][2:0]]} << lane[7];
       end
     end
   end

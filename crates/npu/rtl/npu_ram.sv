@@ -13,7 +13,7 @@ module npu_ram_masked #(
     input logic [BITS-1:0] wmask,
     output logic [BITS-1:0] rdata
 );
-  logic [BITS-1:0] mem[WORDS]  /*verilator public_flat_rw*/;
+  logic [BITS-1:0] mem[WORDS];
 
   always_ff @(posedge clk) begin
     if (write) begin
@@ -35,7 +35,7 @@ module npu_ram #(
     input logic [$clog2(WORDS)-1:0] waddr,
     input logic [BITS-1:0] wdata
 );
-  logic [BITS-1:0] mem[WORDS]  /*verilator public_flat_rw*/;
+  logic [BITS-1:0] mem[WORDS];
 
   always_ff @(posedge clk) begin
     if (write) mem[waddr] <= wdata;
@@ -55,7 +55,7 @@ module npu_ram_single #(
     output logic [BITS-1:0] rdata,
     input logic [BITS-1:0] wdata
 );
-  logic [BITS-1:0] mem[WORDS]  /*verilator public_flat_rw*/;
+  logic [BITS-1:0] mem[WORDS];
 
   always_ff @(posedge clk) begin
     if (write) mem[addr] <= wdata;

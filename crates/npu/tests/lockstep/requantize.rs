@@ -1,6 +1,4 @@
 //! The requantizer of the RTL against the one function that all executors share, on edges of its domain and millions of random points.
-//!
-//! Needs the unit built by `suite/npu/run`, whose folder `QING_NPU_RTL` names; skips without.
 
 use std::{
     io::{BufWriter, Read, Write},
@@ -9,27 +7,14 @@ use std::{
 
 use qing_graph::arithmetic::requantize;
 
-/// A generator of numbers that only has to be different every time.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
+use crate::rtl::{Random, folder};
 
 type Clamp = (i32, i32, i32);
 
 /// Zero point, least and greatest result, as instructions can hold them.
 fn clamp(random: &mut Random) -> Clamp {
-    const USUAL: [Clamp; 6] = [(0, -128, 127), (0, 0, 255), (-128, -128, 127), (255, 0, 255), (-256, -256, 255), (3, 0, 15)];
+    const USUAL: [Clamp; 6] =
+        [(0, -128, 127), (0, 0, 255), (-128, -128, 127), (255, 0, 255), (-256, -256, 255), (3, 0, 15)];
     if random.below(2) == 0 {
         return USUAL[random.below(6) as usize];
     }
@@ -68,11 +53,8 @@ fn scales() -> Vec<f32> {
 
 #[test]
 fn the_requantizer_equals_the_arithmetic() {
-    let Some(folder) = std::env::var_os("QING_NPU_RTL") else {
-        println!("skipped: QING_NPU_RTL names no folder with the units that suite/npu/run builds");
-        return;
-    };
-    let binary = std::path::Path::new(&folder).join("requantize/Vnpu_requantize");
+    let Some(folder) = folder() else { return };
+    let binary = folder.join("requantize/Vnpu_requantize");
     let mut child = Command::new(&binary).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut out = BufWriter::with_capacity(1 << 16, child.stdin.take().unwrap());
     let mut count = 0u64;
