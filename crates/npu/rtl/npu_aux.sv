@@ -288,7 +288,6 @@ module npu_aux
   logic [TAPS-1:0][63:0] taps;
   // Stage 2: a plane of all taps; sums of three taps each.
   logic finish2, first2, top2, end2, first_block2, end_word2;
-  logic [TAPS-1:0][63:0] alive;
   // Stage 3: the local sum.
   logic finish3, first3, end3, first_block3, end_word3;
   logic [2:0] negative3;
@@ -365,53 +364,33 @@ module npu_aux
   always_comb for (int c = 0; c < COLS; c++) sums[c] = held[read_from][6'(segment * 6'(COLS)) + 6'(c)];
 
   for (genvar l = 0; l < LANES; l++) begin : lane
-    logic [TAPS-1:0] bits, kept, alive_now;
+    logic [TAPS-1:0] bits;
     logic [TAPS-1:0][7:0] weights;
-    logic greatest;
-    logic [2:0][16:0] part2, part3;
-    logic signed [31:0] sum, local_sum, main_sum, total;
+    logic [31:0] total;
     for (genvar t = 0; t < TAPS; t++) begin : tap
       assign bits[t] = taps[t][l] && used2[t];
       assign weights[t] = taps_weights[t*8+l/8][8*(l%8)+:8];
-      assign alive_now[t] = first2 ? used2[t] : alive[t][l];
-      assign kept[t] = alive_now[t] && (bits[t] ^ (asigned && top2));
     end
-    assign greatest = kept != '0;
-    always_comb begin
-      for (int r = 0; r < 3; r++) begin
-        part2[r] = '0;
-        for (int t = 3 * r; t < 3 * r + 3; t++) begin
-          if (weighted) part2[r] = part2[r] + (bits[t] ? 17'($signed(weights[t])) : '0);
-          else part2[r] = part2[r] + 17'(bits[t]);
-        end
-      end
-      if (maximum) part2 = {34'b0, 16'b0, greatest ^ (asigned && top2)};
-      // Both multipliers are below 2^16: their sign is zero.
-      if (add) part2 = {17'b0, bits[1] ? {1'b0, mb} : 17'b0, bits[0] ? {1'b0, ma} : 17'b0};
-    end
-    always_comb begin
-      sum = '0;
-      for (int r = 0; r < 3; r++) begin
-        if (negative3[r]) sum = sum - 32'($signed(part3[r]));
-        else sum = sum + 32'($signed(part3[r]));
-      end
-      if (!first3) sum = sum + (local_sum <<< 1);
-      if (first_block4) total = local_sum;
-      else if (maximum) total = local_sum > main_sum ? local_sum : main_sum;
-      else total = main_sum + local_sum;
-    end
-    always_ff @(posedge clk) begin
-      if (run) begin
-        if (finish2) begin
-          part3 <= part2;
-          for (int t = 0; t < TAPS; t++) alive[t][l] <= greatest ? kept[t] : alive_now[t];
-        end
-        if (finish3) local_sum <= sum;
-        if (end4) begin
-          main_sum <= total;
-          if (end_word4) held[write_to][l] <= total;
-        end
-      end
-    end
+    npu_lane unit (
+        .clk(clk),
+        .weighted(weighted),
+        .maximum(maximum),
+        .add(add),
+        .ma(ma),
+        .mb(mb),
+        .step_en(run && finish2),
+        .bits(bits),
+        .counts(used2),
+        .weights(weights),
+        .first_plane(first2),
+        .negative_plane(asigned && top2),
+        .local_en(run && finish3),
+        .local_set(first3),
+        .subtract(negative3),
+        .main_en(run && end4),
+        .main_set(first_block4),
+        .total(total)
+    );
+    always_ff @(posedge clk) if (run && fill) held[write_to][l] <= total;
   end
 endmodule

@@ -16,9 +16,8 @@ module npu_ram_masked #(
   logic [BITS-1:0] mem[WORDS];
 
   always_ff @(posedge clk) begin
-    if (write) begin
-      for (int b = 0; b < BITS; b++) if (wmask[b]) mem[addr][b] <= wdata[b];
-    end else if (read) rdata <= mem[addr];
+    if (write) mem[addr] <= (mem[addr] & ~wmask) | (wdata & wmask);
+    else if (read) rdata <= mem[addr];
   end
 endmodule
 
