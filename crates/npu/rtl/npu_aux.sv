@@ -16,8 +16,6 @@ module npu_aux
     output logic step,
     output logic [TAPS-1:0] req_valid,
     output logic [TAPS-1:0][ADDR-1:0] req_addr,
-    // Whether it owns the port in this cycle, and the requests that are served.
-    input logic owns,
     input logic [TAPS-1:0] served,
     input logic [TAPS-1:0][63:0] data,
     // Weight memory.
@@ -44,7 +42,8 @@ module npu_aux
   logic [5:0] kh, kw;
   logic [2:0] sy, sx;
   logic [7:0] pad, cg;
-  logic [15:0] rstep, ma, mb;
+  logic [15:0] rstep, kstep, ma, mb;
+  logic [2:0] lgs;
   logic [1:0] xrep, yrep;
   logic [17:0] n;
   assign add = q[3:0] == OP_ADD;
@@ -68,6 +67,8 @@ module npu_aux
   assign pad = q[AUX_PAD_LSB+:8];
   assign cg = q[AUX_CG_LSB+:8];
   assign rstep = q[AUX_RSTEP_LSB+:16];
+  assign kstep = q[AUX_KSTEP_LSB+:16];
+  assign lgs = add ? '0 : q[AUX_LGS_LSB+:3];
   assign xrep = q[AUX_XREP_LSB+:2];
   assign yrep = q[AUX_YREP_LSB+:2];
   assign n = q[AUX_N_LSB+:18];
@@ -90,7 +91,7 @@ module npu_aux
   // What addresses are sums of: groups, planes, blocks.
   logic [ADDR-1:0] group_a, group_b, plane_a, plane_b, top_a, top_b, block_row, block_at;
   logic [ADDR-1:0] three_rows;
-  assign three_rows = ADDR'(w) + ADDR'(w) + ADDR'(w) + ADDR'(3);
+  assign three_rows = ADDR'(kstep) + (ADDR'(kstep) << 1);
 
   logic last_plane, last_bx, last_block, last_pixel, last_group, last_of_word, many_blocks;
   assign last_plane = plane == '0;
@@ -105,7 +106,7 @@ module npu_aux
   logic [TAPS-1:0] step_used, step_pad;
   logic step_ones, step_first, step_top, step_end, step_first_block, step_end_word;
   logic step_finishes;
-  assign step_finishes = step && owns && (req_valid & ~served) == '0;
+  assign step_finishes = step && (req_valid & ~served) == '0;
 
   // Weights.
   logic weights_valid;
@@ -138,7 +139,7 @@ module npu_aux
         in_x = x + XB'(bx) + XB'(tx) <= XB'(w);
         valid[3*ty+tx] = 7'(by) + 7'(ty) <= 7'(kh) && 7'(bx) + 7'(tx) <= 7'(kw);
         in_input[3*ty+tx] = valid[3*ty+tx] && in_y && in_x;
-        address[3*ty+tx] = at + ADDR'(tx) + (ty == 0 ? '0 : ty == 1 ? ADDR'(w) + ADDR'(1) : 2 * ADDR'(w) + ADDR'(2));
+        address[3*ty+tx] = at + ADDR'(tx) + (ty == 0 ? '0 : ADDR'(kstep) << (ty - 1));
       end
     end
     if (add) begin
@@ -363,12 +364,24 @@ module npu_aux
   logic [31:0] held[2][LANES];
   always_comb for (int c = 0; c < COLS; c++) sums[c] = held[read_from][6'(segment * 6'(COLS)) + 6'(c)];
 
+  // Words of a packed input, shifted by a pixel against each other: the taps of all its pixels.
+  logic [TAPS-1:0][63:0] words;
+  always_comb begin
+    words = taps;
+    if (lgs != '0) begin
+      for (int r = 0; r < 3; r++) begin
+        words[3*r] = 64'({taps[3*r+1], taps[3*r]} >> (7'd64 - (7'd64 >> lgs)));
+        words[3*r+2] = 64'({taps[3*r+2], taps[3*r+1]} >> (7'd64 >> lgs));
+      end
+    end
+  end
+
   for (genvar l = 0; l < LANES; l++) begin : lane
     logic [TAPS-1:0] bits;
     logic [TAPS-1:0][7:0] weights;
     logic [31:0] total;
     for (genvar t = 0; t < TAPS; t++) begin : tap
-      assign bits[t] = taps[t][l] && used2[t];
+      assign bits[t] = words[t][l] && used2[t];
       assign weights[t] = taps_weights[t*8+l/8][8*(l%8)+:8];
     end
     npu_lane unit (

@@ -12,15 +12,15 @@ module npu_fetch
     output logic done,
     input logic in_valid,
     output logic in_ready,
-    // Ports that are in use.
-    input logic post_writes,
+    // Ports that are in use: the bank of this word, and the weight memory.
+    input logic blocked,
     input logic weights_read,
     output logic [1:0] space,
     output logic write,
     output logic [ADDR-1:0] addr
 );
   logic last;
-  assign in_ready = run && busy && !(space == 2'd0 && post_writes) && !(space == 2'd1 && weights_read);
+  assign in_ready = run && busy && !(space == 2'd0 && blocked) && !(space == 2'd1 && weights_read);
   assign write = in_valid && in_ready;
   assign done = write && last;
 

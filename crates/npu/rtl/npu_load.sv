@@ -10,7 +10,7 @@ module npu_load
     // The instruction that starts.
     input logic [511:0] instruction,
     output logic busy,
-    // The step register, which owns the read port when it is full.
+    // The step register, and its requests for the activation memory.
     output logic step,
     output logic [ROWS-1:0] req_valid,
     output logic [ROWS-1:0][ADDR-1:0] req_addr,

@@ -46,7 +46,10 @@ module npu_post
 
   // ---- The array's side: the next vector.
   logic [511:0] ai;
-  logic [18:0] a_pixels, a_position;
+  logic [18:0] a_pixels;
+  // Place of the next vector, its pixel in the row; and those of the first row of the tile.
+  logic [PIXEL_BITS-1:0] a_position, a_position_next, a_first;
+  logic [11:0] a_ox, a_ox_next, a_first_ox;
   logic [ROW_BITS-1:0] a_row;
   logic [1:0] a_phase;
   logic [9:0] a_tile;
@@ -57,7 +60,7 @@ module npu_post
   logic [511:0] a_next;
   logic a_load;
   assign ai = contexts[{1'b0, head}];
-  assign a_accept = run && tile_pending;
+  assign a_accept = run && tile_pending && !result;
   // All of a vector is accepted: raw ones take four turns.
   assign a_step = a_accept && (!ai[CONV_RAW_LSB] || a_phase == 2'd3);
   assign a_last_row = 19'(a_row) + 19'd1 == a_pixels || a_row == ROW_BITS'(ROWS - 1);
@@ -65,6 +68,9 @@ module npu_post
   assign a_last = a_step && a_last_row && a_last_tile && a_pixels <= 19'(ROWS);
   assign tile_row = a_row;
   assign tile_accepted = a_step && a_last_row;
+  assign a_position_next = a_position + PIXEL_BITS'(1)
+      + (a_ox == ai[CONV_OW_LSB+:12] ? PIXEL_BITS'(ai[CONV_OGAP_LSB+:6]) : '0);
+  assign a_ox_next = a_ox == ai[CONV_OW_LSB+:12] ? '0 : a_ox + 12'd1;
   // Counters are those of the next instruction from its start, or from the end of the one before.
   assign a_load = array_start ? waiting == 2'd0 || (waiting == 2'd1 && a_last) : waiting == 2'd2 && a_last;
   assign a_next = array_start ? array_instruction : contexts[{1'b0, !head}];
@@ -72,7 +78,9 @@ module npu_post
   // ---- The auxiliary unit's side.
   logic [511:0] xi;
   logic x_add, x_pinc;
-  logic [18:0] x_pixels, x_position;
+  logic [18:0] x_pixels;
+  logic [PIXEL_BITS-1:0] x_position;
+  logic [11:0] x_ox;
   logic [7:0] x_groups;
   logic [2:0] x_segment;
   logic [1:0] x_phase;
@@ -85,7 +93,7 @@ module npu_post
   assign xi = contexts[2];
   assign x_add = xi[3:0] == OP_ADD;
   assign x_pinc = x_add ? xi[ADD_PINC_LSB] : xi[AUX_PINC_LSB];
-  assign x_accept = run && result && !tile_pending;
+  assign x_accept = run && result;
   assign x_step = x_accept && (!xi[AUX_RAW_LSB] || x_phase == 2'd3);
   assign x_channels = x_groups == '0 ? 7'(xi[AUX_CL_LSB+:6]) + 7'd1 : 7'd64;
   assign x_first = 7'(x_segment) * 7'(COLS);
@@ -119,18 +127,25 @@ module npu_post
       if (a_accept) a_phase <= a_step ? '0 : a_phase + 2'd1;
       if (a_step) begin
         a_row <= a_last_row ? '0 : a_row + ROW_BITS'(1);
+        a_position <= a_position_next;
+        a_ox <= a_ox_next;
         if (a_last_row) begin
           a_tile <= a_tile + 10'd1;
           a_param <= a_param + PARAM_BITS'(1);
           a_lane <= a_lane + 6'(COLS);
           if (7'(a_lane) + 7'(COLS) >= 7'd64) a_group <= a_group + ai[CONV_OGS_LSB+:24];
+          a_position <= a_first;
+          a_ox <= a_first_ox;
           if (a_last_tile) begin
+            a_position <= a_position_next;
+            a_first <= a_position_next;
+            a_ox <= a_ox_next;
+            a_first_ox <= a_ox_next;
             a_tile <= '0;
             a_param <= PARAM_BITS'(ai[CONV_PAR_LSB+:16]);
             a_lane <= ai[CONV_LANE0_LSB+:6];
             a_group <= ai[CONV_OBASE_LSB+:24];
             a_pixels <= a_pixels - 19'(ROWS);
-            a_position <= a_position + 19'(ROWS);
           end
         end
       end
@@ -141,7 +156,10 @@ module npu_post
         a_lane <= a_next[CONV_LANE0_LSB+:6];
         a_group <= a_next[CONV_OBASE_LSB+:24];
         a_pixels <= 19'(a_next[CONV_N_LSB+:18]) + 19'd1;
-        a_position <= 19'(a_next[CONV_P0_LSB+:6]);
+        a_position <= PIXEL_BITS'(a_next[CONV_P0_LSB+:6]);
+        a_first <= PIXEL_BITS'(a_next[CONV_P0_LSB+:6]);
+        a_ox <= '0;
+        a_first_ox <= '0;
       end
 
       if (x_accept) x_phase <= x_step ? '0 : x_phase + 2'd1;
@@ -149,10 +167,12 @@ module npu_post
         x_segment <= x_last_segment ? '0 : x_segment + 3'd1;
         if (x_last_segment) begin
           x_pixels <= x_pixels - 19'd1;
-          x_position <= x_position + 19'd1;
+          x_position <= x_position + PIXEL_BITS'(1) + (x_ox == xi[AUX_OW_LSB+:12] ? PIXEL_BITS'(xi[AUX_OGAP_LSB+:6]) : '0);
+          x_ox <= x_ox == xi[AUX_OW_LSB+:12] ? '0 : x_ox + 12'd1;
           if (x_last_pixel) begin
             x_pixels <= 19'(xi[AUX_N_LSB+:18]) + 19'd1;
-            x_position <= x_add ? '0 : 19'(xi[AUX_P0_LSB+:6]);
+            x_position <= PIXEL_BITS'(xi[AUX_P0_LSB+:6]);
+            x_ox <= '0;
             x_groups <= x_groups - 8'd1;
             x_group <= x_group + xi[AUX_OGS_LSB+:24];
             if (x_pinc) x_param <= x_param + PARAM_BITS'(64 / COLS);
@@ -162,7 +182,9 @@ module npu_post
       if (aux_start) begin
         contexts[2] <= aux_instruction;
         x_pixels <= 19'(aux_instruction[AUX_N_LSB+:18]) + 19'd1;
-        x_position <= aux_instruction[3:0] == OP_ADD ? '0 : 19'(aux_instruction[AUX_P0_LSB+:6]);
+        // In `add`, where these fields are not, there are zeros.
+        x_position <= PIXEL_BITS'(aux_instruction[AUX_P0_LSB+:6]);
+        x_ox <= '0;
         x_groups <= aux_instruction[AUX_CG_LSB+:8];
         x_group <= aux_instruction[AUX_OBASE_LSB+:24];
         x_param <= PARAM_BITS'(aux_instruction[AUX_PAR_LSB+:16]);
@@ -180,7 +202,7 @@ module npu_post
   logic [COLS-1:0][31:0] dots;
   logic [31:0] row_sum;
   logic bipolar, param_zero;
-  logic [18:0] position;
+  logic [PIXEL_BITS-1:0] position;
   logic [ADDR-1:0] group1;
   logic [5:0] lane_in1;
   logic [511:0] i1, i6;
@@ -205,8 +227,7 @@ module npu_post
 
   assign i1 = contexts[src[1]];
   assign i6 = contexts[src[6]];
-  // The sum of two activations is not packed.
-  assign lgpo1 = i1[3:0] == OP_ADD ? '0 : i1[CONV_LGPO_LSB+:3];
+  assign lgpo1 = i1[CONV_LGPO_LSB+:3];
   assign in_word1 = 6'((13'(position[5:0]) << 6) >> lgpo1);
   assign lane1 = 7'(in_word1) + 7'(lane_in1);
 
@@ -226,7 +247,7 @@ module npu_post
       param_zero <= param_addr >= PARAM_BITS'(PARAM_VECTORS);
       if (a_accept) begin
         elements[1] <= a_last_tile ? COUNT_BITS'(ai[CONV_COL_LSB+:4]) + COUNT_BITS'(1) : COUNT_BITS'(COLS);
-        position <= a_position + 19'(a_row);
+        position <= a_position;
         group1 <= a_group;
         lane_in1 <= a_lane;
       end else begin

@@ -90,59 +90,58 @@ module npu_top
       .illegal_pc(illegal_pc)
   );
 
-  // ---- Activation memory: one client reads, one writes.
-  logic load_step, aux_step, drain_req;
-  logic [ROWS-1:0] load_req;
+  // ---- Activation memory.
+  logic load_step, aux_step, drain_req, drain_served;
+  logic [ROWS-1:0] load_req, load_served;
   logic [ROWS-1:0][ADDR-1:0] load_addr;
-  logic [TAPS-1:0] aux_req;
+  logic [ROWS-1:0][63:0] load_data;
+  logic [TAPS-1:0] aux_req, aux_served;
   logic [TAPS-1:0][ADDR-1:0] aux_addr;
+  logic [TAPS-1:0][63:0] aux_data;
   logic [ADDR-1:0] drain_addr;
-  logic [REQS-1:0] req_valid, served;
-  logic [REQS-1:0][ADDR-1:0] req_addr;
-  logic [REQS-1:0][63:0] read_data;
-  always_comb begin
-    req_valid = '0;
-    req_addr = '0;
-    if (load_step) begin
-      req_valid[ROWS-1:0] = load_req;
-      req_addr[ROWS-1:0] = load_addr;
-    end else if (aux_step) begin
-      req_valid[TAPS-1:0] = aux_req;
-      req_addr[TAPS-1:0] = aux_addr;
-    end else begin
-      req_valid[0] = drain_req;
-      req_addr[0] = drain_addr;
-    end
-  end
+  logic [63:0] drain_data;
 
-  logic post_writes, fetch_write;
+  // Every bank takes a word of post or else of fetch.
+  logic post_writes, fetch_write, fetch_blocked;
   logic [BANKS-1:0] post_write, write;
   logic [BANKS-1:0][BANK_ROW-1:0] post_row, write_row;
-  logic [BANKS-1:0][63:0] post_data, write_data;
-  logic [63:0] post_mask, write_mask;
+  logic [BANKS-1:0][63:0] post_data, write_data, write_mask;
+  logic [63:0] post_mask;
   logic [1:0] fetch_space;
   logic [ADDR-1:0] fetch_addr;
+  logic [BANK_BITS-1:0] fetch_bank;
+  assign fetch_bank = fetch_addr[BANK_BITS-1:0];
+  assign fetch_blocked = post_writes && post_write[fetch_bank] && post_row[fetch_bank] < BANK_ROW'(BANK_WORDS);
   always_comb begin
-    write = post_write;
-    write_row = post_row;
-    write_data = post_data;
-    write_mask = post_mask;
-    if (!post_writes) begin
-      write = '0;
-      if (fetch_write && fetch_space == 2'd0) write[fetch_addr[BANK_BITS-1:0]] = 1'b1;
-      write_row = {BANKS{fetch_addr[ADDR-1:BANK_BITS]}};
-      write_data = {BANKS{in_data}};
-      write_mask = '1;
+    for (int b = 0; b < BANKS; b++) begin
+      write[b] = post_writes && post_write[b];
+      write_row[b] = post_row[b];
+      write_data[b] = post_data[b];
+      write_mask[b] = post_mask;
+      if (fetch_write && fetch_space == 2'd0 && fetch_bank == BANK_BITS'(b)) begin
+        write[b] = 1'b1;
+        write_row[b] = fetch_addr[ADDR-1:BANK_BITS];
+        write_data[b] = in_data;
+        write_mask[b] = '1;
+      end
     end
   end
 
   npu_activations activations (
       .clk(clk),
       .run(run),
-      .req_valid(req_valid),
-      .req_addr(req_addr),
-      .served(served),
-      .data(read_data),
+      .load_valid(load_step ? load_req : '0),
+      .load_addr(load_addr),
+      .load_served(load_served),
+      .aux_valid(aux_step ? aux_req : '0),
+      .aux_addr(aux_addr),
+      .aux_served(aux_served),
+      .drain_valid(drain_req),
+      .drain_addr(drain_addr),
+      .drain_served(drain_served),
+      .load_data(load_data),
+      .aux_data(aux_data),
+      .drain_data(drain_data),
       .write(write),
       .write_row(write_row),
       .write_data(write_data),
@@ -235,7 +234,7 @@ module npu_top
       .done(done[Q_FETCH]),
       .in_valid(in_valid),
       .in_ready(in_ready),
-      .post_writes(post_writes),
+      .blocked(fetch_blocked),
       .weights_read(load_weights || aux_weights),
       .space(fetch_space),
       .write(fetch_write),
@@ -251,8 +250,8 @@ module npu_top
       .done(done[Q_DRAIN]),
       .req_valid(drain_req),
       .req_addr(drain_addr),
-      .served(served[0] && !load_step && !aux_step),
-      .data(read_data[0]),
+      .served(drain_served),
+      .data(drain_data),
       .out_valid(out_valid),
       .out_ready(out_ready),
       .out_data(out_data)
@@ -281,8 +280,8 @@ module npu_top
       .step(load_step),
       .req_valid(load_req),
       .req_addr(load_addr),
-      .served(load_step ? served[ROWS-1:0] : '0),
-      .data(read_data[ROWS-1:0]),
+      .served(load_served),
+      .data(load_data),
       .weight_read(load_weights),
       .weight_addr(load_weight_addr),
       .weight_data(weight_data),
@@ -364,9 +363,8 @@ module npu_top
       .step(aux_step),
       .req_valid(aux_req),
       .req_addr(aux_addr),
-      .served(load_step || !aux_step ? '0 : served[TAPS-1:0]),
-      .owns(!load_step),
-      .data(read_data[TAPS-1:0]),
+      .served(aux_served),
+      .data(aux_data),
       .weight_wanted(aux_weights),
       .weight_granted(aux_granted),
       .weight_addr(aux_weight_addr),

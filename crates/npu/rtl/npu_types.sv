@@ -6,12 +6,12 @@ package npu_types;
   localparam int ADDR = 24;
   localparam int BANK_BITS = $clog2(BANKS);
   localparam int BANK_ROW = ADDR - BANK_BITS;
-  // Requests of a read step: rows of the array or taps of the auxiliary unit.
-  localparam int REQS = ROWS > TAPS ? ROWS : TAPS;
   localparam int ROW_BITS = $clog2(ROWS);
   // Coordinates of input pixels; columns stay within 17 bits, rows within 22.
   localparam int YB = 22;
   localparam int XB = 17;
+  // Places of output pixels, with gaps between rows.
+  localparam int PIXEL_BITS = 25;
   localparam int PARAM_BITS = 17;
   localparam int WEIGHT_BITS = 25;
   localparam int WEIGHT_ADDR = $clog2(WEIGHT_WORDS);

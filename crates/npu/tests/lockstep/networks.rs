@@ -53,21 +53,22 @@ fn lockstep(preset: &str, network: &str, frames: usize) {
 }
 
 #[test]
-fn resnet8() {
-    lockstep("nano", "mlperf_tiny/ic_resnet8_int8.tflite", 1);
-}
-
-#[test]
-fn keyword_dscnn() {
+fn keyword_dscnn_on_nano() {
     lockstep("nano", "mlperf_tiny/kws_dscnn_int8.tflite", 2);
 }
 
 #[test]
-fn visual_wake_words() {
-    lockstep("nano", "mlperf_tiny/vww_int8.tflite", 1);
-}
-
-#[test]
-fn autoencoder() {
-    lockstep("nano", "mlperf_tiny/ad_autoencoder_int8.tflite", 2);
+#[ignore = "long: needs larger models, suite/npu/run --full"]
+fn mlperf_tiny_on_larger_presets() {
+    for (preset, network) in [
+        ("edge", "mlperf_tiny/ic_resnet8_int8.tflite"),
+        ("edge", "mlperf_tiny/ad_autoencoder_int8.tflite"),
+        ("edge", "mlperf_tiny/kws_dscnn_int8.tflite"),
+        ("core", "mlperf_tiny/ic_resnet8_int8.tflite"),
+        ("core", "mlperf_tiny/vww_int8.tflite"),
+        ("core", "mlperf_tiny/kws_dscnn_int8.tflite"),
+        ("core", "mlperf_tiny/ad_autoencoder_int8.tflite"),
+    ] {
+        lockstep(preset, network, 1);
+    }
 }

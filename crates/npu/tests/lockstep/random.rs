@@ -56,6 +56,7 @@ pub(crate) fn conv(config: &Config, random: &mut Random, wish: Wish) -> Instruct
         (random.between(1, 3), random.between(1, 3))
     };
     let (w, h) = (random.between(1, 12), random.between(1, 12));
+    let pitch = w + if random.chance(3) { random.between(0, 5) } else { 0 };
     let (y0, x0) = (random.between(-3, 4), random.between(-3, 2));
     let (sy, sx, dy, dx) = (random.between(0, 3), random.between(0, 3), random.between(0, 3), random.between(0, 3));
     let ct = random.between(1, 3);
@@ -80,9 +81,9 @@ pub(crate) fn conv(config: &Config, random: &mut Random, wish: Wish) -> Instruct
         ("pad", random.between(0, 255)),
         ("ow", random.between(1, 9)),
         ("n", random.between(1, 25)),
-        ("lrow", y0 * w + x0),
-        ("rstep", sy * w),
-        ("kstep", dy * w),
+        ("lrow", y0 * pitch + x0),
+        ("rstep", sy * pitch),
+        ("kstep", dy * pitch),
         ("ct", ct),
         ("col", random.between(1, columns)),
         ("wbase", address(random, config.weight_words)),
@@ -101,6 +102,7 @@ pub(crate) fn aux(config: &Config, random: &mut Random) -> Instruction {
         (random.between(1, 3), random.between(1, 3))
     };
     let (w, h) = (random.between(1, 12), random.between(1, 12));
+    let pitch = w + if random.chance(3) { random.between(0, 5) } else { 0 };
     let (y0, x0) = (random.between(-3, 2), random.between(-3, 2));
     let (sy, sx) = (random.between(0, 3), random.between(0, 3));
     let repeats = random.chance(4);
@@ -122,12 +124,34 @@ pub(crate) fn aux(config: &Config, random: &mut Random) -> Instruction {
         ("pad", random.between(0, 255)),
         ("ow", random.between(1, 9)),
         ("n", random.between(1, 25)),
-        ("lrow", y0 * w + x0),
-        ("rstep", sy * w),
+        ("lrow", y0 * pitch + x0),
+        ("rstep", sy * pitch),
+        ("kstep", pitch),
         ("cg", random.between(1, 3)),
         ("cl", random.between(1, 64)),
         ("wbase", address(random, config.weight_words)),
     ];
+    if random.chance(4) {
+        // A packed image: words for pixels, shifted against each other.
+        let (w, x0) = (random.between(1, 4), -1);
+        fields.extend([
+            ("lgs", random.between(1, 6)),
+            ("mode", random.between(0, 1)),
+            ("kh", 3),
+            ("kw", 3),
+            ("sy", 1),
+            ("sx", 1),
+        ]);
+        fields.extend([
+            ("w", w),
+            ("x0", x0),
+            ("lrow", y0 * w + x0),
+            ("rstep", w),
+            ("kstep", w),
+            ("xrep", 1),
+            ("yrep", 1),
+        ]);
+    }
     let bits = random.between(1, 8);
     fields.extend(input(config, random, bits));
     fields.extend(post(config, random));
@@ -234,7 +258,12 @@ fn place(config: &Config, random: &mut Random) -> Vec<(&'static str, i64)> {
     let lgpo = if random.chance(3) { random.between(1, 6) } else { 0 };
     let lane0 =
         columns * random.between(0, if lgpo == 0 { 64 / columns - 1 } else { ((64 >> lgpo) / columns - 1).max(0) });
-    vec![("lgpo", lgpo), ("lane0", lane0), ("p0", random.between(0, (1 << lgpo) - 1))]
+    vec![
+        ("ogap", if random.chance(3) { random.between(0, 63) } else { 0 }),
+        ("lgpo", lgpo),
+        ("lane0", lane0),
+        ("p0", random.between(0, (1 << lgpo) - 1)),
+    ]
 }
 
 /// Instructions of all queues in one order, each waiting for some of those before it; gives the four queues and the words that come in.
