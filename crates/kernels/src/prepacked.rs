@@ -1,7 +1,7 @@
 //! Packed weights that outlive the plan they were made for: kept while one plan is made, and taken by later ones where they lie,
 //! in a mapped file, so that loading a network neither reads its weights nor writes them anew.
 //!
-//! Kernels pack through [`Aligned::packed`](crate::aligned::Aligned::packed) and [`integers`]. While [`keep`] runs, what they make is noted under
+//! Kernels pack through `Aligned::packed` and `integers`. While [`keep`] runs, what they make is noted under
 //! the node it belongs to ([`node`]), with what it is; while [`take`] runs, what was noted is handed out instead of being made, as long as it is what
 //! is asked for. Anything else is made as ever: a plan with other methods, or for another machine, is merely slower to make.
 //!
