@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
-"""What lightening costs in accuracy, without labels: `qing lighten` beside ONNX Runtime's static quantization, on the same samples.
+"""What lightening without labels costs in accuracy: `qing lighten` by every rounding, beside the post-training quantization of ONNX Runtime
+and of OpenVINO (NNCF), on the same samples in one run.
 
-    python3 bench/lighten/run.py                               # all rows: an hour on two cores
-    python3 bench/lighten/run.py --rows resnet20 --bits w4a4
-    python3 bench/lighten/run.py --write                       # … and puts it into bench/RESULTS.md
+    cargo build --release -p qing-cli
+    pip install numpy onnx==1.21.0 onnxruntime==1.32.0 pillow openvino==2026.4.1 nncf==3.4.0
+    python bench/lighten/run.py                                      # everything: two hours on two quiet cores
+    python bench/lighten/run.py --rows resnet20 --bits w4a4 --roundings reconstruct
+    python bench/lighten/run.py --write                              # … and puts the table into bench/RESULTS.md
 
-Samples that calibrate are never those that judge: ResNet-20 takes 1,000 training images without their labels and is judged on all 10,000 test
-images; of the ImageNet sample every fifth image calibrates and the other 400 judge. Rows that were measured by the same program are not
-measured again.
+Samples that calibrate are never those that judge: ResNet-20 takes 1,000 training images without their labels and is judged on the 10,000
+test images; of `imagenet_sample` every fifth image of labels.csv (100) calibrates and the other 400 judge. A peer that is not installed is
+left out. What the same program was measured at before is not measured again.
 """
 import argparse
 import hashlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -19,113 +23,110 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "bench"))
+sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "bench/peers")]
 from markdown import commit, cpu_name, table, write_section  # noqa: E402
 
-SHARED = ROOT.parent / "shared"
-SAMPLE = SHARED / "data/imagenet_sample"
-CIFAR = SHARED / "data/cifar10"
-# Name: model, preprocessing, calibration, its limit, evaluation; for each setting the flags and the points that may be lost.
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+# Name: model, preprocessing, calibration, its limit, evaluation; of each setting the points that may be lost.
 ROWS = {
-    "resnet20": ("resnet20_cifar10.onnx", "imagenet", f"{CIFAR}:train@0::50", 1000, f"{CIFAR}:test", {
-        "w8a8": ([], None), "w4a8": ([], 0.33), "w4a4": (["--effort", "thorough"], 1.13), "w3a4": (["--effort", "thorough"], 2.23),
-        "w2a4": (["--effort", "thorough", "--rate", "0.02"], 5.73),
-    }),
-    "mobilenetv2": ("mobilenetv2.onnx", "imagenet", f"{SAMPLE}@0::5", 100, f"{SAMPLE}@!0::5", {
-        "w8a8": ([], 0.4), "w4a8": (["--effort", "thorough"], 1.2), "w4a4": (["--effort", "thorough"], 4.5),
-        "size<=1860kB": (["--effort", "thorough"], 0.6),
-    }),
-    "efficientnet_lite0": ("efficientnet_lite0.onnx", "lite0", f"{SAMPLE}@0::5", 100, f"{SAMPLE}@!0::5", {
-        "w8a8": ([], 0.4), "w4a8": (["--effort", "thorough"], 1.2), "w4a4": (["--effort", "thorough"], 4.5),
-        "size<=2470kB": (["--effort", "thorough"], 0.6),
-    }),
+    "resnet20": ("resnet20_cifar10", "imagenet", "cifar10:train@0::50", 1000, "cifar10:test",
+                 {"w8a8": None, "w4a8": 0.33, "w4a4": 1.13, "w3a4": 2.23, "w2a4": 5.73}),
+    "mobilenetv2": ("mobilenetv2", "imagenet", "imagenet_sample@0::5", 100, "imagenet_sample@!0::5",
+                    {"w8a8": 0.4, "w4a8": 1.2, "w4a4": 4.5, "size<=1860kB": 0.6}),
+    "efficientnet_lite0": ("efficientnet_lite0", "lite0", "imagenet_sample@0::5", 100, "imagenet_sample@!0::5",
+                           {"w8a8": 0.4, "w4a8": 1.2, "w4a4": 4.5, "size<=2470kB": 0.6}),
 }
+ROUNDINGS = ["nearest", "feedback", "reconstruct"]
+PEERS = ["ONNX Runtime", "NNCF"]
 
 
-def qing_row(args, name, bits):
-    model, preset, calibrate, limit, evaluate, settings = ROWS[name]
-    flags, _ = settings[bits]
-    width = ["--budget" if "<=" in bits else "--bits", bits]
+def lighten(args, name, bits, rounding):
+    """Accuracy before and after, the file's bytes, seconds by the clock and of processors, and peak memory."""
+    model, preset, calibrate, limit, evaluate, _ = ROWS[name]
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            args.qing, "lighten", SHARED / "models" / model, "--preset", preset, "--calibrate", calibrate, "--calibration-limit", limit,
-            "--evaluate", evaluate, *width, *flags, "--seconds", 0, "-o", f"{folder}/light.qing", "--threads", args.threads, "--json",
-        ]
+        command = [args.qing, "lighten", args.shared / f"models/{model}.onnx", "--preset", preset,
+                   "--calibrate", args.shared / f"data/{calibrate}", "--calibration-limit", limit,
+                   "--evaluate", args.shared / f"data/{evaluate}", "--budget" if "<=" in bits else "--bits", bits,
+                   "--rounding", rounding, "--seconds", 0, "--threads", args.threads, "--json", "-o", f"{folder}/light.qing"]
+        if rounding == "reconstruct" and args.iterations:
+            command += ["--iterations", args.iterations]
         start = time.monotonic()
-        done = subprocess.run(["/usr/bin/env", "python3", "-c", MEASURE, *map(str, command)], capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(done.stderr)
-        text, _, peak = done.stdout.rpartition("peak ")
-        report = json.loads(text[text.index("{\n"):])
+        with open(f"{folder}/errors", "w+") as errors:
+            process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=errors, text=True)
+            text = process.stdout.read()
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = status
+            if status:
+                errors.seek(0)
+                sys.exit(f"{' '.join(map(str, command))}\n{errors.read()}")
+    report = json.loads(text)
     return {
-        "before": report["before"]["accuracy"]["top1"], "after": report["after"]["accuracy"]["top1"], "bytes": report["after"]["file_bytes"],
-        "float_bytes": report["before"]["file_bytes"], "samples": report["after"]["accuracy"]["samples"],
-        "seconds": time.monotonic() - start, "peak": int(peak) * 1024,
+        "before": report["before"]["accuracy"]["top1"], "after": report["after"]["accuracy"]["top1"],
+        "samples": report["after"]["accuracy"]["samples"], "bytes": report["after"]["file_bytes"],
+        "float_bytes": report["before"]["file_bytes"], "seconds": time.monotonic() - start,
+        "cpu_seconds": used.ru_utime + used.ru_stime, "peak": used.ru_maxrss * 1024,
     }
 
 
-# Runs a command and says how much memory it took at most.
-MEASURE = """
-import resource, subprocess, sys
-code = subprocess.run(sys.argv[1:]).returncode
-print("peak", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.exit(code)
-"""
+def samples(args, name):
+    """Preprocessing, calibration images, images that judge, and their labels."""
+    import data
+    import numpy as np
+
+    prepare, dataset = data.NETWORKS[ROWS[name][0]]
+    folder = args.shared / "data" / dataset
+    if dataset == "cifar10":
+        images, labels = data.cifar10_images(folder, "test")
+        train, _ = data.cifar10_images(folder, "train")
+        return prepare, [image for i, image in enumerate(train) if i % 50 == 0], images, labels
+    images, labels = data.folder_images(folder)
+    images, judge = list(images), np.arange(len(labels)) % 5 != 0
+    return prepare, images[::5], [image for image, j in zip(images, judge) if j], np.asarray(labels)[judge]
 
 
-def onnxruntime_row(name):
-    """Static quantization with eight bits, per channel, on the same samples; nothing if onnxruntime is not there."""
+def peer(args, name, which):
+    """Accuracy of a peer's eight-bit network in its own engine; nothing if it is not installed."""
     try:
         import numpy as np
-        sys.path.insert(0, str(ROOT / "bench/peers"))
-        import data
-        from accuracy_ort import hits
-        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ImportError as missing:
-        print(f"onnxruntime is left out: {missing}", file=sys.stderr)
-        return None
-    model = ROWS[name][0]
-    prepare = {"resnet20": data.CIFAR10, "mobilenetv2": data.MOBILENET, "efficientnet_lite0": data.EFFICIENTNET_LITE}[name]
-    if name == "resnet20":
-        images, labels = data.cifar10_images(CIFAR, "test")
-        calibration, _ = data.cifar10_images(CIFAR, "train")
-        calibration = [image for i, image in enumerate(calibration) if i % 50 == 0]
-    else:
-        images, labels = data.folder_images(SAMPLE)
-        calibration = [image for i, image in enumerate(images) if i % 5 == 0]
-        labels = np.array([label for i, label in enumerate(labels) if i % 5])
-        images = [image for i, image in enumerate(images) if i % 5]
-
-    class Reader(CalibrationDataReader):
-        def __init__(self, name):
-            self.items = iter([{name: prepare(image)[None]} for image in calibration])
-
-        def get_next(self):
-            return next(self.items, None)
-
-    with tempfile.TemporaryDirectory() as folder:
-        ready, target = f"{folder}/ready.onnx", f"{folder}/int8.onnx"
-        quant_pre_process(str(SHARED / "models" / model), ready, skip_symbolic_shape=True)
         import onnx
-        quantize_static(ready, target, Reader(onnx.load(ready).graph.input[0].name), quant_format=QuantFormat.QDQ, per_channel=True,
-                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
-        return {"after": float(np.mean(hits(target, images, np.array(labels), prepare)))}
+        import quantize
+        from accuracy_ort import hits
+        if which == "NNCF":
+            import nncf  # noqa: F401
+            import openvino
+    except ImportError as missing:
+        print(f"{which} is left out: {missing}", file=sys.stderr)
+        return None
+    prepare, calibration, images, labels = samples(args, name)
+    model = args.shared / f"models/{ROWS[name][0]}.onnx"
+    feed = onnx.load(model).graph.input[0].name
+    feeds = [{feed: prepare(image)[None]} for image in calibration]
+    with tempfile.TemporaryDirectory() as folder:
+        if which == "ONNX Runtime":
+            target = pathlib.Path(folder) / "int8.onnx"
+            quantize.static(model, target, feeds)
+            return {"after": float(hits(target, images, labels, prepare).mean())}
+        target = pathlib.Path(folder) / "int8.xml"
+        quantize.nncf_quantized(model, target, feeds)
+        network = openvino.Core().compile_model(str(target), "CPU", {"INFERENCE_NUM_THREADS": args.threads})
+        answers = [int(np.argmax(network([prepare(image)[None]])[0])) for image in images]
+        return {"after": float(np.mean(np.asarray(answers) == labels))}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--qing", type=pathlib.Path, help="a built qing; default: build it")
+    parser.add_argument("--shared", type=pathlib.Path, default=ROOT.parent / "shared", help="the folder with models and data")
+    parser.add_argument("--qing", type=pathlib.Path, default=TARGET / "release/qing")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument("--bits", nargs="+", help="only these settings")
+    parser.add_argument("--roundings", nargs="+", choices=ROUNDINGS, default=ROUNDINGS)
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
+    parser.add_argument("--iterations", type=int, help="steps of reconstruction, if not the default")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--report", action="store_true", help="measure nothing, report what is known")
     parser.add_argument("--write", action="store_true", help="write bench/RESULTS.md")
     args = parser.parse_args()
-    if args.qing is None:
-        subprocess.run(["cargo", "build", "--release", "-q", "-p", "qing-cli"], cwd=ROOT, check=True)
-        args.qing = ROOT / "target/release/qing"
-    known_path = ROOT / "target" / f"lighten-{hashlib.sha256(args.qing.read_bytes()).hexdigest()[:12]}.json"
+    known_path = TARGET / f"lighten-{hashlib.sha256(args.qing.read_bytes()).hexdigest()[:12]}.json"
     known = json.loads(known_path.read_text()) if known_path.exists() else {}
 
     def measured(key, measure):
@@ -134,31 +135,38 @@ def main():
             if found is not None:
                 known[key] = found
                 known_path.write_text(json.dumps(known, indent=1))
-                print(key, json.dumps(found), file=sys.stderr)
+                print(key, json.dumps(found), file=sys.stderr, flush=True)
         return known.get(key)
+
+    def percent(found):
+        return f"{100 * found['after']:.2f}" if found else "–"
 
     rows = []
     for name in args.rows:
-        for bits, (_, allowed) in ROWS[name][5].items():
+        for bits, allowed in ROWS[name][5].items():
             if args.bits and bits not in args.bits:
                 continue
-            got = measured(f"{name} {bits}", lambda: qing_row(args, name, bits))
-            peer = measured(f"{name} onnxruntime", lambda: onnxruntime_row(name)) if bits == "w8a8" else None
-            if got is None:
+            got = {r: measured(f"{name} {bits} {r} {args.iterations or ''}".strip(), lambda: lighten(args, name, bits, r))
+                   for r in ROUNDINGS if r in args.roundings or args.report}
+            peers = [measured(f"{name} {p}", lambda: peer(args, name, p)) if bits == "w8a8" and p in args.peers else None for p in PEERS]
+            best = next((got[r] for r in reversed(ROUNDINGS) if got.get(r)), None)
+            if best is None:
                 continue
-            lost = 100 * (got["before"] - got["after"])
-            wanted = "" if allowed is None else f"≤ {allowed}"
+            lost = 100 * (best["before"] - best["after"])
             mark = "**" if allowed is not None and lost <= allowed + 1e-9 else ""
             rows.append([
-                name, f"`{bits}`", str(got["samples"]), f"{100 * got['before']:.2f} %", f"{100 * got['after']:.2f} %", f"{mark}{lost:.2f}{mark}", wanted,
-                "" if peer is None else f"{100 * peer['after']:.2f} %", f"{got['bytes'] / 1e3:.0f} kB, ÷ {got['float_bytes'] / got['bytes']:.1f}",
-                f"{got['seconds']:.0f}", f"{got['peak'] / 1e9:.2f}",
+                name, f"`{bits}`", str(best["samples"]), f"{100 * best['before']:.2f}", *(percent(got.get(r)) for r in ROUNDINGS),
+                f"{mark}{lost:.2f}{mark}", "" if allowed is None else f"≤ {allowed}", *map(percent, peers),
+                f"{best['bytes'] / 1e3:.0f} kB, ÷ {best['float_bytes'] / best['bytes']:.1f}",
+                f"{best['seconds'] / 60:.1f} / {best['cpu_seconds'] / 60:.1f}", f"{best['peak'] / 1e9:.2f}",
             ])
     text = "\n".join([
         "## Lightening without labels", "",
-        f"Commit {commit()}, {cpu_name()}, {args.threads} threads. Measured by the integer engine; samples that calibrate do not judge. Bold: as wanted.", "",
-        *table(["network", "setting", "images", "float", "lighter", "points lost", "wanted", "ONNX Runtime w8a8", "file", "seconds", "peak GB"], rows),
-        "`python3 bench/lighten/run.py --write`",
+        f"{time.strftime('%Y-%m-%d')}, commit {commit()}, {cpu_name()}, {args.threads} threads. Accuracy in percent, qing's by its integer engine.",
+        "Samples that calibrate do not judge: `bench/lighten/run.py` says which are which. What was lost, the file, minutes (by the clock / of",
+        "processors, evaluation included) and memory are those of the last rounding measured. Bold: as wanted. The peers quantize to w8a8 alone.", "",
+        *table(["network", "setting", "images", "float", *ROUNDINGS, "points lost", "wanted", *PEERS, "file", "minutes", "peak GB"], rows),
+        "`python bench/lighten/run.py --write`",
     ])
     print(text)
     if args.write:

@@ -5,9 +5,9 @@ use qing_graph::{Graph, Tensor, passes, verify};
 use crate::{
     LightenError, Override, QuantizeOptions, Report,
     calibrate::synthetic,
-    quantize::{equalize, quantize},
+    quantize::{equalize, quantize, reconstructed},
     report::{self, Calibration},
-    search::{CostModel, Judge, MixedOptions, Request, mixed},
+    search::{CostModel, Judge, Measure, MixedOptions, Request, mixed},
 };
 
 /// How far a stage has come.
@@ -103,7 +103,8 @@ fn run(
     let made_up = if calibration.is_empty() { synthetic(&float, options.synthetic_batches)? } else { vec![] };
     let batches = if calibration.is_empty() { &made_up } else { calibration };
     let noise = &batches[..options.noise_batches.min(batches.len())];
-    // What takes long is done once, on what was chosen.
+    // What takes long is done once, on what was chosen; where points of accuracy are limited, on all that is judged.
+    let judged = search.as_ref().is_some_and(|s| s.options.budgets.iter().any(|b| b.measure == Measure::Drop));
     let plain = QuantizeOptions { reconstruct: None, ..options.quantize.clone() };
     let mut quantized = quantize(&float, batches, &plain, options.threads, progress)?;
     if options.quantize.equalize && !noise.is_empty() {
@@ -121,19 +122,21 @@ fn run(
             graph: &float,
             calibration: batches,
             options: &search.options,
-            quantize: &options.quantize,
+            quantize: &plain,
             models: &mut search.models,
             judge: search.judge.as_deref_mut(),
             threads: options.threads,
         };
         let mut build = |overrides: &[Override], progress: &mut dyn FnMut(Progress)| {
-            let chosen = QuantizeOptions { overrides: overrides.to_vec(), ..options.quantize.clone() };
+            let base = if judged { &options.quantize } else { &plain };
+            let chosen = QuantizeOptions { overrides: overrides.to_vec(), ..base.clone() };
             quantize(&float, batches, &chosen, options.threads, progress)
         };
         let (made, found) = mixed(&mut request, &mut build, progress)?;
         (quantized, choice) = (made, Some(found));
-    } else if options.quantize.reconstruct.is_some() {
-        quantized = quantize(&float, batches, &options.quantize, options.threads, progress)?;
+    }
+    if !judged {
+        quantized = reconstructed(&float, quantized, batches, &options.quantize, options.threads, progress)?;
     }
     verify::verify(&quantized.assigned.graph)?;
     let samples = batches.iter().map(|b| b.first().and_then(|t| t.shape().first().copied()).unwrap_or(1)).sum();

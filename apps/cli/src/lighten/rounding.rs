@@ -14,13 +14,13 @@ pub(crate) struct RoundingArgs {
     /// --effort]
     #[arg(long, value_name = "METHOD")]
     pub rounding: Option<Rounding>,
-    /// Steps in which a block is learned [default: 500]
+    /// Steps in which a block is learned [default: 400]
     #[arg(long, value_name = "N", requires = "rounding")]
     pub iterations: Option<usize>,
     /// Learn layer by layer instead of what a residual goes around, or three layers in a row, together
     #[arg(long, requires = "rounding")]
     pub by_layer: bool,
-    /// Samples in a step of learning [default: 32]
+    /// Samples in a step of learning [default: 32, of large ones 16]
     #[arg(long, value_name = "N", requires = "rounding")]
     pub step_samples: Option<usize>,
 }
@@ -43,7 +43,7 @@ impl RoundingArgs {
 
     fn reconstruction(&self, mut how: Reconstruction) -> Reconstruction {
         how.iterations = self.iterations.unwrap_or(how.iterations);
-        how.batch = self.step_samples.unwrap_or(how.batch);
+        how.batch = self.step_samples.or(how.batch);
         if self.by_layer {
             how.granularity = Granularity::Layer;
         }

@@ -106,6 +106,6 @@ pub(super) fn as_json(args: &Args, sides: &[Side; 2], report: &Report, outputs: 
         "calibration": {"samples": report.calibration.samples, "synthetic": report.calibration.synthetic},
         "file_bytes": {"plain": report.file_bytes[0], "compressed": report.file_bytes[1]},
         "output_sqnr_db": report.output_sqnr_db, "layers": report.layers.iter().map(layer_json).collect::<Vec<_>>(),
-        "float_islands": islands, "outputs": outputs,
+        "blocks": report.blocks, "float_islands": islands, "outputs": outputs,
     })
 }

@@ -16,6 +16,9 @@ pub(super) struct LayerWeights {
     pub weights: Tensor,
     /// Bias in real numbers, after correction; absent if there is none.
     pub bias: Option<Vec<f64>>,
+    /// The mean of what every weight is multiplied by, of the shape of the weights or, where all channels read the same, 1 along
+    /// their axis; absent if the bias was not corrected.
+    pub means: Option<Tensor>,
 }
 
 /// All numbers of a quantized network.

@@ -1,6 +1,6 @@
 //! Weights and bias of one layer.
 
-use qing_graph::{Graph, Node, QuantRule};
+use qing_graph::{Graph, Node, QuantRule, Tensor};
 
 use super::{
     assign::{LayerWeights, least_scale, weight_type},
@@ -56,7 +56,7 @@ pub(super) fn quantize(
             }
         }
     }
-    let mut new_bias = old_bias;
+    let (mut new_bias, mut input_means) = (old_bias, None);
     if let Some(m) = moments.filter(|_| options.bias_correction) {
         let mut values = new_bias.unwrap_or_else(|| vec![0.0; rows.count]);
         let means: Vec<Vec<f64>> = (0..m.groups()).map(|g| m.mean(g)).collect();
@@ -64,13 +64,27 @@ pub(super) fn quantize(
             *b += lost(&rows, &quantized, row, &means[group_of(row)]);
         }
         new_bias = Some(values);
+        input_means = means_of(tensor.shape(), axis, &means)?;
     }
     let element = element(bits)?;
     Ok(LayerWeights {
         weights: tensor_of_rows(element, tensor.shape(), axis, &quantized.ints)?,
         ty: weight_type(element, tensor.shape(), axis, quantized.scales)?,
         bias: new_bias,
+        means: input_means,
     })
+}
+
+/// The means of the inputs of every group, in the order of the weights.
+fn means_of(shape: &[usize], axis: usize, means: &[Vec<f64>]) -> Result<Option<Tensor>, LightenError> {
+    let mut shape = shape.to_vec();
+    let rows = if means.len() == 1 { 1 } else { shape[axis] };
+    if rows > 1 && axis > 0 {
+        return Ok(None);
+    }
+    shape[axis] = rows;
+    let values: Vec<f32> = (0..rows).flat_map(|r| &means[r * means.len() / rows]).map(|m| *m as f32).collect();
+    Ok(Some(Tensor::new(&shape, values).map_err(qing_graph::OpError::from)?))
 }
 
 /// What the rounding of a row takes away from its output for the mean input.

@@ -28,6 +28,7 @@ pub(crate) use decide::Mode;
 pub(crate) use equalize::equalize;
 pub(crate) use feedback::inverse_factor;
 pub use options::{Bits, Granularity, Override, QuantizeOptions, RangeMethod, Reconstruction, Rounding, matches};
+pub use reconstruct::Reconstructed;
 pub(crate) use trial::{Rounded, Trial};
 
 use crate::{
@@ -42,8 +43,10 @@ use widths::Widths;
 pub(crate) struct Quantized {
     /// The typed graph and how it relates to the float graph.
     pub assigned: Assigned,
-    /// How each node of the float graph computes now.
-    pub modes: Vec<Mode>,
+    /// What became of every block, if they were reconstructed.
+    pub blocks: Vec<Reconstructed>,
+    decision: Decision,
+    chosen: Chosen,
     /// For values of the float graph, the value whose quantization they use.
     pub leaders: BTreeMap<ValueId, ValueId>,
 }
@@ -62,10 +65,38 @@ pub(crate) fn quantize(
     let (decision, chosen) = choose(graph, batches, options, threads, progress)?;
     let assigned = assign::assign(graph, &decision, &chosen)?;
     let leaders = quantized_values(graph, &decision);
-    Ok(Quantized { assigned, modes: decision.modes, leaders })
+    let made = Quantized { assigned, blocks: vec![], decision, chosen, leaders };
+    reconstructed(graph, made, batches, options, threads, progress)
 }
 
-/// Decides how every node computes, and chooses all numbers.
+/// The same network with what is learned block by block, if the options want that.
+///
+/// # Errors
+/// As [`quantize`].
+pub(crate) fn reconstructed(
+    graph: &Graph,
+    made: Quantized,
+    batches: &[Vec<Tensor>],
+    options: &QuantizeOptions,
+    threads: usize,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Quantized, LightenError> {
+    let Some(how) = &options.reconstruct else { return Ok(made) };
+    let Quantized { decision, mut chosen, leaders, .. } = made;
+    let checkpoint = options.checkpoint.as_deref();
+    let blocks = reconstruct::reconstruct(graph, &decision, batches, how, checkpoint, threads, &mut chosen, progress)?;
+    let assigned = assign::assign(graph, &decision, &chosen)?;
+    Ok(Quantized { assigned, blocks, decision, chosen, leaders })
+}
+
+impl Quantized {
+    /// How each node of the float graph computes now.
+    pub(crate) fn modes(&self) -> &[Mode] {
+        &self.decision.modes
+    }
+}
+
+/// Decides how every node computes, and chooses all numbers but those that are learned.
 fn choose(
     graph: &Graph,
     batches: &[Vec<Tensor>],
@@ -118,10 +149,6 @@ fn choose(
     }
     progress(Progress { stage: "quantize weights", done: dots.len(), total: dots.len() });
     chosen.layers = parameters;
-    if let Some(how) = &options.reconstruct {
-        let checkpoint = options.checkpoint.as_deref();
-        reconstruct::reconstruct(graph, &decision, batches, how, checkpoint, threads, &mut chosen, progress)?;
-    }
     Ok((decision, chosen))
 }
 

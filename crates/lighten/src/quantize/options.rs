@@ -77,27 +77,37 @@ pub enum Granularity {
 pub struct Reconstruction {
     /// Steps for each block.
     pub iterations: usize,
-    /// Samples in a step.
-    pub batch: usize,
+    /// Samples in a step; if not given 32, of large ones 16.
+    pub batch: Option<usize>,
+    /// Of maps that are larger, windows of so many rows and columns are learned on.
+    pub window: usize,
     /// What counts as a block.
     pub granularity: Granularity,
     /// Share of the values of a block's input that come from the network that is quantized so far; the others are those of
     /// the float network.
     pub quantized: f32,
-    /// How strongly roundings are drawn to whole steps, relative to the error at the beginning.
-    pub regularization: f32,
     /// Seed of all random choices.
     pub seed: u64,
+}
+
+/// Values of a sample from which on steps take fewer.
+const LARGE: usize = 16_384;
+
+impl Reconstruction {
+    /// Samples in a step, of `count` with `values` values each.
+    pub(crate) fn samples(&self, count: usize, values: usize) -> usize {
+        self.batch.unwrap_or(if values > LARGE { 16 } else { 32 }).min(count)
+    }
 }
 
 impl Default for Reconstruction {
     fn default() -> Reconstruction {
         Reconstruction {
-            iterations: 500,
-            batch: 32,
+            iterations: 400,
+            batch: None,
+            window: 24,
             granularity: Granularity::Block,
             quantized: 0.5,
-            regularization: 1.0,
             seed: 0,
         }
     }
@@ -208,15 +218,15 @@ impl QuantizeOptions {
             return Err(LightenError::Option(format!("{bad} bits; widths go from 1 to 8")));
         }
         if let Some(r) = &self.reconstruct {
-            if r.iterations == 0 || r.batch == 0 {
-                return Err(LightenError::Option("reconstruction takes at least one step of one sample".into()));
+            if r.iterations == 0 || r.batch == Some(0) || r.window == 0 {
+                return Err(LightenError::Option(
+                    "reconstruction takes at least one step of one sample, in windows of at least one place".into(),
+                ));
             }
-            let legal = r.regularization >= 0.0 && r.regularization.is_finite();
-            if !legal || !(0.0..=1.0).contains(&r.quantized) {
+            if !(0.0..=1.0).contains(&r.quantized) {
                 return Err(LightenError::Option(format!(
-                    "reconstruction from a share of {} quantized inputs with regularization {}; the share goes from 0 to 1, \
-                     and the other is not negative",
-                    r.quantized, r.regularization
+                    "reconstruction from a share of {} quantized inputs; the share goes from 0 to 1",
+                    r.quantized
                 )));
             }
         }

@@ -80,7 +80,8 @@ impl<'a> Trial<'a> {
         };
         let made = layer::quantize(self.graph, node, bits, x_scale, self.statistics.moments.get(&at), self.options)?;
         let bias = made.bias.as_ref().map(|b| Tensor::vector(b.iter().map(|v| *v as f32).collect::<Vec<_>>()));
-        Ok(Rounded { weights: reals(&made)?, bias })
+        let weights = Tensor::new(made.weights.shape(), reals(&made)?).map_err(qing_graph::OpError::from)?;
+        Ok(Rounded { weights, bias })
     }
 
     /// The network with layer `i` computed on these weights, which were rounded to `bits.weights`, and on activations of
@@ -115,12 +116,10 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// What the integers of a layer stand for, f32.
-fn reals(layer: &LayerWeights) -> Result<Tensor, LightenError> {
+/// What the integers of a layer stand for.
+pub(super) fn reals(layer: &LayerWeights) -> Result<Vec<f32>, LightenError> {
     let shape = layer.weights.shape().to_vec();
     let ints = layer.weights.to_ints();
     let quant = layer.ty.quant.as_ref().ok_or_else(|| LightenError::Option("weights without a scale".into()))?;
-    let values: Vec<f32> =
-        ints.iter().enumerate().map(|(i, q)| *q as f32 * quant.scale(quant.slice_of(&shape, i))).collect();
-    Ok(Tensor::new(&shape, values).map_err(qing_graph::OpError::from)?)
+    Ok(ints.iter().enumerate().map(|(i, q)| *q as f32 * quant.scale(quant.slice_of(&shape, i))).collect())
 }

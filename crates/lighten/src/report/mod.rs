@@ -20,7 +20,7 @@ pub use study::{Histogram, LayerStudy, Study, study};
 
 use crate::{
     LightenError, Progress,
-    quantize::{Mode, Quantized},
+    quantize::{Mode, Quantized, Reconstructed},
     search::Mixed,
 };
 
@@ -102,6 +102,9 @@ pub struct Report {
     pub calibration: Calibration,
     /// Signal-to-quantization-noise ratio of the first output, in decibels.
     pub output_sqnr_db: Option<f64>,
+    /// What became of every block whose numbers were learned.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blocks: Vec<Reconstructed>,
     /// How widths were chosen, where budgets asked for that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<Mixed>,
@@ -168,7 +171,7 @@ pub(crate) fn report(
     for layer in &mut layers {
         layer.sqnr_db = noise.layers.get(&layer.name).copied();
     }
-    let islands = quantized.modes.iter().zip(&float.nodes).filter_map(|(mode, node)| match mode {
+    let islands = quantized.modes().iter().zip(&float.nodes).filter_map(|(mode, node)| match mode {
         Mode::Float(reason) => {
             Some(Island { node: node.name.clone(), op: node.op.name().into(), reason: reason.clone() })
         }
@@ -183,6 +186,7 @@ pub(crate) fn report(
         layers,
         calibration,
         output_sqnr_db: noise.output,
+        blocks: quantized.blocks.clone(),
         search: None,
     })
 }

@@ -116,7 +116,7 @@ fn pairs(float: &Graph, quantized: &Quantized) -> Vec<Pair> {
     let made = &quantized.assigned;
     let mut pairs = vec![];
     for (i, node) in float.nodes.iter().enumerate() {
-        if matches!(quantized.modes[i], Mode::Float(_)) || !matches!(node.op.quantization(), QuantRule::Dot { .. }) {
+        if matches!(quantized.modes()[i], Mode::Float(_)) || !matches!(node.op.quantization(), QuantRule::Dot { .. }) {
             continue;
         }
         let y = node.outputs[0];

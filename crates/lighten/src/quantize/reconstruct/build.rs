@@ -78,8 +78,6 @@ pub(super) struct Built {
     pub layers: Vec<Learned>,
     /// Learned scales of activations, as factors of what they were.
     pub quantizers: Vec<(Quantizer, usize)>,
-    /// How far roundings are from whole steps: one at most.
-    pub openness: Option<ValueId>,
 }
 
 /// Builds a block for inputs of shape `shape`.
@@ -90,8 +88,8 @@ pub(super) fn build(network: Network<'_>, block: &Block, shape: &[usize], form: 
     let mut graph = Graph::new(&network.graph.name);
     let name = &network.graph.value(block.input).name;
     let input = graph.add_input(name, Type::new(Element::F32, shape.iter().copied()));
-    let built = Built { graph, output: input, parameters: vec![], layers: vec![], quantizers: vec![], openness: None };
-    let mut builder = Builder { network, form, built, raw: HashMap::new(), rounded: HashMap::new(), open: vec![] };
+    let built = Built { graph, output: input, parameters: vec![], layers: vec![], quantizers: vec![] };
+    let mut builder = Builder { network, form, built, raw: HashMap::new(), rounded: HashMap::new() };
     builder.raw.insert(block.input, input);
     for i in block.nodes.clone() {
         builder.node(i, &network.graph.nodes[i])?;
@@ -99,7 +97,6 @@ pub(super) fn build(network: Network<'_>, block: &Block, shape: &[usize], form: 
     builder.built.output = builder.raw(block.output)?;
     let output = builder.built.output;
     builder.built.graph.mark_output(output);
-    builder.close()?;
     Ok(builder.built)
 }
 
@@ -111,8 +108,6 @@ struct Builder<'a> {
     raw: HashMap<ValueId, ValueId>,
     /// Values as they are stored.
     rounded: HashMap<ValueId, ValueId>,
-    /// Sums of the openness of roundings, and over how many weights.
-    open: Vec<(ValueId, usize)>,
 }
 
 impl Builder<'_> {
@@ -246,20 +241,27 @@ impl Builder<'_> {
         let rounding = Rounding::new(float, layer, axis)?;
         let soft = self.form == Form::Learned && (2..8).contains(&layer.ty.element.bits());
         // Learned from where the float layer is, where roundings begin as its weights; else from what was corrected.
-        let first = match soft {
+        let first = match soft && layer.means.is_none() {
             true => node.input(bias).and_then(|id| network.graph.constant(id)).map(Tensor::to_f32s),
             false => layer.bias.as_ref().map(|b| b.iter().map(|b| *b as f32).collect()),
         };
         let (weights, slots) = match soft {
             true => self.soft_weights(&node.name, &shape, &rounding)?,
-            false => (self.constant(&format!("{}.weight", node.name), &shape, rounding.reals(&shape))?, None),
+            false => (self.constant(&format!("{}.weight", node.name), &shape, rounding.reals())?, None),
         };
-        let x_scale = network.chosen.read(network.graph, network.decision, index).map_or(1.0, |(_, q)| q.scale(0));
+        let (x_scale, levels) = network
+            .chosen
+            .read(network.graph, network.decision, index)
+            .map_or((1.0, 1.0), |(e, q)| (q.scale(0), e.range().map_or(1.0, |(lo, hi)| (hi - lo) as f32)));
         let bias = if self.form == Form::Learned {
             let width = shape.iter().product::<usize>() as f32 / shape[axis].max(1) as f32;
-            let unit = (0..shape[axis]).map(|c| rounding.scale(c) * x_scale * width.sqrt() * BIAS_STEPS).collect();
+            let unit =
+                (0..shape[axis]).map(|c| rounding.scale(c) * x_scale * levels * width.sqrt() * BIAS_STEPS).collect();
             let first = first.unwrap_or_else(|| vec![0.0; shape[axis]]);
-            let (value, bias) = self.soft_bias(&node.name, first, unit)?;
+            let (mut value, bias) = self.soft_bias(&node.name, first, unit)?;
+            if let (true, Some(means)) = (soft, &layer.means) {
+                value = self.centred(&node.name, value, weights, &rounding, means, axis)?;
+            }
             let rounding = slots.map(|(round, scale)| (rounding, round, scale));
             self.built.layers.push(Learned { node: index, rounding, bias });
             Some(value)
@@ -302,14 +304,32 @@ impl Builder<'_> {
         let h = t.times(h, STRETCH)?;
         let h = t.plus(h, (1.0 - STRETCH) / 2.0)?;
         let h = t.node(ops::Clip {}, &[h, zero, one])?;
-        let square = t.mul(h, h)?;
-        let open = t.sub(h, square)?;
-        let open = t.total(open)?;
         let integers = t.add(base, h)?;
         let scale = t.mul(scale, factor)?;
         let weights = t.mul(integers, scale)?;
-        self.open.push((open, rounding.logits.len()));
         Ok((weights, Some((at, scale_at))))
+    }
+
+    /// A bias that makes up for what the weights that are learned give more, on average, than those so far.
+    fn centred(
+        &mut self,
+        name: &str,
+        bias: ValueId,
+        weights: ValueId,
+        rounding: &Rounding,
+        means: &Tensor,
+        axis: usize,
+    ) -> Result<ValueId, LightenError> {
+        let shape = self.built.graph.ty(weights).known_shape().unwrap_or_default();
+        let first = self.constant(&format!("{name}.first"), &shape, rounding.reals())?;
+        let means = self.built.graph.add_constant(&format!("{name}.means"), means.clone());
+        let mut t = Terms::new(&mut self.built.graph, name);
+        let moved = t.sub(weights, first)?;
+        let moved = t.mul(moved, means)?;
+        let others: Vec<i64> = (0..shape.len()).filter(|d| *d != axis).map(|d| d as i64).collect();
+        let others = t.integers(&others);
+        let drift = t.node(ops::ReduceSum { keepdims: false, ..ops::ReduceSum::default() }, &[moved, others])?;
+        Ok(t.sub(bias, drift)?)
     }
 
     /// A bias that is learned in units of its own, and what [`Learned`] keeps of it.
@@ -327,24 +347,7 @@ impl Builder<'_> {
         let shift = t.mul(shift, steps)?;
         Ok((t.add(start, shift)?, (first, unit, at)))
     }
-
-    /// Adds up how open all roundings are: one if all are half-way.
-    fn close(&mut self) -> Result<(), LightenError> {
-        let weights: usize = self.open.iter().map(|(_, n)| n).sum();
-        let mut total: Option<ValueId> = None;
-        let mut t = Terms::new(&mut self.built.graph, "openness");
-        for (sum, _) in &self.open {
-            total = Some(match total {
-                Some(so_far) => t.add(so_far, *sum)?,
-                None => *sum,
-            });
-        }
-        if let Some(total) = total {
-            self.built.openness = Some(t.times(total, 4.0 / weights.max(1) as f32)?);
-        }
-        Ok(())
-    }
 }
 
-/// A bias is learned in so many rounding errors of a sum.
-const BIAS_STEPS: f32 = 0.3;
+/// A bias is learned in such shares of what rounding the weights by a whole step would do to the largest inputs.
+const BIAS_STEPS: f32 = 0.03;

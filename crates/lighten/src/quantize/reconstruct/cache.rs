@@ -7,6 +7,9 @@ use qing_graph::{Graph, OpError, Tensor};
 
 use crate::LightenError;
 
+/// Values of a block's input that are run at a time.
+const VALUES_AT_A_TIME: usize = 1 << 18;
+
 /// One value for all samples, f32.
 #[derive(Debug, Clone)]
 pub(super) struct Cache {
@@ -47,6 +50,11 @@ impl Cache {
         self.shape.iter().product()
     }
 
+    /// Samples that are run at a time: few of large ones, so that what lies between the layers stays in the cache.
+    pub(super) fn batch_that_fits(&self) -> usize {
+        (VALUES_AT_A_TIME / self.width().max(1)).clamp(1, 32).min(self.count)
+    }
+
     /// The shape of a batch.
     pub(super) fn batch_shape(&self, batch: usize) -> Vec<usize> {
         [&[batch], &self.shape[..]].concat()
@@ -55,6 +63,11 @@ impl Cache {
     /// Sample `i`.
     pub(super) fn sample(&self, i: usize) -> &[f32] {
         &self.values[i * self.width()..(i + 1) * self.width()]
+    }
+
+    /// Mean square.
+    pub(super) fn power(&self) -> f64 {
+        self.values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / self.values.len().max(1) as f64
     }
 
     /// Mean squared difference.

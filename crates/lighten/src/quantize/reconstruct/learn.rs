@@ -1,70 +1,67 @@
 //! One block: what is learned, how fast, and what it becomes.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use qing_engine::Pool;
-use qing_graph::{Graph, OpError, Quant, Tensor, Type, ValueId};
+use qing_graph::{Graph, Quant, Tensor, Type, ValueId};
 use qing_train::{
-    Purpose, Random, TrainError,
-    loss::{Terms, mean_squared},
+    TrainError,
+    loss::Terms,
     optimize::{Method, Settings as Optimizer},
     parameters::{Export, Model, Role, Values},
     trainer::{Objective, Settings, Trainer},
 };
 
 use super::{
+    batches::Batches,
     blocks::Block,
     build::{Built, Form, Network, Quantizer, build},
-    cache::Cache,
 };
 use crate::{
     LightenError,
-    quantize::{assign::Chosen, options::Reconstruction},
+    quantize::{assign::Chosen, options::Reconstruction, trial::reals},
 };
 
-/// What a block reads and shall give.
-pub(super) struct Data<'a> {
-    /// Its inputs in the float network.
-    pub float: &'a Cache,
-    /// Its inputs in the network that is quantized so far.
-    pub light: &'a Cache,
-    /// Its results in the float network.
-    pub target: &'a Cache,
-}
-
 /// How far a logit can go in all steps together; the stretched sigmoid is closed at ±2.4.
-const LOGIT_REACH: f32 = 10.0;
-/// How far a scale of activations can, as a share of itself; that of weights goes a third as far.
+const LOGIT_REACH: f32 = 20.0;
+/// How far a scale of activations can, as a share of itself.
 const SCALE_REACH: f32 = 1.0;
+/// How far that of weights can: steps that stay in place let roundings settle.
+const WEIGHT_SCALE_REACH: f32 = 0.1;
 /// How far a bias can, in its units.
 const BIAS_REACH: f32 = 3.0;
-/// Share of the steps before roundings are drawn to whole steps.
-const FREE: f32 = 0.2;
+/// Share of the steps before the first rounding is decided, and after which all are; then scales and biases alone are learned.
+const DECIDED: std::ops::Range<f32> = 0.1..0.9;
+/// Steps from one decision to the next.
+const DECIDE_EVERY: usize = 4;
 
-/// Learns the numbers of a block and writes them into `chosen`. `(index, before)` are the position of the block and its mean
-/// squared error so far.
+/// Learns the numbers of a block and writes them into `chosen`. `before` is its mean squared error so far; `step` hears of every
+/// step.
 ///
 /// # Errors
 /// If an op on the way has no gradient, or the loss is no number.
 pub(super) fn learn(
     network: Network<'_>,
     block: &Block,
-    shape: &[usize],
-    data: &Data<'_>,
+    batches: &Batches<'_>,
     how: &Reconstruction,
-    (index, before): (usize, f64),
+    before: f64,
     pool: &Arc<Pool>,
     chosen: &mut Chosen,
+    step_done: &mut dyn FnMut(usize),
 ) -> Result<(), LightenError> {
-    let mut built = build(network, block, shape, Form::Learned)?;
+    let mut built = build(network, block, &batches.input_shape(), Form::Learned)?;
     if built.parameters.is_empty() {
         return Ok(());
     }
-    let target_shape = data.target.batch_shape(shape[0]);
-    let (loss, target, pull) = objective(&mut built, &target_shape, before)?;
-    let Built { graph, parameters, layers, quantizers, openness, .. } = built;
-    let inputs = [target].into_iter().chain(openness.and(pull)).collect();
-    let export = Box::new(Part { factors: parameters.iter().map(|p| p.role == Role::Scale).collect() });
+    let Objectives { loss, inputs } = objective(&mut built, batches, before)?;
+    let Built { graph, parameters, layers, quantizers, .. } = built;
+    let undecided = Arc::new(AtomicU32::new(1f32.to_bits()));
+    let roles = parameters.iter().map(|p| p.role).collect();
+    let export = Box::new(Part { roles, undecided: undecided.clone() });
     let model = Model { graph, parameters, statistics: vec![], export };
     let settings = Settings {
         optimizer: Optimizer {
@@ -75,7 +72,7 @@ pub(super) fn learn(
             rates: vec![
                 ("*.rounding".into(), LOGIT_REACH),
                 ("*.bias".into(), BIAS_REACH),
-                ("*.scale".into(), SCALE_REACH / 3.0),
+                ("*.scale".into(), WEIGHT_SCALE_REACH),
                 ("*.step".into(), SCALE_REACH),
             ],
         },
@@ -85,11 +82,13 @@ pub(super) fn learn(
     let mut trainer = Trainer::new(model, &Objective { loss, inputs }, &settings, pool)?;
     for step in 0..how.iterations {
         let at = step as f32 / how.iterations as f32;
-        let (x, y) = batch(data, shape, &target_shape, how, (index, step))?;
-        let pull = how.regularization * 2.0 * ((at - FREE) / (1.0 - FREE)).max(0.0);
-        let pull = Tensor::scalar(pull);
-        let inputs: Vec<&Tensor> = [&x, &y].into_iter().chain(openness.map(|_| &pull)).collect();
-        let rate = (1.0 + 0.9 * (std::f32::consts::PI * at).cos() + 0.1) / 2.0;
+        step_done(step);
+        let batch = batches.draw(step)?;
+        if step % DECIDE_EVERY == 0 {
+            undecided.store(open(at).to_bits(), Ordering::Relaxed);
+        }
+        let inputs: Vec<&Tensor> = batch.iter().collect();
+        let rate = (1.0 + (std::f32::consts::PI * at).cos()) / 2.0;
         trainer.step(&inputs, rate / how.iterations as f32)?;
     }
     let values = trainer.values()?.parameters;
@@ -111,7 +110,12 @@ pub(super) fn learn(
         }
         let (first, unit, slot) = &layer.bias;
         let bias = first.iter().zip(unit).zip(&values[*slot]);
-        of.bias = Some(bias.map(|((b, u), v)| f64::from(*b) + f64::from(u * v)).collect());
+        let mut bias: Vec<f64> = bias.map(|((b, u), v)| f64::from(*b) + f64::from(u * v)).collect();
+        if let (Some((rounding, ..)), Some(means)) = (&layer.rounding, &of.means) {
+            let drift = rounding.drift(&reals(of)?, means);
+            bias.iter_mut().zip(drift).for_each(|(b, d)| *b -= d);
+        }
+        of.bias = Some(bias);
     }
     Ok(())
 }
@@ -125,59 +129,62 @@ pub(super) fn rescaled(ty: &Type, scales: Vec<f32>) -> Result<Type, LightenError
     Ok(ty.clone().quantized(ty.element, quant))
 }
 
-/// Adds what shall be small: the squared error in units of that before, and the openness of roundings times an input. Gives
-/// the loss, the input for the target and that for the factor.
-fn objective(
-    built: &mut Built,
-    target: &[usize],
-    before: f64,
-) -> Result<(ValueId, ValueId, Option<ValueId>), LightenError> {
+/// What shall be small, and the inputs besides what the block reads.
+struct Objectives {
+    loss: ValueId,
+    /// The target; the factor of every place's error, if they differ.
+    inputs: Vec<ValueId>,
+}
+
+/// Adds what shall be small: the squared error in units of that before.
+fn objective(built: &mut Built, batches: &Batches<'_>, before: f64) -> Result<Objectives, LightenError> {
     let graph = &mut built.graph;
     graph.outputs.clear();
     let float = |graph: &mut Graph, name: &str, shape: &[usize]| {
         graph.add_input(name, Type::new(qing_graph::Element::F32, shape.iter().copied()))
     };
-    let target = float(graph, "target", target);
-    let error = mean_squared(graph, built.output, target)?;
-    let pull = built.openness.map(|_| float(graph, "pull", &[]));
+    let target = float(graph, "target", &batches.target_shape());
+    let mask = batches.mask_shape().map(|shape| float(graph, "mask", &shape));
     let mut t = Terms::new(graph, "reconstruct");
-    let mut loss = t.times(error, (1.0 / before) as f32)?;
-    if let (Some(open), Some(pull)) = (built.openness, pull) {
-        let open = t.mul(open, pull)?;
-        loss = t.add(loss, open)?;
+    let mut difference = t.sub(built.output, target)?;
+    if let Some(mask) = mask {
+        difference = t.mul(difference, mask)?;
     }
-    Ok((loss, target, pull))
+    let square = t.mul(difference, difference)?;
+    let error = t.mean(square)?;
+    let loss = t.times(error, (1.0 / before) as f32)?;
+    Ok(Objectives { loss, inputs: [Some(target), mask].into_iter().flatten().collect() })
 }
 
-/// The inputs and targets of a step: random samples, each value of which is from one of both networks.
-fn batch(
-    data: &Data<'_>,
-    shape: &[usize],
-    target: &[usize],
-    how: &Reconstruction,
-    (index, step): (usize, usize),
-) -> Result<(Tensor, Tensor), LightenError> {
-    let numbers = |purpose| Random::new(how.seed, purpose, index as u32, step as u32);
-    let (mut pick, mut drop) = (numbers(Purpose::Shuffle), numbers(Purpose::Mix));
-    let share = (how.quantized * 256.0).round() as u32;
-    let (mut x, mut y) = (Vec::with_capacity(shape.iter().product()), Vec::with_capacity(target.iter().product()));
-    for _ in 0..shape[0] {
-        let i = pick.below(data.float.count as u32) as usize;
-        for (float, light) in data.float.sample(i).chunks(4).zip(data.light.sample(i).chunks(4)) {
-            let bits = drop.bits();
-            let choose = |(k, (f, l)): (usize, (&f32, &f32))| if (bits >> (8 * k)) & 255 < share { *l } else { *f };
-            x.extend(float.iter().zip(light).enumerate().map(choose));
-        }
-        y.extend(data.target.sample(i));
+/// The share of roundings that are still open when a share `at` of the steps is done: fewer and fewer are decided at a time.
+fn open(at: f32) -> f32 {
+    let left = 1.0 - ((at - DECIDED.start) / (DECIDED.end - DECIDED.start)).clamp(0.0, 1.0);
+    left.powi(3)
+}
+
+/// A logit that is decided; one that is learned does not come near, as the stretched sigmoid is flat beyond ±2.4.
+const DECISION: f32 = 32.0;
+
+/// Decides those roundings that are nearest to whole steps, until no more than the share `open` is left; those that are left
+/// make up for what that changes, as in incremental quantization (arXiv:1702.03044).
+fn decide(logits: &mut [f32], open: f32) {
+    let is_open = |v: &f32| v.abs() < DECISION / 2.0;
+    let mut left: Vec<f32> = logits.iter().filter(|v| is_open(v)).map(|v| v.abs()).collect();
+    let stay = (logits.len() as f32 * open) as usize;
+    if left.len() <= stay {
+        return;
     }
-    let tensor = |shape: &[usize], values| Tensor::new(shape, values).map_err(OpError::from);
-    Ok((tensor(shape, x)?, tensor(target, y)?))
+    let least = if stay == 0 { -1.0 } else { *left.select_nth_unstable_by(stay - 1, f32::total_cmp).1 };
+    for v in logits.iter_mut().filter(|v| is_open(v) && v.abs() > least) {
+        *v = if *v >= 0.0 { DECISION } else { -DECISION };
+    }
 }
 
 /// A block is no network of its own.
 struct Part {
-    /// Which parameters are factors of scales.
-    factors: Vec<bool>,
+    roles: Vec<Role>,
+    /// The share of roundings that are open, as bits.
+    undecided: Arc<AtomicU32>,
 }
 
 /// How far a scale may move from where it was.
@@ -189,8 +196,11 @@ impl Export for Part {
     }
 
     fn constrain(&self, index: usize, value: &mut [f32]) {
-        if self.factors[index] {
-            value.iter_mut().for_each(|v| *v = v.clamp(*FACTORS.start(), *FACTORS.end()));
+        match self.roles[index] {
+            Role::Scale => value.iter_mut().for_each(|v| *v = v.clamp(*FACTORS.start(), *FACTORS.end())),
+            // Weights that are learned are logits.
+            Role::Weight => decide(value, f32::from_bits(self.undecided.load(Ordering::Relaxed))),
+            _ => {}
         }
     }
 }

@@ -1,30 +1,51 @@
 //! Reconstruction: block by block, roundings of weights, scales and biases are learned so that the block gives on few bits what it
 //! gives in floating point, on data without labels.
 //!
-//! Which way a weight is rounded is learned as in AdaRound (arXiv:2004.10568), drawn to whole steps more and more; a block is what a
-//! residual goes around (BRECQ, arXiv:2102.05426; [`blocks`]); scales are learned as in LSQ (arXiv:1902.08153); and what a block
-//! reads is, value by value, from the network that is quantized so far or from the float network (QDrop, arXiv:2203.05740). A block
-//! keeps its old numbers where the learned ones are no better.
+//! Which way a weight is rounded is learned as in AdaRound (arXiv:2004.10568), but decided step by step: those nearest to whole
+//! steps first, so that the others make up for them (incremental quantization, arXiv:1702.03044). What a weight moves changes the
+//! mean of its channel; the bias follows that at once, by the mean of the weight's input, rather than learning it. A block is what a
+//! residual goes around (BRECQ, arXiv:2102.05426; [`blocks`]); scales are learned as in LSQ (arXiv:1902.08153); what a block reads
+//! is, value by value, from the network that is quantized so far or from the float network (QDrop, arXiv:2203.05740). Of large maps
+//! windows are learned on ([`windows`]). A block keeps its old numbers where the learned ones are no better.
 
+mod batches;
 mod blocks;
 mod build;
 mod cache;
 mod checkpoint;
 mod learn;
 mod rounding;
+mod windows;
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use qing_engine::Pool;
-use qing_graph::{Graph, NodeId, QuantRule, Tensor};
+use qing_graph::{Graph, Tensor};
+use serde::Serialize;
 
 use self::{
+    batches::Batches,
     build::{Form, Network, build},
     cache::{Cache, Runner},
     checkpoint::Checkpoint,
+    windows::Windows,
 };
 use super::{assign::Chosen, decide::Decision, options::Reconstruction};
 use crate::{LightenError, Progress};
+
+/// What became of a block.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Reconstructed {
+    /// Names of its layers with weights.
+    pub layers: Vec<String>,
+    /// Mean squared error of its result over the mean square of the result in floating point, before it was learned, on what the
+    /// blocks before it give.
+    pub before: f64,
+    /// … and after.
+    pub after: f64,
+    /// Seconds that took.
+    pub seconds: f64,
+}
 
 /// Learns the numbers of all blocks. Finished ones are noted in the file `checkpoint`, and not learned again if it is there already.
 ///
@@ -39,56 +60,61 @@ pub(super) fn reconstruct(
     threads: usize,
     chosen: &mut Chosen,
     progress: &mut dyn FnMut(Progress),
-) -> Result<(), LightenError> {
-    let dots: Vec<NodeId> = (0..graph.nodes.len())
-        .filter(|i| decision.is_integer(*i) && matches!(graph.nodes[*i].op.quantization(), QuantRule::Dot { .. }))
-        .collect();
+) -> Result<Vec<Reconstructed>, LightenError> {
+    let dots = super::dots(graph, decision);
     let blocks = blocks::blocks(graph, &dots, how.granularity)?;
     let pool = Arc::new(Pool::new(threads));
     let mut float = Cache::of(batches)?;
     let mut light = float.clone();
-    let batch = how.batch.min(float.count);
+    let samples = how.samples(float.count, float.width());
     let checkpoint = checkpoint.map(|path| Checkpoint::new(path, how, &float, chosen));
     let finished = checkpoint.as_ref().map_or(Ok(0), |c| c.read(chosen))?;
+    let total = blocks.len() * how.iterations;
+    let mut report = vec![];
     for (i, block) in blocks.iter().enumerate() {
-        progress(Progress { stage: "reconstruct", done: i, total: blocks.len() });
-        let shape = float.batch_shape(batch);
+        let mut at = |step| progress(Progress { stage: "reconstruct", done: i * how.iterations + step, total });
+        at(0);
+        let begun = Instant::now();
         let network = Network { graph, decision, chosen };
-        let plain = build(network, block, &shape, Form::Float)?;
-        let target = Runner::new(&plain.graph, &shape, &pool)?.run(&float)?;
-        let rounded = |network: Network<'_>| -> Result<Cache, LightenError> {
-            let built = build(network, block, &shape, Form::Rounded)?;
-            Runner::new(&built.graph, &shape, &pool)?.run(&light)
+        let run = |network: Network<'_>, form: Form, inputs: &Cache| -> Result<Cache, LightenError> {
+            let shape = inputs.batch_shape(inputs.batch_that_fits());
+            Runner::new(&build(network, block, &shape, form)?.graph, &shape, &pool)?.run(inputs)
         };
-        let mut result = rounded(network)?;
+        let target = run(network, Form::Float, &float)?;
+        let mut result = run(network, Form::Rounded, &light)?;
         let before = result.error(&target);
         if i >= finished && before > 0.0 && block.nodes.clone().any(|i| dots.contains(&i)) {
             let mut candidate = chosen.clone();
-            let data = learn::Data { float: &float, light: &light, target: &target };
-            learn::learn(network, block, &shape, &data, how, (i, before), &pool, &mut candidate)?;
-            let other = rounded(Network { chosen: &candidate, ..network })?;
+            let windows = Windows::of(graph, block, &float.shape, &target.shape, how.window);
+            let data = Batches { float: &float, light: &light, target: &target, windows, how, index: i, samples };
+            learn::learn(network, block, &data, how, before, &pool, &mut candidate, &mut at)?;
+            let other = run(Network { chosen: &candidate, ..network }, Form::Rounded, &light)?;
             if other.error(&target) < before {
                 *chosen = candidate;
                 result = other;
             }
         }
+        let layers = dots.iter().filter(|i| block.nodes.contains(i)).map(|i| graph.nodes[*i].name.clone());
+        let power = target.power().max(f64::MIN_POSITIVE);
+        let (before, after) = (before / power, result.error(&target) / power);
+        report.push(Reconstructed { layers: layers.collect(), before, after, seconds: begun.elapsed().as_secs_f64() });
         (float, light) = (target, result);
         if let Some(checkpoint) = checkpoint.as_ref().filter(|_| i >= finished) {
             checkpoint.write(i + 1, chosen)?;
         }
     }
-    progress(Progress { stage: "reconstruct", done: blocks.len(), total: blocks.len() });
-    Ok(())
+    progress(Progress { stage: "reconstruct", done: total, total });
+    Ok(report)
 }
 
 #[cfg(test)]
 mod tests {
-    use qing_graph::{Element, Type, ValueId, ops};
+    use qing_graph::{Element, NodeId, Type, ValueId, ops};
 
     use super::*;
     use crate::{
         Granularity, QuantizeOptions, Rounding,
-        quantize::{assign::assign, choose},
+        quantize::{assign::assign, choose as choose_plainly, decide::Decision},
         run::Observer,
     };
 
@@ -134,8 +160,24 @@ mod tests {
         (0..24).map(|i| vec![noise(&[1, 3, 8, 8], 100 + i, 1.5)]).collect()
     }
 
+    /// All numbers, those that are learned as well.
+    fn choose(
+        graph: &Graph,
+        data: &[Vec<Tensor>],
+        options: &QuantizeOptions,
+        threads: usize,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Decision, Chosen), LightenError> {
+        let (decision, mut chosen) = choose_plainly(graph, data, options, threads, progress)?;
+        let how = options.reconstruct.as_ref().unwrap();
+        let checkpoint = options.checkpoint.as_deref();
+        let blocks = reconstruct(graph, &decision, data, how, checkpoint, threads, &mut chosen, progress)?;
+        assert!(blocks.iter().all(|b| b.after <= b.before));
+        Ok((decision, chosen))
+    }
+
     fn options(bits: &str) -> QuantizeOptions {
-        let how = Reconstruction { iterations: 40, batch: 8, ..Reconstruction::default() };
+        let how = Reconstruction { iterations: 40, batch: Some(8), ..Reconstruction::default() };
         Rounding::Reconstruct(how)
             .apply(QuantizeOptions { edge_bits: None, ..QuantizeOptions::with_bits(bits.parse().unwrap()) })
     }
@@ -181,7 +223,7 @@ mod tests {
         let whole = numbers(&choose(&graph, &data, &plain, 1, &mut |_| {}).unwrap().1);
         // The run ends when the second block begins.
         let killed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            choose(&graph, &data, &noted, 1, &mut |p| assert!((p.stage, p.done) != ("reconstruct", 1))).map(|_| ())
+            choose(&graph, &data, &noted, 1, &mut |p| assert!((p.stage, p.done) != ("reconstruct", 40))).map(|_| ())
         }));
         assert!(killed.is_err() && path.exists());
         assert_eq!(numbers(&choose(&graph, &data, &noted, 1, &mut |_| {}).unwrap().1), whole);

@@ -46,12 +46,24 @@ impl Rounding {
         for (i, w) in float.to_f32s().iter().enumerate() {
             let u = w / made.scale(made.channel(i));
             let base = u.floor().clamp(lo, hi - 1.0);
-            let h = (u - base).clamp(0.01, 0.99);
+            let h = (u - base).clamp(0.002, 0.998);
             let p = (h + (STRETCH - 1.0) / 2.0) / STRETCH;
             made.base.push(base);
             made.logits.push((p / (1.0 - p)).ln());
         }
         Ok(made)
+    }
+
+    /// What weights that went from the integers so far to `other` give more on average, channel by channel.
+    pub(super) fn drift(&self, other: &[f32], means: &Tensor) -> Vec<f64> {
+        let (means, mut drift) = (means.to_f32s(), vec![0.0; self.channels]);
+        let whole = means.len() == other.len();
+        for (i, (new, old)) in other.iter().zip(self.reals()).enumerate() {
+            // One row of means stands for all, without the axis of the channels.
+            let at = if whole { i } else { i / (self.inner * self.channels) * self.inner + i % self.inner };
+            drift[self.channel(i)] += f64::from(new - old) * f64::from(means[at]);
+        }
+        drift
     }
 
     fn channel(&self, i: usize) -> usize {
@@ -69,8 +81,7 @@ impl Rounding {
     }
 
     /// The weights that the integers so far stand for.
-    pub(super) fn reals(&self, shape: &[usize]) -> Vec<f32> {
-        debug_assert_eq!(self.ints.len(), shape.iter().product::<usize>(), "as many integers as weights");
+    pub(super) fn reals(&self) -> Vec<f32> {
         self.ints.iter().enumerate().map(|(i, q)| *q as f32 * self.scale(self.channel(i))).collect()
     }
 
@@ -103,7 +114,10 @@ mod tests {
         let shape = [scales.len(), weights.len() / scales.len()];
         let ty = Type::new(element, shape).quantized(element, Quant::per_axis(0, scales).unwrap());
         let weights = Tensor::new(&shape, weights.to_vec()).unwrap();
-        (weights, LayerWeights { ty, weights: Tensor::from_ints(element, &shape, &[0; 4]).unwrap(), bias: None })
+        (
+            weights,
+            LayerWeights { ty, weights: Tensor::from_ints(element, &shape, &[0; 4]).unwrap(), bias: None, means: None },
+        )
     }
 
     #[test]
