@@ -35,14 +35,14 @@ impl Network {
     fn weights(&mut self, shape: &[usize]) -> ValueId {
         self.seed += 1;
         let count: usize = shape.iter().product();
-        let hash = |i: usize| (i + 131 * self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        let hash = |i: usize| ((i + 131 * self.seed) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
         match self.bits {
             None => {
                 let values: Vec<f32> = (0..count).map(|i| hash(i) as f32 / (1 << 24) as f32 - 0.5).collect();
                 self.graph.add_constant("w", Tensor::new(shape, values).expect("as many"))
             }
             Some(bits) => {
-                let most = (1 << (bits - 1)) - 1;
+                let most = (1u64 << (bits - 1)) - 1;
                 let values: Vec<i32> = (0..count).map(|i| (hash(i) % (2 * most + 1)) as i32 - most as i32).collect();
                 let element = Element::integer(bits, true).expect("a width");
                 let scales = Quant::per_axis(0, vec![0.3 / most as f32; shape[0]]).expect("scales");

@@ -185,7 +185,7 @@ fn sparse(isa: Isa, pool: &Pool) {
         let mut conv_y = vec![0; g.output_len()];
         let depth = g.depth();
         // A hash of the place in a run, so that which weights stay differs from channel to channel.
-        let mixed = |i: usize| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 997;
+        let mixed = |i: usize| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize % 997;
         let kinds: [(&str, &dyn Fn(usize) -> bool); 5] = [
             ("1 of 4 neighbours", &|i| mixed(i / 4) % 4 == i % 4),
             ("4 of 16 neighbours", &|i| (i + mixed(i / 16)) % 16 < 4),

@@ -209,7 +209,7 @@ pub fn has_bf16() -> bool {
 #[must_use]
 pub fn packing(isa: Isa) -> String {
     let bytes = if isa == Isa::Avx512 && has_vbmi() { "+vbmi" } else { "" };
-    format!("{}{bytes}", isa.name())
+    format!("{}{bytes}, {}", isa.name(), crate::prepacked::VERSION)
 }
 
 #[cfg(test)]

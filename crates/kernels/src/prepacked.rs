@@ -1,12 +1,12 @@
 //! Packed weights that outlive the plan they were made for: kept while one plan is made, and taken by later ones where they lie,
 //! in a mapped file, so that loading a network neither reads its weights nor writes them anew.
 //!
-//! Kernels pack through [`Aligned::packed`](crate::aligned::Aligned::packed) and [`integers`]. While [`keep`] runs, what they make is noted under
+//! Kernels pack through `Aligned::packed` and `integers`. While [`keep`] runs, what they make is noted under
 //! the node it belongs to ([`node`]), with what it is; while [`take`] runs, what was noted is handed out instead of being made, as long as it is what
 //! is asked for. Anything else is made as ever: a plan with other methods, or for another machine, is merely slower to make.
 //!
-//! The first array of every kind is made all the same and compared, so arrays that another version of the loops packed are
-//! not believed.
+//! The first array of every kind is made all the same and compared, unless it is large, so arrays that another version of the loops packed are
+//! not believed; and [`VERSION`] is part of the name under which sections are kept.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -22,6 +22,11 @@ const ENTRY: usize = 32;
 /// Arrays start at a multiple of so many bytes from the start of the section.
 const ALIGN: usize = 64;
 const MAGIC: [u8; 8] = *b"qingpack";
+/// Bytes of an array beyond which it is believed without being made: that would take as long as not having it.
+const MOST_COMPARED: usize = 128 << 10;
+
+/// The version of all orders of packed weights together: raised when one of them changes.
+pub const VERSION: u32 = 1;
 
 /// What an array is: where it is packed, and the numbers that its order depends on besides its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -169,7 +174,7 @@ pub(crate) fn note(tag: Tag, array: &[u8]) {
     });
 }
 
-/// The next array of the current node, if the section has it, with `true` if one of its kind has been compared before.
+/// The next array of the current node, if the section has it, with `true` if it is to be believed.
 pub(crate) fn next(tag: Tag, fits: impl FnOnce(usize) -> bool) -> Option<(Bytes, bool)> {
     STATE.with_borrow_mut(|state| {
         let node = state.node;
@@ -179,7 +184,8 @@ pub(crate) fn next(tag: Tag, fits: impl FnOnce(usize) -> bool) -> Option<(Bytes,
         if entry.tag != tag || !fits(entry.range.len()) {
             return None;
         }
-        Some((from.bytes.slice(entry.range.clone()), known.contains(&tag.site)))
+        let trusted = known.contains(&tag.site) || entry.range.len() > MOST_COMPARED;
+        Some((from.bytes.slice(entry.range.clone()), trusted))
     })
 }
 

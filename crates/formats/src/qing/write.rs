@@ -14,10 +14,10 @@ pub fn write(graph: &Graph, path: &Path) -> Result<(), FormatError> {
     atomic::write(path, &to_bytes(graph))
 }
 
-/// [`write`], compressed: smaller, but decoded into memory when it is read.
+/// [`write()`], compressed: smaller, but decoded into memory when it is read.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 #[cfg(feature = "compress")]
 pub fn write_compressed(graph: &Graph, path: &Path) -> Result<(), FormatError> {
     atomic::write(path, &to_compressed_bytes(graph))
@@ -30,10 +30,10 @@ pub fn to_bytes(graph: &Graph) -> Vec<u8> {
     assemble(PLAIN, &header, &data.bytes)
 }
 
-/// [`write`] with packed weights: bytes of the engine under the name of what they are packed for.
+/// [`write()`] with packed weights: bytes of the engine under the name of what they are packed for.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_prepacked(graph: &Graph, packed: &[(String, Vec<u8>)], path: &Path) -> Result<(), FormatError> {
     atomic::write(path, &to_prepacked_bytes(graph, packed))
 }

@@ -47,7 +47,7 @@ impl MatMul {
         let isa = isa.or_supported();
         let panels = Panels::new(isa, depth, cols);
         let (step, column) = if transposed { (1, depth) } else { (cols, 1) };
-        let tag = Tag::new("product f32", &[depth, cols, panels.lanes(), transposed.into()]);
+        let tag = Tag::new("panels f32", &[depth, cols, panels.lanes(), transposed.into()]);
         let packed = Aligned::packed(tag, panels.len(), |packed| {
             for panel in 0..panels.count() {
                 panels.pack(panel, weights, step, column, &mut packed[panels.offset(panel)..]);

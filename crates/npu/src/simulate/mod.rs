@@ -1,6 +1,6 @@
 //! The simulator: the chip of `docs/isa.md`, equal to it in every result and every cycle.
 //!
-//! A cycle is one turn of [`Chip::cycle`]: every unit looks at what the others had at its start. Only control goes plane by plane; the sums of an
+//! A cycle is one turn of `Chip::cycle`: every unit looks at what the others had at its start. Only control goes plane by plane; the sums of an
 //! array tile or a word of the auxiliary unit are computed at once when their last planes are issued, with the operands that were read when the
 //! chip reads them.
 

@@ -57,7 +57,7 @@ impl Dense {
         let geometry = layer.geometry;
         let (depth, out) = (geometry.taps() * geometry.in_c, geometry.out_c);
         let panels = Panels::new(isa, depth, cols);
-        let tag = Tag::new("block f32", &[depth, out, cols, panels.lanes()]);
+        let tag = Tag::new("panels f32", &[depth, out, cols, panels.lanes()]);
         let weights = Aligned::packed(tag, panels.len(), |packed| {
             let mut own = Cow::Borrowed(layer.weights);
             if cols > out {

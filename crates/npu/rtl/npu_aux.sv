@@ -1,0 +1,409 @@
+// The auxiliary unit: depthwise convolution, pooling, copies and additions, lane by lane. Section 6.8 of the specification.
+module npu_aux
+  import npu_pkg::*;
+  import npu_types::*;
+(
+    input logic clk,
+    input logic clear,
+    input logic run,
+    input logic start,
+    // The instruction that starts.
+    input logic [511:0] instruction,
+    // The last vector of the instruction is written.
+    input logic complete,
+    output logic busy,
+    // The step register.
+    output logic step,
+    output logic [TAPS-1:0] req_valid,
+    output logic [TAPS-1:0][ADDR-1:0] req_addr,
+    input logic [TAPS-1:0] served,
+    input logic [TAPS-1:0][63:0] data,
+    // Weight memory.
+    output logic weight_wanted,
+    input logic weight_granted,
+    output logic [WEIGHT_BITS-1:0] weight_addr,
+    input logic [COLS-1:0][63:0] weight_data,
+    // Results for the post unit.
+    output logic result,
+    // COLS sums, those of the segment that is asked for.
+    input logic [2:0] segment,
+    output logic [COLS-1:0][31:0] sums,
+    input logic accepted_last
+);
+  localparam int WORD_BITS = $clog2(TAP_WORDS + 1);
+
+  // The instruction. Fields that count are stored minus one, and stay so.
+  logic [511:0] q;
+  logic add, weighted, maximum;
+  logic [2:0] abits, bbits, top;
+  logic asigned, bsigned;
+  logic [ADDR-1:0] stride, gs, bstride, bgs;
+  logic [11:0] w, h, ow;
+  logic [5:0] kh, kw;
+  logic [2:0] sy, sx;
+  logic [7:0] pad, cg;
+  logic [15:0] rstep, kstep, ma, mb;
+  logic [2:0] lgs;
+  logic [1:0] xrep, yrep;
+  logic [17:0] n;
+  assign add = q[3:0] == OP_ADD;
+  assign weighted = !add && q[AUX_MODE_LSB+:2] == 2'd0;
+  assign maximum = !add && q[AUX_MODE_LSB+1];
+  assign abits = q[AUX_ABITS_LSB+:3];
+  assign bbits = q[ADD_BBITS_LSB+:3];
+  assign asigned = q[AUX_ASIGNED_LSB];
+  assign bsigned = q[ADD_BSIGNED_LSB];
+  assign stride = plane_stride(q[AUX_PS_LSB+:16]);
+  assign gs = q[AUX_GS_LSB+:24];
+  assign bstride = plane_stride(q[ADD_BPS_LSB+:16]);
+  assign bgs = q[ADD_BGS_LSB+:24];
+  assign w = q[AUX_W_LSB+:12];
+  assign h = q[AUX_H_LSB+:12];
+  assign ow = q[AUX_OW_LSB+:12];
+  assign kh = add ? '0 : q[AUX_KH_LSB+:6];
+  assign kw = add ? '0 : q[AUX_KW_LSB+:6];
+  assign sy = q[AUX_SY_LSB+:3];
+  assign sx = q[AUX_SX_LSB+:3];
+  assign pad = q[AUX_PAD_LSB+:8];
+  assign cg = q[AUX_CG_LSB+:8];
+  assign rstep = q[AUX_RSTEP_LSB+:16];
+  assign kstep = q[AUX_KSTEP_LSB+:16];
+  assign lgs = add ? '0 : q[AUX_LGS_LSB+:3];
+  assign xrep = q[AUX_XREP_LSB+:2];
+  assign yrep = q[AUX_YREP_LSB+:2];
+  assign n = q[AUX_N_LSB+:18];
+  assign ma = q[ADD_MA_LSB+:16];
+  assign mb = q[ADD_MB_LSB+:16];
+  assign top = add && bbits > abits ? bbits : abits;
+
+  // Loops.
+  logic left;
+  logic [7:0] group;
+  logic [17:0] pixel;
+  logic [5:0] by, bx;
+  logic [2:0] plane;
+  // Input position of the pixel: column, row, and the word of both.
+  logic [11:0] ox;
+  logic [1:0] xr, yr;
+  logic [XB-1:0] x, x0;
+  logic [YB-1:0] y;
+  logic [ADDR-1:0] line, at0;
+  // What addresses are sums of: groups, planes, blocks.
+  logic [ADDR-1:0] group_a, group_b, plane_a, plane_b, top_a, top_b, block_row, block_at;
+  logic [ADDR-1:0] three_rows;
+  assign three_rows = ADDR'(kstep) + (ADDR'(kstep) << 1);
+
+  logic last_plane, last_bx, last_block, last_pixel, last_group, last_of_word, many_blocks;
+  assign last_plane = plane == '0;
+  assign last_bx = 7'(bx) + 7'd3 > 7'(kw);
+  assign last_block = last_bx && 7'(by) + 7'd3 > 7'(kh);
+  assign many_blocks = kh > 6'd2 || kw > 6'd2;
+  assign last_pixel = pixel == n;
+  assign last_group = group == cg;
+  assign last_of_word = last_plane && last_block;
+
+  // Step register.
+  logic [TAPS-1:0] step_used, step_pad;
+  logic step_ones, step_first, step_top, step_end, step_first_block, step_end_word;
+  logic step_finishes;
+  assign step_finishes = step && (req_valid & ~served) == '0;
+
+  // Weights.
+  logic weights_valid;
+  logic [WORD_BITS-1:0] weight_word;
+  logic [WEIGHT_BITS-1:0] weight_group;
+  logic [WEIGHT_BITS-1:0] weight_next;
+  logic weights_last;
+  // Far beyond the memory it stays there.
+  assign weight_next = weight_addr + WEIGHT_BITS'(weight_granted && !weight_addr[WEIGHT_BITS-1]);
+  assign weight_wanted = run && busy && left && weighted && !step && !weights_valid;
+  assign weights_last = weight_granted && weight_word == WORD_BITS'(TAP_WORDS - 1);
+
+  // Words whose last step was put into the register and that post has not accepted.
+  logic [1:0] in_flight;
+
+  logic put;
+  assign put = run && busy && left && (!step || step_finishes) && (!weighted || weights_valid || weights_last)
+      && !(last_of_word && in_flight == 2'd2);
+
+  // The step: taps that lie in kernel and input.
+  logic [TAPS-1:0] valid, in_input, pads;
+  logic [TAPS-1:0][ADDR-1:0] address;
+  always_comb begin
+    logic [ADDR-1:0] at;
+    logic in_y, in_x;
+    at = group_a + plane_a + (add ? ADDR'(pixel) : line + ADDR'($signed(x)) + block_at);
+    for (int ty = 0; ty < 3; ty++) begin
+      for (int tx = 0; tx < 3; tx++) begin
+        in_y = y + YB'(by) + YB'(ty) <= YB'(h);
+        in_x = x + XB'(bx) + XB'(tx) <= XB'(w);
+        valid[3*ty+tx] = 7'(by) + 7'(ty) <= 7'(kh) && 7'(bx) + 7'(tx) <= 7'(kw);
+        in_input[3*ty+tx] = valid[3*ty+tx] && in_y && in_x;
+        address[3*ty+tx] = at + ADDR'(tx) + (ty == 0 ? '0 : ADDR'(kstep) << (ty - 1));
+      end
+    end
+    if (add) begin
+      valid = '0;
+      valid[0] = plane <= abits;
+      valid[1] = plane <= bbits;
+      in_input = valid;
+      address[1] = group_b + plane_b + ADDR'(pixel);
+    end
+    pads = valid & ~in_input;
+  end
+
+  always_ff @(posedge clk) begin
+    if (clear) begin
+      busy <= 1'b0;
+      left <= 1'b0;
+      step <= 1'b0;
+      in_flight <= '0;
+    end else if (run) begin
+      req_valid <= req_valid & ~served;
+      if (step_finishes) step <= 1'b0;
+      if (weight_granted) begin
+        weight_word <= weights_last ? '0 : weight_word + WORD_BITS'(1);
+        weight_addr <= weight_next;
+        if (weights_last) weights_valid <= 1'b1;
+      end
+      if (put) begin
+        step <= 1'b1;
+        req_valid <= in_input;
+        req_addr <= address;
+        step_used <= maximum ? in_input : valid;
+        step_pad <= pads;
+        step_ones <= pad[plane];
+        step_first <= plane == top;
+        step_top <= plane == abits;
+        step_end <= last_plane;
+        step_first_block <= by == '0 && bx == '0;
+        step_end_word <= last_of_word;
+
+        // Onwards: planes, blocks, pixels, groups.
+        plane <= last_plane ? top : plane - 3'd1;
+        plane_a <= last_plane ? top_a : plane_a - stride;
+        plane_b <= last_plane ? top_b : plane_b - bstride;
+        if (last_plane) begin
+          bx <= last_bx ? '0 : bx + 6'd3;
+          block_at <= last_bx ? block_row + three_rows : block_at + ADDR'(3);
+          if (last_bx) begin
+            by <= by + 6'd3;
+            block_row <= block_row + three_rows;
+          end
+          if (many_blocks) weights_valid <= 1'b0;
+        end
+        if (last_of_word) begin
+          by <= '0;
+          block_row <= '0;
+          block_at <= '0;
+          if (many_blocks) weight_addr <= weight_group;
+          pixel <= pixel + 18'd1;
+          ox <= ox + 12'd1;
+          xr <= xr + 2'd1;
+          if (xr == xrep) begin
+            xr <= '0;
+            x <= x + XB'(sx);
+          end
+          if (ox == ow) begin
+            ox <= '0;
+            xr <= '0;
+            x <= x0;
+            yr <= yr + 2'd1;
+            if (yr == yrep) begin
+              yr <= '0;
+              y <= y + YB'(sy);
+              line <= line + ADDR'(rstep);
+            end
+          end
+          if (last_pixel) begin
+            pixel <= '0;
+            {ox, xr, yr} <= '0;
+            x <= x0;
+            y <= YB'($signed(q[AUX_Y0_LSB+:13]));
+            line <= at0;
+            group <= group + 8'd1;
+            group_a <= group_a + gs;
+            group_b <= group_b + bgs;
+            weights_valid <= 1'b0;
+            weight_addr <= weight_next;
+            weight_group <= weight_next;
+            if (last_group) left <= 1'b0;
+          end
+        end
+      end
+      in_flight <= in_flight + 2'(put && last_of_word) - 2'(accepted_last);
+      if (complete) busy <= 1'b0;
+      if (start) begin
+        q <= instruction;
+        busy <= 1'b1;
+        left <= 1'b1;
+        {group, pixel, by, bx, ox, xr, yr, block_row, block_at} <= '0;
+        plane <= start_top;
+        plane_a <= times(start_top, start_stride);
+        plane_b <= times(start_top, start_bstride);
+        top_a <= times(start_top, start_stride);
+        top_b <= times(start_top, start_bstride);
+        x <= XB'($signed(instruction[AUX_X0_LSB+:13]));
+        x0 <= XB'($signed(instruction[AUX_X0_LSB+:13]));
+        y <= YB'($signed(instruction[AUX_Y0_LSB+:13]));
+        line <= start_line;
+        at0 <= start_line;
+        group_a <= instruction[AUX_BASE_LSB+:24];
+        group_b <= instruction[ADD_BBASE_LSB+:24];
+        weights_valid <= 1'b0;
+        weight_word <= '0;
+        weight_addr <= {1'b0, instruction[AUX_WBASE_LSB+:24]};
+        weight_group <= {1'b0, instruction[AUX_WBASE_LSB+:24]};
+      end
+    end
+  end
+  logic [2:0] start_top;
+  logic [ADDR-1:0] start_stride, start_bstride, start_line;
+  assign start_top = instruction[3:0] == OP_ADD && instruction[ADD_BBITS_LSB+:3] > instruction[AUX_ABITS_LSB+:3]
+      ? instruction[ADD_BBITS_LSB+:3] : instruction[AUX_ABITS_LSB+:3];
+  assign start_stride = plane_stride(instruction[AUX_PS_LSB+:16]);
+  assign start_bstride = plane_stride(instruction[ADD_BPS_LSB+:16]);
+  assign start_line = ADDR'($signed(instruction[AUX_LROW_LSB+:22])) - ADDR'($signed(instruction[AUX_X0_LSB+:13]));
+
+  // Weight words arrive in the cycle after they were read.
+  logic [TAP_WORDS*COLS-1:0][63:0] taps_weights;
+  logic arrives, arrives_zero;
+  logic [WORD_BITS-1:0] arrives_word;
+  always_ff @(posedge clk) begin
+    if (clear) arrives <= 1'b0;
+    else if (run) begin
+      arrives <= weight_granted;
+      arrives_word <= weight_word;
+      arrives_zero <= weight_addr >= WEIGHT_BITS'(WEIGHT_WORDS);
+      if (arrives) begin
+        for (int k = 0; k < TAP_WORDS; k++) begin
+          if (arrives_word == WORD_BITS'(k)) taps_weights[k*COLS+:COLS] <= arrives_zero ? '0 : weight_data;
+        end
+      end
+    end
+  end
+
+  // Stage 1: words arrive and are kept until the step is complete.
+  logic [TAPS-1:0] served1, used1, pad1, used2;
+  logic ones1, finish1, first1, top1, end1, first_block1, end_word1;
+  logic [TAPS-1:0][63:0] taps;
+  // Stage 2: a plane of all taps; sums of three taps each.
+  logic finish2, first2, top2, end2, first_block2, end_word2;
+  // Stage 3: the local sum.
+  logic finish3, first3, end3, first_block3, end_word3;
+  logic [2:0] negative3;
+  // Stage 4: the main sum.
+  logic end4, first_block4, end_word4;
+
+  always_ff @(posedge clk) begin
+    if (clear) begin
+      served1 <= '0;
+      finish1 <= 1'b0;
+      finish2 <= 1'b0;
+      finish3 <= 1'b0;
+      end4 <= 1'b0;
+    end else if (run) begin
+      served1 <= served;
+      used1 <= step_used;
+      pad1 <= step_pad;
+      ones1 <= step_ones;
+      finish1 <= step_finishes;
+      first1 <= step_first;
+      top1 <= step_top;
+      end1 <= step_end;
+      first_block1 <= step_first_block;
+      end_word1 <= step_end_word;
+      for (int t = 0; t < TAPS; t++) begin
+        if (served1[t]) taps[t] <= data[t];
+        else if (finish1 && pad1[t]) taps[t] <= {64{ones1}};
+      end
+      {finish2, used2, first2, top2, end2, first_block2, end_word2}
+          <= {finish1, used1, first1, top1, end1, first_block1, end_word1};
+      {finish3, first3, end3, first_block3, end_word3} <= {finish2, first2, end2, first_block2, end_word2};
+      if (add) negative3 <= {1'b0, btop2 && bsigned, top2 && asigned};
+      else negative3 <= {3{top2 && asigned}};
+      end4 <= finish3 && end3;
+      first_block4 <= first_block3;
+      end_word4 <= end_word3;
+    end
+  end
+
+  // Whether the plane in stage 2 is the top one of the second operand.
+  logic btop1, btop2, step_btop;
+  always_ff @(posedge clk) begin
+    if (run) begin
+      if (put) step_btop <= plane == bbits;
+      btop1 <= step_btop;
+      btop2 <= btop1;
+    end
+  end
+
+  // Result buffers.
+  logic [1:0] filled;
+  logic write_to, read_from;
+  logic fill;
+  assign fill = end4 && end_word4;
+  assign result = filled[read_from];
+  always_ff @(posedge clk) begin
+    if (clear) begin
+      filled <= '0;
+      write_to <= 1'b0;
+      read_from <= 1'b0;
+    end else if (run) begin
+      if (accepted_last) begin
+        filled[read_from] <= 1'b0;
+        read_from <= !read_from;
+      end
+      if (fill) begin
+        filled[write_to] <= 1'b1;
+        write_to <= !write_to;
+      end
+    end
+  end
+
+  logic [31:0] held[2][LANES];
+  always_comb for (int c = 0; c < COLS; c++) sums[c] = held[read_from][6'(segment * 6'(COLS)) + 6'(c)];
+
+  // Words of a packed input, shifted by a pixel against each other: the taps of all its pixels.
+  logic [TAPS-1:0][63:0] words;
+  always_comb begin
+    words = taps;
+    if (lgs != '0) begin
+      for (int r = 0; r < 3; r++) begin
+        words[3*r] = 64'({taps[3*r+1], taps[3*r]} >> (7'd64 - (7'd64 >> lgs)));
+        words[3*r+2] = 64'({taps[3*r+2], taps[3*r+1]} >> (7'd64 >> lgs));
+      end
+    end
+  end
+
+  for (genvar l = 0; l < LANES; l++) begin : lane
+    logic [TAPS-1:0] bits;
+    logic [TAPS-1:0][7:0] weights;
+    logic [31:0] total;
+    for (genvar t = 0; t < TAPS; t++) begin : tap
+      assign bits[t] = words[t][l] && used2[t];
+      assign weights[t] = taps_weights[t*8+l/8][8*(l%8)+:8];
+    end
+    npu_lane unit (
+        .clk(clk),
+        .weighted(weighted),
+        .maximum(maximum),
+        .add(add),
+        .ma(ma),
+        .mb(mb),
+        .step_en(run && finish2),
+        .bits(bits),
+        .counts(used2),
+        .weights(weights),
+        .first_plane(first2),
+        .negative_plane(asigned && top2),
+        .local_en(run && finish3),
+        .local_set(first3),
+        .subtract(negative3),
+        .main_en(run && end4),
+        .main_set(first_block4),
+        .total(total)
+    );
+    always_ff @(posedge clk) if (run && fill) held[write_to][l] <= total;
+  end
+endmodule

@@ -1,0 +1,87 @@
+// The host's port: state, start and reset, counters, the watchdog. Section 7 of the specification.
+module npu_control
+  import npu_pkg::*;
+  import npu_types::*;
+(
+    input logic clk,
+    input logic rst_n,
+    input logic ctl_write,
+    input logic ctl_read,
+    input logic [19:0] ctl_addr,
+    input logic [63:0] ctl_wdata,
+    output logic [63:0] ctl_rdata,
+    output logic irq,
+    // The chip works in this cycle; all state but memories is cleared at its end.
+    output logic run,
+    output logic clear,
+    output logic [3:0][15:0] entries,
+    output logic program_write,
+    // How this cycle went.
+    input logic all_ended,
+    input logic illegal,
+    input logic [1:0] illegal_queue,
+    input logic [15:0] illegal_pc,
+    input logic progress,
+    // Bit n: counter 4 + n advances.
+    input logic [7:0] count
+);
+  localparam logic [1:0] IDLE = 2'd0, RUN = 2'd1, DONE = 2'd2, ERROR = 2'd3;
+  localparam int COUNTER = 48;
+  localparam int WATCH = $clog2(WATCHDOG + 1);
+
+  logic [1:0] state;
+  logic [3:0] error;
+  logic [1:0] queue;
+  logic [15:0] pc;
+  logic [COUNTER-1:0] cycles;
+  logic [7:0][COUNTER-1:0] counters;
+  logic [WATCH-1:0] idle;
+  logic command, soft_reset, start;
+
+  assign command = ctl_write && ctl_addr == 20'd0;
+  assign soft_reset = command && ctl_wdata[1];
+  assign start = command && ctl_wdata[0] && !ctl_wdata[1] && (state == IDLE || state == DONE);
+  assign run = state == RUN;
+  assign clear = !rst_n || soft_reset || start;
+  assign irq = state == DONE || state == ERROR;
+  assign program_write = ctl_write && ctl_addr[19] && (state == IDLE || state == DONE);
+
+  always_ff @(posedge clk) begin
+    if (!rst_n || soft_reset) begin
+      state <= IDLE;
+      error <= '0;
+      queue <= '0;
+      pc <= '0;
+    end else if (start) state <= RUN;
+    else if (run) begin
+      if (illegal) begin
+        state <= ERROR;
+        error <= 4'd1;
+        queue <= illegal_queue;
+        pc <= illegal_pc;
+      end else if (all_ended) state <= DONE;
+      else if (!progress && idle == WATCH'(WATCHDOG - 1)) begin
+        state <= ERROR;
+        error <= 4'd2;
+      end
+    end
+    if (clear) begin
+      idle <= '0;
+      cycles <= '0;
+      counters <= '0;
+    end else if (run) begin
+      idle <= progress ? '0 : idle + WATCH'(1);
+      cycles <= cycles + COUNTER'(1);
+      for (int n = 0; n < 8; n++) counters[n] <= counters[n] + COUNTER'(count[n]);
+    end
+    if (!rst_n) entries <= '0;
+    else if (ctl_write && ctl_addr == 20'd2) entries <= ctl_wdata;
+    if (ctl_read) begin
+      ctl_rdata <= '0;
+      if (ctl_addr == 20'd1) ctl_rdata <= {32'b0, pc, 6'b0, queue, error, 2'b0, state};
+      if (ctl_addr == 20'd3) ctl_rdata <= 64'(cycles);
+      if (ctl_addr[19:4] == '0 && ctl_addr[3:0] >= 4'd4 && ctl_addr[3:0] < 4'd12)
+        ctl_rdata <= 64'(counters[3'(ctl_addr[3:0]-4'd4)]);
+    end
+  end
+endmodule

@@ -1,0 +1,336 @@
+// The post unit: sums to planes in the activation memory. Sections 4 and 6.7 of the specification.
+module npu_post
+  import npu_pkg::*;
+  import npu_types::*;
+(
+    input logic clk,
+    input logic clear,
+    input logic run,
+    // Instructions that start.
+    input logic array_start,
+    input logic [511:0] array_instruction,
+    input logic aux_start,
+    input logic [511:0] aux_instruction,
+    // The array's tile.
+    input logic tile_pending,
+    output logic [ROW_BITS-1:0] tile_row,
+    input logic [COLS:0][31:0] tile_main,
+    output logic tile_accepted,
+    // The auxiliary unit's result.
+    input logic result,
+    output logic [2:0] result_segment,
+    input logic [COLS-1:0][31:0] result_sums,
+    output logic result_accepted,
+    output logic accepted,
+    // Parameter memory and tables.
+    output logic param_read,
+    output logic [PARAM_BITS-1:0] param_addr,
+    input logic [COLS-1:0][63:0] param_data,
+    output logic [COLS-1:0][11:0] table_addr,
+    input logic [COLS-1:0][7:0] table_data,
+    // Activation memory.
+    output logic writes,
+    output logic [BANKS-1:0] write,
+    output logic [BANKS-1:0][BANK_ROW-1:0] write_row,
+    output logic [BANKS-1:0][63:0] write_data,
+    output logic [63:0] write_mask,
+    output logic array_done,
+    output logic aux_done
+);
+  localparam int COUNT_BITS = 5;
+
+  // Instructions whose vectors may be anywhere in the pipeline: two of the array, one of the auxiliary unit.
+  logic [511:0] contexts[3];
+  logic start_to, head;
+  logic [1:0] waiting;
+
+  // ---- The array's side: the next vector.
+  logic [511:0] ai;
+  logic [18:0] a_pixels;
+  // Place of the next vector, its pixel in the row; and those of the first row of the tile.
+  logic [PIXEL_BITS-1:0] a_position, a_position_next, a_first;
+  logic [11:0] a_ox, a_ox_next, a_first_ox;
+  logic [ROW_BITS-1:0] a_row;
+  logic [1:0] a_phase;
+  logic [9:0] a_tile;
+  logic [5:0] a_lane;
+  logic [ADDR-1:0] a_group;
+  logic [PARAM_BITS-1:0] a_param;
+  logic a_accept, a_step, a_last_row, a_last_tile, a_last;
+  logic [511:0] a_next;
+  logic a_load;
+  assign ai = contexts[{1'b0, head}];
+  assign a_accept = run && tile_pending && !result;
+  // All of a vector is accepted: raw ones take four turns.
+  assign a_step = a_accept && (!ai[CONV_RAW_LSB] || a_phase == 2'd3);
+  assign a_last_row = 19'(a_row) + 19'd1 == a_pixels || a_row == ROW_BITS'(ROWS - 1);
+  assign a_last_tile = a_tile == ai[CONV_CT_LSB+:10];
+  assign a_last = a_step && a_last_row && a_last_tile && a_pixels <= 19'(ROWS);
+  assign tile_row = a_row;
+  assign tile_accepted = a_step && a_last_row;
+  assign a_position_next = a_position + PIXEL_BITS'(1)
+      + (a_ox == ai[CONV_OW_LSB+:12] ? PIXEL_BITS'(ai[CONV_OGAP_LSB+:6]) : '0);
+  assign a_ox_next = a_ox == ai[CONV_OW_LSB+:12] ? '0 : a_ox + 12'd1;
+  // Counters are those of the next instruction from its start, or from the end of the one before.
+  assign a_load = array_start ? waiting == 2'd0 || (waiting == 2'd1 && a_last) : waiting == 2'd2 && a_last;
+  assign a_next = array_start ? array_instruction : contexts[{1'b0, !head}];
+
+  // ---- The auxiliary unit's side.
+  logic [511:0] xi;
+  logic x_add, x_pinc;
+  logic [18:0] x_pixels;
+  logic [PIXEL_BITS-1:0] x_position;
+  logic [11:0] x_ox;
+  logic [7:0] x_groups;
+  logic [2:0] x_segment;
+  logic [1:0] x_phase;
+  logic [ADDR-1:0] x_group;
+  logic [PARAM_BITS-1:0] x_param;
+  logic x_accept, x_step, x_last_segment, x_last_pixel, x_last;
+  logic [6:0] x_channels, x_first;
+  logic [5:0] x_lane0;
+  logic [6:0] x_lane;
+  assign xi = contexts[2];
+  assign x_add = xi[3:0] == OP_ADD;
+  assign x_pinc = x_add ? xi[ADD_PINC_LSB] : xi[AUX_PINC_LSB];
+  assign x_accept = run && result;
+  assign x_step = x_accept && (!xi[AUX_RAW_LSB] || x_phase == 2'd3);
+  assign x_channels = x_groups == '0 ? 7'(xi[AUX_CL_LSB+:6]) + 7'd1 : 7'd64;
+  assign x_first = 7'(x_segment) * 7'(COLS);
+  assign x_last_segment = x_first + 7'(COLS) >= x_channels;
+  assign x_last_pixel = x_pixels == 19'd1;
+  assign x_last = x_step && x_last_segment && x_last_pixel && x_groups == '0;
+  assign x_lane0 = x_add ? '0 : xi[AUX_LANE0_LSB+:6];
+  assign x_lane = 7'(x_lane0) + x_first;
+  assign result_segment = x_segment;
+  assign result_accepted = x_step && x_last_segment;
+
+  assign accepted = a_accept || x_accept;
+  assign param_read = accepted;
+  assign param_addr = a_accept ? a_param : x_pinc ? x_param + PARAM_BITS'(x_segment) : x_param;
+
+  always_ff @(posedge clk) begin
+    if (clear) begin
+      start_to <= 1'b0;
+      head <= 1'b0;
+      waiting <= '0;
+      a_row <= '0;
+      a_phase <= '0;
+      x_segment <= '0;
+      x_phase <= '0;
+    end else if (run) begin
+      waiting <= waiting + 2'(array_start) - 2'(a_last);
+      if (array_start) begin
+        contexts[{1'b0, start_to}] <= array_instruction;
+        start_to <= !start_to;
+      end
+      if (a_accept) a_phase <= a_step ? '0 : a_phase + 2'd1;
+      if (a_step) begin
+        a_row <= a_last_row ? '0 : a_row + ROW_BITS'(1);
+        a_position <= a_position_next;
+        a_ox <= a_ox_next;
+        if (a_last_row) begin
+          a_tile <= a_tile + 10'd1;
+          a_param <= a_param + PARAM_BITS'(1);
+          a_lane <= a_lane + 6'(COLS);
+          if (7'(a_lane) + 7'(COLS) >= 7'd64) a_group <= a_group + ai[CONV_OGS_LSB+:24];
+          a_position <= a_first;
+          a_ox <= a_first_ox;
+          if (a_last_tile) begin
+            a_position <= a_position_next;
+            a_first <= a_position_next;
+            a_ox <= a_ox_next;
+            a_first_ox <= a_ox_next;
+            a_tile <= '0;
+            a_param <= PARAM_BITS'(ai[CONV_PAR_LSB+:16]);
+            a_lane <= ai[CONV_LANE0_LSB+:6];
+            a_group <= ai[CONV_OBASE_LSB+:24];
+            a_pixels <= a_pixels - 19'(ROWS);
+          end
+        end
+      end
+      if (a_last) head <= !head;
+      if (a_load) begin
+        a_tile <= '0;
+        a_param <= PARAM_BITS'(a_next[CONV_PAR_LSB+:16]);
+        a_lane <= a_next[CONV_LANE0_LSB+:6];
+        a_group <= a_next[CONV_OBASE_LSB+:24];
+        a_pixels <= 19'(a_next[CONV_N_LSB+:18]) + 19'd1;
+        a_position <= PIXEL_BITS'(a_next[CONV_P0_LSB+:6]);
+        a_first <= PIXEL_BITS'(a_next[CONV_P0_LSB+:6]);
+        a_ox <= '0;
+        a_first_ox <= '0;
+      end
+
+      if (x_accept) x_phase <= x_step ? '0 : x_phase + 2'd1;
+      if (x_step) begin
+        x_segment <= x_last_segment ? '0 : x_segment + 3'd1;
+        if (x_last_segment) begin
+          x_pixels <= x_pixels - 19'd1;
+          x_position <= x_position + PIXEL_BITS'(1) + (x_ox == xi[AUX_OW_LSB+:12] ? PIXEL_BITS'(xi[AUX_OGAP_LSB+:6]) : '0);
+          x_ox <= x_ox == xi[AUX_OW_LSB+:12] ? '0 : x_ox + 12'd1;
+          if (x_last_pixel) begin
+            x_pixels <= 19'(xi[AUX_N_LSB+:18]) + 19'd1;
+            x_position <= PIXEL_BITS'(xi[AUX_P0_LSB+:6]);
+            x_ox <= '0;
+            x_groups <= x_groups - 8'd1;
+            x_group <= x_group + xi[AUX_OGS_LSB+:24];
+            if (x_pinc) x_param <= x_param + PARAM_BITS'(64 / COLS);
+          end
+        end
+      end
+      if (aux_start) begin
+        contexts[2] <= aux_instruction;
+        x_pixels <= 19'(aux_instruction[AUX_N_LSB+:18]) + 19'd1;
+        // In `add`, where these fields are not, there are zeros.
+        x_position <= PIXEL_BITS'(aux_instruction[AUX_P0_LSB+:6]);
+        x_ox <= '0;
+        x_groups <= aux_instruction[AUX_CG_LSB+:8];
+        x_group <= aux_instruction[AUX_OBASE_LSB+:24];
+        x_param <= PARAM_BITS'(aux_instruction[AUX_PAR_LSB+:16]);
+      end
+    end
+  end
+
+  // ---- The pipeline. What belongs to a vector as a whole:
+  logic [POST_STAGES:1] valid, ends;
+  logic [6:1][1:0] src;
+  logic [2:1][1:0] phase;
+  logic [7:1][COUNT_BITS-1:0] elements;
+  logic [7:2][6:0] lane;
+  // Stage 1: dots, and the place in its parts.
+  logic [COLS-1:0][31:0] dots;
+  logic [31:0] row_sum;
+  logic bipolar, param_zero;
+  logic [PIXEL_BITS-1:0] position;
+  logic [ADDR-1:0] group1;
+  logic [5:0] lane_in1;
+  logic [511:0] i1, i6;
+  logic [2:0] lgpo1;
+  logic [5:0] in_word1;
+  logic [6:0] lane1;
+  // Stage 2: acc; from there on the address of the first plane.
+  logic [COLS-1:0][31:0] acc;
+  logic [COLS-1:0][31:0] scale;
+  logic [6:2][ADDR-1:0] address;
+  logic [COLS-1:0][7:0] byte2;
+  logic [6:3][COLS-1:0][7:0] bytes;
+  // Stage 6: y, which addresses the tables.
+  logic [COLS-1:0][8:0] y;
+  // Stage 7: the byte, its planes.
+  logic [COLS-1:0][7:0] y7;
+  logic table7;
+  logic [7:0] planes7;
+  logic [BANK_BITS-1:0] bank7;
+  logic [7:0][BANK_ROW-1:0] rows7;
+  // Stage 8: what is written.
+
+  assign i1 = contexts[src[1]];
+  assign i6 = contexts[src[6]];
+  assign lgpo1 = i1[CONV_LGPO_LSB+:3];
+  assign in_word1 = 6'((13'(position[5:0]) << 6) >> lgpo1);
+  assign lane1 = 7'(in_word1) + 7'(lane_in1);
+
+  always_ff @(posedge clk) begin
+    if (clear) begin
+      valid <= '0;
+    end else if (run) begin
+      valid <= {valid[POST_STAGES-1:1], accepted};
+      ends <= {ends[POST_STAGES-1:1], a_accept ? a_last : x_last};
+      src <= {src[5:1], a_accept ? {1'b0, head} : SRC_AUX};
+      phase <= {phase[1], a_accept ? a_phase : x_phase};
+
+      // Stage 1.
+      for (int c = 0; c < COLS; c++) dots[c] <= a_accept ? tile_main[c] : result_sums[c];
+      row_sum <= tile_main[COLS];
+      bipolar <= a_accept && ai[CONV_WBIP_LSB];
+      param_zero <= param_addr >= PARAM_BITS'(PARAM_VECTORS);
+      if (a_accept) begin
+        elements[1] <= a_last_tile ? COUNT_BITS'(ai[CONV_COL_LSB+:4]) + COUNT_BITS'(1) : COUNT_BITS'(COLS);
+        position <= a_position;
+        group1 <= a_group;
+        lane_in1 <= a_lane;
+      end else begin
+        elements[1] <= x_last_segment ? COUNT_BITS'(x_channels - x_first) : COUNT_BITS'(COLS);
+        position <= x_position;
+        group1 <= x_lane[6] ? x_group + xi[AUX_OGS_LSB+:24] : x_group;
+        lane_in1 <= x_lane[5:0];
+      end
+
+      // Stage 2.
+      for (int c = 0; c < COLS; c++) begin
+        acc[c] <= (bipolar ? (dots[c] << 1) - row_sum : dots[c]) + (param_zero ? '0 : param_data[c][31:0]);
+        scale[c] <= param_zero ? '0 : param_data[c][63:32];
+      end
+      address[2] <= group1 + ADDR'(position >> lgpo1)
+          + (i1[CONV_RAW_LSB] ? times({1'b0, phase[1]}, plane_stride(i1[CONV_OPS_LSB+:16]) << 3) : '0);
+      for (int s = 2; s <= 7; s++) elements[s] <= elements[s-1];
+      lane[2] <= lane1;
+      for (int s = 3; s <= 7; s++) lane[s] <= lane[s-1];
+
+      // Stages 3 to 6: the requantizers, see below.
+      for (int s = 3; s <= 6; s++) address[s] <= address[s-1];
+      bytes <= {bytes[5:3], byte2};
+
+      // Stage 7.
+      for (int c = 0; c < COLS; c++) y7[c] <= i6[CONV_RAW_LSB] ? bytes[6][c] : y[c][7:0];
+      table7 <= i6[CONV_TEN_LSB] && !i6[CONV_RAW_LSB];
+      bank7 <= address[6][BANK_BITS-1:0];
+      for (int p = 0; p < 8; p++) begin
+        planes7[p] <= i6[CONV_RAW_LSB] || 3'(p) <= i6[CONV_OBITS_LSB+:3];
+        rows7[p] <= BANK_ROW'((address[6] + times(3'(p), plane_stride(i6[CONV_OPS_LSB+:16]))) >> BANK_BITS);
+      end
+    end
+  end
+
+  for (genvar c = 0; c < COLS; c++) begin : column
+    assign byte2[c] = 8'(acc[c] >> {phase[2], 3'b0});
+    npu_requantize requantize (
+        .clk(clk),
+        .en(run),
+        .acc(acc[c]),
+        .scale(scale[c]),
+        .zero(i6[CONV_ZERO_LSB+:9]),
+        .lo(i6[CONV_LO_LSB+:9]),
+        .hi(i6[CONV_HI_LSB+:9]),
+        .y(y[c])
+    );
+    assign table_addr[c] = {i6[CONV_TSEL_LSB+:4], y[c][7:0]};
+  end
+
+  // Planes of the vector, in the lanes it belongs to; bank b gets plane (b - first bank).
+  logic [7:0][COLS-1:0] planes;
+  logic [63:0] lanes;
+  logic [BANKS-1:0][BANK_BITS-1:0] plane_of;
+  always_comb begin
+    for (int b = 0; b < BANKS; b++) plane_of[b] = BANK_BITS'(b) - bank7;
+    for (int c = 0; c < COLS; c++) begin
+      for (int p = 0; p < 8; p++) planes[p][c] = table7 ? table_data[c][p] : y7[c][p];
+    end
+    lanes = '0;
+    for (int c = 0; c < COLS; c++) lanes[c] = COUNT_BITS'(c) < elements[7];
+  end
+  always_ff @(posedge clk) begin
+    if (clear) write <= '0;
+    else if (run) begin
+      write_mask <= lanes << lane[7];
+      for (int b = 0; b < BANKS; b++) begin
+        write[b] <= valid[7] && 5'(plane_of[b]) < 5'd8 && planes7[plane_of[b][2:0]];
+        write_row[b] <= rows7[plane_of[b][2:0]];
+        write_data[b] <= {{64 - COLS{1'b0}}, planes[plane_of[b][2:0]]} << lane[7];
+      end
+    end
+  end
+  assign writes = valid[8];
+
+  // The last vector is written in this cycle.
+  logic [1:0] src7, src8;
+  always_ff @(posedge clk) begin
+    if (run) begin
+      src7 <= src[6];
+      src8 <= src7;
+    end
+  end
+  assign array_done = run && valid[8] && ends[8] && src8 != SRC_AUX;
+  assign aux_done = run && valid[8] && ends[8] && src8 == SRC_AUX;
+endmodule
