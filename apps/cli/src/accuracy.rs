@@ -4,7 +4,7 @@ use std::{sync::mpsc, thread, time::Instant};
 
 use anyhow::{Result, bail};
 use qing::{
-    Tensor,
+    Graph, Tensor,
     data::{Dataset, Feed},
 };
 
@@ -38,6 +38,18 @@ impl Accuracy {
     pub(crate) fn top5(&self) -> f64 {
         self.top5 as f64 / self.samples.max(1) as f64
     }
+}
+
+/// How often each of some networks is right, on the same samples.
+pub(crate) fn top1_of(
+    graphs: &[&Graph],
+    data: &Dataset,
+    feed: &Feed,
+    batch: usize,
+    threads: usize,
+) -> Result<Vec<f64>> {
+    let one = |graph: &&Graph| Ok(measure(&mut Runner::new(graph, threads), data, feed, batch, "evaluate")?.top1());
+    graphs.iter().map(one).collect()
 }
 
 /// Shows all samples to the network, reading and preprocessing on another thread.

@@ -130,10 +130,7 @@ fn show(args: &Args, found: &Comparison, accuracy: Option<[f64; 2]>) -> Result<(
     }
     output::line("")?;
     let Some(end) = found.pairs.last() else { return Ok(()) };
-    let db = |v: Option<f64>| {
-        v.map_or("silent".to_string(), |db| if db >= 200.0 { "equal".into() } else { format!("{db:.1} dB") })
-    };
-    output::line(&format!("output: {}, over {} samples", db(end.snr_db), found.samples))?;
+    output::line(&format!("output: {}, over {} samples", snr(end.snr_db), found.samples))?;
     match found.parting.first().map(|i| &found.pairs[*i]) {
         None => output::line("nowhere do they part: every value compared is equal")?,
         Some(worst) => output::line(&format!(
@@ -158,12 +155,16 @@ fn show(args: &Args, found: &Comparison, accuracy: Option<[f64; 2]>) -> Result<(
     Ok(())
 }
 
-fn row(p: &Pair, mark: Option<usize>) -> [String; 11] {
-    let snr = match p.snr_db {
+/// A ratio of signal to noise; of a value that is nothing but zeros there is none.
+fn snr(db: Option<f64>) -> String {
+    match db {
         None => "silent".into(),
         Some(db) if db >= 200.0 => "equal".into(),
         Some(db) => format!("{db:.1} dB"),
-    };
+    }
+}
+
+fn row(p: &Pair, mark: Option<usize>) -> [String; 11] {
     let short = |ty: &str| ty.split('[').next().unwrap_or_default().to_string();
     [
         output::name(&p.a),
@@ -171,7 +172,7 @@ fn row(p: &Pair, mark: Option<usize>) -> [String; 11] {
         if p.a == p.b { String::new() } else { output::name(&p.b) },
         short(&p.a_type),
         short(&p.b_type),
-        snr,
+        snr(p.snr_db),
         p.cosine.map_or("–".into(), |c| format!("{c:.5}")),
         format!("{:.3}", p.max_error),
         format!("{:.3}", p.max_value),

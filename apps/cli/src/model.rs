@@ -2,8 +2,10 @@
 
 use std::{fs, path::Path};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use qing::{Graph, PlanOptions, Prepacked, data::zoo, formats};
+
+use crate::run::has_extension;
 
 /// A model and where it came from.
 #[derive(Debug)]
@@ -45,6 +47,23 @@ pub(crate) fn load(text: &str) -> Result<Model> {
     };
     let name = path.file_stem().map_or_else(|| "model".into(), |s| s.to_string_lossy().into_owned());
     Ok(Model { name, file_bytes: file_bytes(path), graph, prepacked, entry: None })
+}
+
+/// Refuses a name that says no format that networks are written in.
+pub(crate) fn check_output(path: &Path) -> Result<()> {
+    let known = has_extension(path, "onnx") || has_extension(path, "qing");
+    ensure!(known, "{}: .onnx and .qing can be written", path.display());
+    Ok(())
+}
+
+/// Writes a network in the format that its name says, which [`check_output`] has let pass.
+pub(crate) fn write(graph: &Graph, path: &Path) -> Result<()> {
+    if has_extension(path, "qing") {
+        formats::qing::write(graph, path)?;
+    } else {
+        formats::onnx::write(graph, path, &formats::onnx::WriteOptions::default())?;
+    }
+    Ok(())
 }
 
 /// Size of a model on disk, with the weights an ONNX file keeps beside itself.

@@ -2,14 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
-use qing::{
-    formats,
-    lighten::{
-        LightenError,
-        search::{Budget, parse_budgets},
-        sparsify::channels::{Importance, PruneOptions, PruneReport, prune},
-    },
+use anyhow::Result;
+use qing::lighten::{
+    LightenError,
+    search::{Budget, parse_budgets},
+    sparsify::channels::{Importance, PruneOptions, PruneReport, prune},
 };
 use serde_json::json;
 
@@ -20,8 +17,6 @@ use crate::{
     output::{self, count, percent},
     process,
     progress::Progress,
-    run::has_extension,
-    runner::Runner,
     table::Table,
 };
 
@@ -104,8 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let model = model::load(&args.model)?;
     let feeds = Feeds::new(&model.graph, &args.preprocess)?;
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}-pruned.onnx", model.name)));
-    let known = has_extension(&output, "onnx") || has_extension(&output, "qing");
-    ensure!(known, "{}: .onnx and .qing can be written", output.display());
+    model::check_output(&output)?;
     let test = args.evaluate.as_ref().map(|spec| feeds::open("--evaluate", spec, args.limit)).transpose()?;
     let batches = match &args.calibrate {
         Some(spec) => feeds.batches(spec, args.calibration_limit, BATCH)?,
@@ -129,18 +123,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(p) = feeds.preprocess() {
         pruned.graph.metadata.extend(p.to_metadata());
     }
-    if has_extension(&output, "qing") {
-        formats::qing::write(&pruned.graph, &output)?;
-    } else {
-        formats::onnx::write(&pruned.graph, &output, &formats::onnx::WriteOptions::default())?;
-    }
-    let mut accuracies = vec![];
-    if let Some(data) = &test {
-        for graph in [&model.graph, &pruned.graph] {
-            let mut runner = Runner::new(graph, threads);
-            accuracies.push(accuracy::measure(&mut runner, data, feeds.only()?, BATCH, "evaluate")?.top1());
-        }
-    }
+    model::write(&pruned.graph, &output)?;
+    let accuracies = match &test {
+        Some(data) => accuracy::top1_of(&[&model.graph, &pruned.graph], data, feeds.only()?, BATCH, threads)?,
+        None => vec![],
+    };
     if args.json {
         return output::json(&json!({
             "report": pruned.report, "accuracy_before": accuracies.first(), "accuracy_after": accuracies.get(1),

@@ -3,12 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use qing::{
-    formats,
-    lighten::{
-        LightenError,
-        sparsify::weights::{Pattern, SparseLayer, SparsifyOptions, sparsify},
-    },
+use qing::lighten::{
+    LightenError,
+    sparsify::weights::{Pattern, SparseLayer, SparsifyOptions, sparsify},
 };
 use serde_json::json;
 
@@ -19,8 +16,6 @@ use crate::{
     output::{self, count, percent},
     process,
     progress::Progress,
-    run::has_extension,
-    runner::Runner,
     table::Table,
 };
 
@@ -78,8 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let model = model::load(&args.model)?;
     let feeds = Feeds::new(&model.graph, &args.preprocess)?;
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}-sparse.onnx", model.name)));
-    let known = has_extension(&output, "onnx") || has_extension(&output, "qing");
-    ensure!(known, "{}: .onnx and .qing can be written", output.display());
+    model::check_output(&output)?;
     let spec = match (&args.calibrate, model.entry) {
         (None, Some(_)) => Some(format!("{}:calibrate", args.model)),
         (given, _) => given.clone(),
@@ -102,18 +96,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(p) = feeds.preprocess() {
         made.graph.metadata.extend(p.to_metadata());
     }
-    if has_extension(&output, "qing") {
-        formats::qing::write(&made.graph, &output)?;
-    } else {
-        formats::onnx::write(&made.graph, &output, &formats::onnx::WriteOptions::default())?;
-    }
-    let mut accuracies = vec![];
-    if let Some(data) = &test {
-        for graph in [&model.graph, &made.graph] {
-            let mut runner = Runner::new(graph, threads);
-            accuracies.push(accuracy::measure(&mut runner, data, feeds.only()?, BATCH, "evaluate")?.top1());
-        }
-    }
+    model::write(&made.graph, &output)?;
+    let accuracies = match &test {
+        Some(data) => accuracy::top1_of(&[&model.graph, &made.graph], data, feeds.only()?, BATCH, threads)?,
+        None => vec![],
+    };
     if args.json {
         return output::json(&json!({ "layers": made.layers, "accuracy": accuracies, "output": output }));
     }

@@ -74,17 +74,20 @@ impl SparseConv {
     /// Whether weights have so many zeros that [`SparseConv::pays`] may hold once they are packed: cheap to ask.
     #[must_use]
     pub fn may_pay(isa: Isa, weights: IntegerSource<'_>) -> bool {
+        if !(AVX512 && isa == Isa::Avx512 && has_vbmi()) {
+            return false;
+        }
         let enough = || {
             let weights: &[i8] = weights;
             let zeros = weights.iter().filter(|w| **w == 0).count();
             i32::from(100 * zeros >= FEWEST_ZEROS * weights.len())
         };
         let asked = prepacked::integers::<Infallible>(Tag::new("sparse", &[]), 1, || Ok(vec![enough()]));
-        AVX512 && isa == Isa::Avx512 && has_vbmi() && asked == Ok(vec![1])
+        asked == Ok(vec![1])
     }
 
     /// Whether this is the kernel to choose rather than that of eight-bit weights: where it has instructions of its own, and by the
-    /// slots that `bench_sparse` measured.
+    /// slots it takes.
     #[must_use]
     pub fn pays(&self) -> bool {
         AVX512 && self.conv.isa == Isa::Avx512 && has_vbmi() && self.slots.time() <= MOST_TIME

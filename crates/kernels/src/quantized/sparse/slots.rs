@@ -12,7 +12,7 @@ pub(super) const LINE: usize = LANES * TAPS;
 /// Slots of a window in which all products are computed.
 const DENSE: usize = WINDOW / TAPS;
 
-/// Time of a pick slot where that of a block slot is 1, measured by `bench_sparse`.
+/// Time of a pick slot where that of a block slot is 1, by the instructions it takes: an estimate until `bench_lowbit` has been run.
 const PICK_TIME: f64 = 1.6;
 /// Time that a window takes besides, if it has pick slots.
 const WINDOW_TIME: f64 = 0.5;
