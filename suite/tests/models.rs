@@ -131,7 +131,7 @@ fn all_models() -> Vec<PathBuf> {
 /// Values between 0 and 1, or the integers of the type, for an input; what is not known of its shape is 1.
 fn noise(ty: &Type) -> Tensor {
     let shape: Vec<usize> = ty.shape.iter().flatten().map(|d| if let Dim::Known(n) = d { *n } else { 1 }).collect();
-    let hash = |i: usize| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32;
+    let hash = |i: usize| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32;
     let count = shape.iter().product();
     let values = (0..count).map(|i| f64::from(hash(i)) / f64::from(1 << 24));
     let tensor = if ty.element.is_float() {
