@@ -12,6 +12,7 @@ from engines import CONVERTER, ENGINES, HERE, ROOT, RUST, WORK
 ALONE = ["pnnx==20261020"]
 
 
+# One after the other: the first two pin different versions of the same runtime, and work with the later one's.
 CONVERTER_NEEDS = ["onnx2tf==2.6.9", "ai-edge-quantizer==0.10.0", "pillow==13.0.0"]
 
 
@@ -74,7 +75,8 @@ def install_converter():
         return
     say("installing the converter to LiteRT")
     subprocess.run([newer, "-m", "venv", "--clear", folder], check=True)
-    subprocess.run([CONVERTER, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *CONVERTER_NEEDS], check=True)
+    for package in CONVERTER_NEEDS:
+        subprocess.run([CONVERTER, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package], check=True)
     finished(folder, wanted)
 
 
