@@ -1,6 +1,9 @@
 //! Speed of the kernels below eight bits against the kernels of bytes on the same layers, one after the other in turn.
 //!
-//! `cargo run --release -p qing-kernels --example bench_lowbit [threads] [isa]`
+//! `cargo run --release -p qing-kernels --example bench_lowbit [threads] [isa] [count]`
+//!
+//! With `count` nothing is timed: what runs is only named, and every run lies between two marks, for an emulator to count
+//! what is executed (`bench/instructions.py`).
 
 use std::time::Instant;
 
@@ -9,8 +12,48 @@ use qing_kernels::quantized::{
 };
 use qing_kernels::{ConvGeometry, Isa, Pool};
 
-/// Seconds of each contestant: the least and the median of many runs, taken in turn so that all meet the same machine.
-fn race(contestants: &mut [Box<dyn FnMut() + '_>]) -> Vec<(f64, f64)> {
+/// What is told of a race.
+#[derive(Clone, Copy, PartialEq)]
+enum Meter {
+    /// Seconds.
+    Clock,
+    /// Marks for an emulator.
+    Marks,
+}
+
+/// Marks the begin or the end of what is to be counted: an instruction that does nothing.
+fn mark(begin: bool) {
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: hints without a meaning change nothing.
+    #[allow(unsafe_code)]
+    unsafe {
+        if begin {
+            std::arch::asm!("hint #126");
+        } else {
+            std::arch::asm!("hint #127");
+        }
+    }
+    let _ = begin;
+}
+
+/// Seconds of each contestant: the least and the median of many runs, taken in turn so that all meet the same machine. Nothing
+/// where they are only to be counted: then a line says what is, and each runs once between marks.
+fn race(
+    meter: Meter,
+    title: std::fmt::Arguments<'_>,
+    contestants: &mut [Box<dyn FnMut() + '_>],
+) -> Option<Vec<(f64, f64)>> {
+    if meter == Meter::Marks {
+        println!("{title}\t{}", contestants.len());
+        for run in contestants {
+            // Once before, for what is done only the first time.
+            run();
+            mark(true);
+            run();
+            mark(false);
+        }
+        return None;
+    }
     let mut times = vec![vec![]; contestants.len()];
     let begin = Instant::now();
     for round in 0..2000 {
@@ -23,13 +66,18 @@ fn race(contestants: &mut [Box<dyn FnMut() + '_>]) -> Vec<(f64, f64)> {
             break;
         }
     }
-    times
-        .into_iter()
-        .map(|mut t| {
-            t.sort_unstable_by(f64::total_cmp);
-            (t[0], t[t.len() / 2])
-        })
-        .collect()
+    let least_and_median = |mut t: Vec<f64>| {
+        t.sort_unstable_by(f64::total_cmp);
+        (t[0], t[t.len() / 2])
+    };
+    Some(times.into_iter().map(least_and_median).collect())
+}
+
+/// Prints what stands above a table.
+fn head(meter: Meter, lines: &str) {
+    if meter == Meter::Clock {
+        println!("{lines}");
+    }
 }
 
 /// A 3×3 layer over an image as ResNets have it at that depth.
@@ -75,7 +123,7 @@ fn requantize(channels: usize, hi: u8) -> Epilogue {
 }
 
 /// The convolutions: bits of weights (all values, or the symmetric ones) by bits of activations.
-fn planes(isa: Isa, pool: &Pool) {
+fn planes(meter: Meter, isa: Isa, pool: &Pool) {
     let kinds: [(&str, &[i8], usize); 5] = [
         ("1 × 1", &[-1, 1], 1),
         ("1 × 2", &[-1, 1], 2),
@@ -83,9 +131,12 @@ fn planes(isa: Isa, pool: &Pool) {
         ("2 × 2, −2…1", &[-2, -1, 0, 1], 2),
         ("2 × 1, −2…1", &[-2, -1, 0, 1], 1),
     ];
-    println!("\n3×3 convolutions over bit planes, from planes to planes and from bytes to bytes:\n");
-    println!("| layer | weights × activations | int8 µs | planes µs | ratio | of medians | bytes to bytes |");
-    println!("|---|---|---|---|---|---|---|");
+    head(
+        meter,
+        "\n3×3 convolutions over bit planes, from planes to planes and from bytes to bytes:\n\n\
+        | layer | weights × activations | int8 µs | planes µs | ratio | of medians | bytes to bytes |\n\
+        |---|---|---|---|---|---|---|",
+    );
     for channels in [64, 128, 256, 512] {
         let g = layer(channels);
         let random = noise(g.input_len().max(g.weights_len()));
@@ -104,20 +155,27 @@ fn planes(isa: Isa, pool: &Pool) {
             let plane_x: Vec<u32> = vec![0x5a5a_3c3c; planes * g.in_h * g.in_w * channels.div_ceil(32)];
             let mut plane_y = plane_x.clone();
             let mut y = vec![0; g.output_len()];
-            let (mut scratch, mut scratch_2) =
-                (vec![0; packed.scratch_bytes() + 64], vec![0; packed.scratch_bytes() + 64]);
+            let (mut scratch, mut scratch_2) = (
+                vec![0; packed.scratch_bytes(pool.threads()) + 64],
+                vec![0; packed.scratch_bytes(pool.threads()) + 64],
+            );
             let (scratch, scratch_2) = (aligned(&mut scratch), aligned(&mut scratch_2));
-            let times = race(&mut [
-                Box::new(|| conv.run(bytes, Output::U8(&mut conv_y), &mut conv_scratch, pool).expect("lengths")),
-                Box::new(|| {
-                    let y = BitOutput::Planes(&mut plane_y);
-                    packed.run(BitInput::Planes(&plane_x), y, scratch, pool).expect("lengths");
-                }),
-                Box::new(|| {
-                    packed.run(BitInput::Bytes(&codes_x), BitOutput::U8(&mut y), scratch_2, pool).expect("lengths");
-                }),
-            ]);
-            let [int8, bits, through] = times[..] else { unreachable!("three contestants") };
+            let title = format_args!("planes\t{channels}→{channels}, {}²\t{name}", g.in_h);
+            let times = race(
+                meter,
+                title,
+                &mut [
+                    Box::new(|| conv.run(bytes, Output::U8(&mut conv_y), &mut conv_scratch, pool).expect("lengths")),
+                    Box::new(|| {
+                        let y = BitOutput::Planes(&mut plane_y);
+                        packed.run(BitInput::Planes(&plane_x), y, scratch, pool).expect("lengths");
+                    }),
+                    Box::new(|| {
+                        packed.run(BitInput::Bytes(&codes_x), BitOutput::U8(&mut y), scratch_2, pool).expect("lengths");
+                    }),
+                ],
+            );
+            let Some([int8, bits, through]) = times.as_deref() else { continue };
             println!(
                 "| {channels}→{channels}, {}² | {name} | {:.1} | {:.1} | **{:.2}** | {:.2} | {:.2} |",
                 g.in_h,
@@ -132,10 +190,13 @@ fn planes(isa: Isa, pool: &Pool) {
 }
 
 /// Convolutions of bytes by weights that are narrow in memory.
-fn narrow(isa: Isa, pool: &Pool) {
-    println!("\n3×3 convolutions of bytes by weights that stay packed:\n");
-    println!("| layer | weights | int8 µs | packed µs | ratio | of medians | memory of weights |");
-    println!("|---|---|---|---|---|---|---|");
+fn narrow(meter: Meter, isa: Isa, pool: &Pool) {
+    head(
+        meter,
+        "\n3×3 convolutions of bytes by weights that stay packed:\n\n\
+        | layer | weights | int8 µs | packed µs | ratio | of medians | memory of weights |\n\
+        |---|---|---|---|---|---|---|",
+    );
     for channels in [64, 128, 256, 512] {
         let g = layer(channels);
         let random = noise(g.input_len().max(g.weights_len()));
@@ -151,30 +212,38 @@ fn narrow(isa: Isa, pool: &Pool) {
             let packed = packed.expect("a valid layer").expect("few bits");
             let mut scratch = vec![0; packed.scratch_bytes(pool.threads())];
             let mut y = vec![0; g.output_len()];
-            let times = race(&mut [
-                Box::new(|| conv.run(x, Output::U8(&mut conv_y), &mut conv_scratch, pool).expect("lengths")),
-                Box::new(|| packed.run(x, Output::U8(&mut y), &mut scratch, pool).expect("lengths")),
-            ]);
-            let [int8, few] = times[..] else { unreachable!("two contestants") };
+            let kind = packed.width().name();
+            let memory = 100.0 * packed.weight_bytes() as f64 / weights.len() as f64;
+            let title = format_args!("narrow\t{channels}→{channels}, {}²\t{kind}\t{memory:.1} %", g.in_h);
+            let times = race(
+                meter,
+                title,
+                &mut [
+                    Box::new(|| conv.run(x, Output::U8(&mut conv_y), &mut conv_scratch, pool).expect("lengths")),
+                    Box::new(|| packed.run(x, Output::U8(&mut y), &mut scratch, pool).expect("lengths")),
+                ],
+            );
+            let Some([int8, few]) = times.as_deref() else { continue };
             println!(
-                "| {channels}→{channels}, {}² | {} | {:.1} | {:.1} | **{:.2}** | {:.2} | {:.1} % |",
+                "| {channels}→{channels}, {}² | {kind} | {:.1} | {:.1} | **{:.2}** | {:.2} | {memory:.1} % |",
                 g.in_h,
-                packed.width().name(),
                 int8.0 * 1e6,
                 few.0 * 1e6,
                 int8.0 / few.0,
                 int8.1 / few.1,
-                100.0 * packed.weight_bytes() as f64 / weights.len() as f64
             );
         }
     }
 }
 
 /// Convolutions of bytes by weights of which three of four or more are zero.
-fn sparse(isa: Isa, pool: &Pool) {
-    println!("\n3×3 convolutions of bytes by sparse weights:\n");
-    println!("| layer | weights that are not zero | int8 µs | sparse µs | ratio | of medians | memory of weights |");
-    println!("|---|---|---|---|---|---|---|");
+fn sparse(meter: Meter, isa: Isa, pool: &Pool) {
+    head(
+        meter,
+        "\n3×3 convolutions of bytes by sparse weights:\n\n\
+        | layer | weights that are not zero | int8 µs | sparse µs | ratio | of medians | memory of weights |\n\
+        |---|---|---|---|---|---|---|",
+    );
     for channels in [64, 128, 256, 512] {
         let g = layer(channels);
         let random = noise(g.input_len().max(g.weights_len()));
@@ -199,11 +268,16 @@ fn sparse(isa: Isa, pool: &Pool) {
             let packed = packed.expect("a valid layer").expect("one group");
             let mut scratch = vec![0; packed.scratch_bytes(pool.threads())];
             let mut y = vec![0; g.output_len()];
-            let times = race(&mut [
-                Box::new(|| conv.run(x, Output::U8(&mut conv_y), &mut conv_scratch, pool).expect("lengths")),
-                Box::new(|| packed.run_adding(x, None, Output::U8(&mut y), &mut scratch, pool).expect("lengths")),
-            ]);
-            let [int8, few] = times[..] else { unreachable!("two contestants") };
+            let title = format_args!("sparse\t{channels}→{channels}, {}²\t{name}", g.in_h);
+            let times = race(
+                meter,
+                title,
+                &mut [
+                    Box::new(|| conv.run(x, Output::U8(&mut conv_y), &mut conv_scratch, pool).expect("lengths")),
+                    Box::new(|| packed.run_adding(x, None, Output::U8(&mut y), &mut scratch, pool).expect("lengths")),
+                ],
+            );
+            let Some([int8, few]) = times.as_deref() else { continue };
             println!(
                 "| {channels}→{channels}, {}² | {name} | {:.1} | {:.1} | **{:.2}** | {:.2} | {:.1} % |",
                 g.in_h,
@@ -218,27 +292,28 @@ fn sparse(isa: Isa, pool: &Pool) {
 }
 
 /// One row by matrices that come from memory: so many in turn that no cache holds them.
-fn vector(isa: Isa, pool: &Pool) {
+fn vector(meter: Meter, isa: Isa, pool: &Pool) {
     const SIZE: usize = 4096;
-    const BYTES: usize = 96 << 20;
+    // What is only counted may as well come from a cache.
+    let copies = |bytes: usize| if meter == Meter::Marks { 1 } else { (96 << 20) / bytes };
     let g = ConvGeometry::matmul(1, SIZE, SIZE);
     let random = noise(SIZE * SIZE);
     let x = &random[..SIZE];
     let weights: Vec<i8> = random.iter().map(|w| *w as i8).collect();
     let real = || Epilogue::Dequantize { scale: vec![0.01; SIZE] };
     let conv = QConv::pack(isa, g, &weights, None, 128, real()).expect("a valid layer");
-    let wide = vec![conv; BYTES / (SIZE * SIZE)];
+    let wide = vec![conv; copies(SIZE * SIZE)];
     let few = |shift: i32| -> Vec<i8> { weights.iter().map(|w| if shift == 7 { w % 2 } else { w >> shift }).collect() };
     let narrow: Vec<Vec<NarrowConv>> = [4, 6, 7]
         .map(|shift| {
             let packed = NarrowConv::pack(isa, g, &few(shift), None, 128, real()).expect("valid").expect("few bits");
-            vec![packed.clone(); BYTES / packed.weight_bytes()]
+            vec![packed.clone(); copies(packed.weight_bytes())]
         })
         .into();
     let scales = vec![0.01; SIZE / 128 * SIZE];
     let grouped =
         GroupedMatMul::pack(isa, [1, SIZE, SIZE], 128, &few(4), &scales, 128).expect("valid").expect("few bits");
-    let grouped = vec![grouped.clone(); BYTES / grouped.weight_bytes()];
+    let grouped = vec![grouped.clone(); copies(grouped.weight_bytes())];
     let mut ys = vec![vec![0f32; SIZE]; 5];
     let [y0, y1, y2, y3, y4] = &mut ys[..] else { unreachable!("five outputs") };
     let (mut at, mut turns) = (0, [0; 3]);
@@ -250,16 +325,6 @@ fn vector(isa: Isa, pool: &Pool) {
         &all[*at]
     }
     let run = |conv: &NarrowConv, y: &mut [f32]| conv.run(x, Output::F32(y), &mut [], pool).expect("lengths");
-    let times = race(&mut [
-        Box::new(|| next(&wide, &mut at).run(x, Output::F32(y0), &mut scratch, pool).expect("lengths")),
-        Box::new(|| run(next(&narrow[0], turn_4), y1)),
-        Box::new(|| next(&grouped, &mut group_at).run(x, y2, pool).expect("lengths")),
-        Box::new(|| run(next(&narrow[1], turn_2), y3)),
-        Box::new(|| run(next(&narrow[2], turn_3), y4)),
-    ]);
-    println!("\nOne row times 4096 × 4096 weights that come from memory:\n");
-    println!("| weights | µs | median | ratio | of medians | GB/s |");
-    println!("|---|---|---|---|---|---|");
     let bytes = [
         SIZE * SIZE,
         narrow[0][0].weight_bytes(),
@@ -267,6 +332,21 @@ fn vector(isa: Isa, pool: &Pool) {
         narrow[1][0].weight_bytes(),
         narrow[2][0].weight_bytes(),
     ];
+    let times = race(
+        meter,
+        format_args!("vector\t{bytes:?}"),
+        &mut [
+            Box::new(|| next(&wide, &mut at).run(x, Output::F32(y0), &mut scratch, pool).expect("lengths")),
+            Box::new(|| run(next(&narrow[0], turn_4), y1)),
+            Box::new(|| next(&grouped, &mut group_at).run(x, y2, pool).expect("lengths")),
+            Box::new(|| run(next(&narrow[1], turn_2), y3)),
+            Box::new(|| run(next(&narrow[2], turn_3), y4)),
+        ],
+    );
+    let Some(times) = times else { return };
+    println!("\nOne row times 4096 × 4096 weights that come from memory:\n");
+    println!("| weights | µs | median | ratio | of medians | GB/s |");
+    println!("|---|---|---|---|---|---|");
     let names = ["int8", "4-bit", "4-bit, groups of 128", "2-bit", "ternary"];
     for ((name, bytes), (least, median)) in names.iter().zip(bytes).zip(&times) {
         println!(
@@ -284,12 +364,13 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let threads: usize = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(1);
     let isa = arguments.next().and_then(|name| Isa::from_name(&name)).unwrap_or(Isa::detect());
+    let meter = if arguments.next().as_deref() == Some("count") { Meter::Marks } else { Meter::Clock };
     let pool = Pool::new(threads);
-    println!("**{}, {threads} thread{}.**", isa.name(), if threads == 1 { "" } else { "s" });
-    planes(isa, &pool);
-    narrow(isa, &pool);
+    head(meter, &format!("**{}, {threads} thread{}.**", isa.name(), if threads == 1 { "" } else { "s" }));
+    planes(meter, isa, &pool);
+    narrow(meter, isa, &pool);
     if isa == Isa::Avx512 {
-        sparse(isa, &pool);
+        sparse(meter, isa, &pool);
     }
-    vector(isa, &pool);
+    vector(meter, isa, &pool);
 }

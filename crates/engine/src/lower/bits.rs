@@ -89,7 +89,7 @@ impl FewBits {
     /// Bytes of scratch.
     pub(super) fn scratch_bytes(&self, threads: usize) -> usize {
         match self {
-            FewBits::Planes(dot) => dot.conv.scratch_bytes(),
+            FewBits::Planes(dot) => dot.conv.scratch_bytes(threads),
             FewBits::Narrow(conv) => conv.scratch_bytes(threads),
             FewBits::Sparse(conv) => conv.scratch_bytes(threads),
         }

@@ -93,6 +93,14 @@ impl Digits {
         Some(Digits { words, count, ternary, triples, steps: taps * plane_words(channels), panels, negatives })
     }
 
+    /// Forgets the words, where something else takes their place; and how many digits are negative if these are not the same.
+    pub(super) fn leave_words(&mut self, same: bool) {
+        self.words = Aligned::zeros(0);
+        if !same {
+            self.negatives.fill(0);
+        }
+    }
+
     /// Output channels with those that fill up the last panel.
     pub(super) fn padded(&self) -> usize {
         self.panels * LANES

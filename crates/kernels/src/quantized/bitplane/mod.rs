@@ -17,16 +17,26 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_triples;
 mod digits;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod planes;
 mod scalar;
 mod strip;
+#[cfg_attr(
+    not(any(target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128"))),
+    path = "tables/none.rs"
+)]
+mod tables;
 #[cfg(test)]
 mod tests;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 
 pub use planes::{Codes, plane_bytes, plane_words};
 
 use digits::Digits;
 use strip::{Pass, Strip, Target};
+use tables::Tables;
 
 use super::IntegerSource;
 use super::conv::fold_zero;
@@ -75,6 +85,8 @@ pub struct BitConv {
     pad: u8,
     digits: Digits,
     passes: Vec<Pass>,
+    /// What takes the place of digits where sums are looked up.
+    tables: Option<Tables>,
     /// `[class][column]`: bias, the input's zero, and what the planes count too much.
     bias: Vec<i32>,
     /// Rows and columns of output pixels that read the same taps; all 0 where padding is a code like any other.
@@ -105,6 +117,20 @@ impl BitConv {
         epilogue: Epilogue,
         out_codes: Option<Codes>,
     ) -> Result<Option<BitConv>, KernelError> {
+        BitConv::pack_for(isa, geometry, weights, bias, (codes, x_zero), epilogue, out_codes, tables::LEAST_USES)
+    }
+
+    /// [`BitConv::pack`]; sums are looked up where tables are used so often.
+    fn pack_for(
+        isa: Isa,
+        geometry: ConvGeometry,
+        weights: IntegerSource<'_>,
+        bias: Option<&[i32]>,
+        (codes, x_zero): (Codes, u8),
+        epilogue: Epilogue,
+        out_codes: Option<Codes>,
+        least_uses: usize,
+    ) -> Result<Option<BitConv>, KernelError> {
         geometry.check()?;
         let weights: &[i8] = weights;
         expect_len("weights", weights.len(), geometry.weights_len())?;
@@ -122,7 +148,11 @@ impl BitConv {
         };
         let (asked, isa) = (isa.or_supported(), kernel_isa(isa));
         let neighbours = flat.kernel[1] == 3 && flat.dilation[1] == 1;
-        let Some(digits) = Digits::pack(&flat, weights, isa == Isa::Avx512 && neighbours) else { return Ok(None) };
+        let Some(mut digits) = Digits::pack(&flat, weights, isa == Isa::Avx512 && neighbours) else { return Ok(None) };
+        let tables = Tables::pack(isa, &flat, weights, least_uses);
+        if let Some(tables) = &tables {
+            digits.leave_words(tables.signs());
+        }
         let to_planes = match (out_codes, &epilogue) {
             (Some(out), Epilogue::Requantize(to)) if out.is_valid() && out.step == 1 => {
                 // With a table, bytes are written first and cut afterwards.
@@ -185,6 +215,7 @@ impl BitConv {
             pad,
             digits,
             passes,
+            tables,
             bias: folded,
             row_class,
             col_class,
@@ -209,7 +240,7 @@ impl BitConv {
     /// Bytes of the packed weights.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
-        self.digits.bytes()
+        self.tables.as_ref().map_or(self.digits.bytes(), Tables::bytes)
     }
 
     /// Whether it can write planes.
@@ -218,10 +249,11 @@ impl BitConv {
         self.to_planes.is_some()
     }
 
-    /// Bytes of scratch that [`BitConv::run`] needs, whatever its input and output.
+    /// Bytes of scratch that [`BitConv::run`] needs on a pool of `threads`, whatever its input and output.
     #[must_use]
-    pub fn scratch_bytes(&self) -> usize {
-        self.image_bytes() + if self.through_bytes() { self.flat.output_len() } else { 0 }
+    pub fn scratch_bytes(&self, threads: usize) -> usize {
+        let tables = self.tables.as_ref().map_or(0, |t| t.scratch_bytes(&self.flat, self.codes.planes, threads));
+        self.image_bytes() + tables + if self.through_bytes() { self.flat.output_len() } else { 0 }
     }
 
     /// Whether this is the kernel to choose, by what `bench_lowbit` measured on 3×3 layers of 64 to 512 channels: beside
@@ -273,11 +305,12 @@ impl BitConv {
                 return Err(KernelError::Unsupported("values can be added to results of whole bytes alone".into()));
             }
         }
-        let need = self.scratch_bytes();
+        let need = self.scratch_bytes(pool.threads());
         if scratch.len() < need {
             expect_len("scratch", scratch.len(), need)?;
         }
-        let (image, bytes) = scratch[..need].split_at_mut(self.image_bytes());
+        let (image, rest) = scratch[..need].split_at_mut(self.image_bytes());
+        let (bytes, tables) = rest.split_at_mut(if self.through_bytes() { g.output_len() } else { 0 });
         // SAFETY: any four bytes are a `u32`; what lies before the first aligned one must be nothing.
         let (before, image, _) = unsafe { image.align_to_mut::<u32>() };
         if !before.is_empty() {
@@ -305,7 +338,7 @@ impl BitConv {
         let place = Place { planes, words, pitch, image: rows * pitch, plane: batch * rows * pitch };
         match (y, &self.epilogue, &self.to_planes) {
             (BitOutput::U8(y), Epilogue::Requantize(to), _) => {
-                self.bytes(&place, y, to, pool);
+                self.bytes(&place, tables, y, to, pool);
                 if let Some(Residual { values, add }) = residual {
                     const CHUNK: usize = 16 * 1024;
                     pool.for_each_chunk_mut(y, CHUNK, |chunk, y| {
@@ -315,21 +348,21 @@ impl BitConv {
             }
             (BitOutput::F32(y), Epilogue::Dequantize { .. }, _) => {
                 let y = SharedMut::new(y);
-                self.sweep(&place, pool, &|pixel, column| Target::F32 {
+                self.sweep(&place, tables, pool, &|pixel, column| Target::F32 {
                     y: y.as_mut_ptr().wrapping_add(pixel * g.out_c + column),
                     stride: g.out_c,
                 });
             }
             (BitOutput::Planes(y), Epilogue::Requantize(own), Some((codes, to))) => {
                 if own.table.is_some() {
-                    self.bytes(&place, bytes, own, pool);
+                    self.bytes(&place, tables, bytes, own, pool);
                     planes::split(self.isa, *codes, bytes, g.out_c, y, pool);
                     return Ok(());
                 }
                 let words = plane_words(g.out_c);
                 let plane = g.out_pixels() * words;
                 let y = SharedMut::new(y);
-                self.sweep(&place, pool, &|pixel, column| Target::Planes {
+                self.sweep(&place, tables, pool, &|pixel, column| Target::Planes {
                     y: y.as_mut_ptr().wrapping_add(pixel * words).cast::<u16>().wrapping_add(column / 16),
                     stride: 2 * words,
                     plane: 2 * plane,
@@ -343,10 +376,10 @@ impl BitConv {
     }
 
     /// Writes stored bytes.
-    fn bytes(&self, place: &Place<'_>, y: &mut [u8], to: &Requantize, pool: &Pool) {
+    fn bytes(&self, place: &Place<'_>, tables: &mut [u8], y: &mut [u8], to: &Requantize, pool: &Pool) {
         let stride = self.flat.out_c;
         let shared = SharedMut::new(y);
-        self.sweep(place, pool, &|pixel, column| Target::U8 {
+        self.sweep(place, tables, pool, &|pixel, column| Target::U8 {
             y: shared.as_mut_ptr().wrapping_add(pixel * stride + column),
             stride,
             to,
@@ -398,7 +431,16 @@ impl BitConv {
     }
 
     /// Computes all outputs; `target` says where the results of a pixel go, from a column on.
-    fn sweep<'t>(&self, place: &Place<'_>, pool: &Pool, target: &(dyn Fn(usize, usize) -> Target<'t> + Sync)) {
+    fn sweep<'t>(
+        &self,
+        place: &Place<'_>,
+        tables: &mut [u8],
+        pool: &Pool,
+        target: &(dyn Fn(usize, usize) -> Target<'t> + Sync),
+    ) {
+        if let Some(own) = &self.tables {
+            return own.sweep(self, place, tables, pool, target);
+        }
         let g = &self.flat;
         let words = self.words();
         let panels = self.digits.padded() / digits::LANES;
@@ -454,6 +496,12 @@ impl BitConv {
                             Isa::Avx512 if AVX512 => avx512::strip(&strip, &target),
                             #[cfg(target_arch = "x86_64")]
                             Isa::Avx2 => avx2::strip(&strip, &target),
+                            #[cfg(target_arch = "aarch64")]
+                            Isa::Neon => neon::strip::<false>(&strip, &target),
+                            #[cfg(target_arch = "aarch64")]
+                            Isa::NeonDot | Isa::NeonI8mm => neon::strip::<true>(&strip, &target),
+                            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+                            Isa::Simd128 => wasm::strip(&strip, &target),
                             _ => scalar::strip(&strip, &target),
                         }
                     }

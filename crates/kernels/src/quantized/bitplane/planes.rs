@@ -221,6 +221,11 @@ fn pixels_to(isa: Isa, codes: Codes, x: &[u8], channels: usize, to: &mut [&mut [
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 | Isa::AvxVnni => unsafe { avx2(codes, x, channels, to) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => unsafe { neon(codes, x, channels, to) },
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        Isa::Simd128 => simd128(codes, x, channels, to),
         _ => {
             for (i, plane) in to.iter_mut().enumerate() {
                 for (pixel, words) in x.chunks_exact(channels).zip(plane.chunks_exact_mut(words)) {
@@ -288,6 +293,63 @@ unsafe fn avx2(codes: Codes, x: &[u8], channels: usize, to: &mut [&mut [u32]]) {
                 // The wanted bit moves to the top of its byte; what comes over from the byte below stays under it.
                 let count = _mm_cvtsi32_si128((7 - plane - codes.shift()) as i32);
                 to[i * words + j] = _mm256_movemask_epi8(_mm256_sll_epi16(values, count)) as u32;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The machine has NEON; slices are of whole pixels.
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+unsafe fn neon(codes: Codes, x: &[u8], channels: usize, to: &mut [&mut [u32]]) {
+    use std::arch::aarch64::*;
+    let lo = vdupq_n_u8(codes.lo);
+    in_words(codes, x, channels, to, |values, words| {
+        // SAFETY: 32 bytes are read from an array of 32.
+        let codes_of = [0, 16].map(|at| unsafe { vsubq_u8(vld1q_u8(values.as_ptr().add(at)), lo) });
+        for (plane, word) in words.iter_mut().enumerate() {
+            let bit = vdupq_n_u8(1 << (plane + codes.shift()));
+            *word = super::neon::word([vtstq_u8(codes_of[0], bit), vtstq_u8(codes_of[1], bit)]);
+        }
+    });
+}
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+fn simd128(codes: Codes, x: &[u8], channels: usize, to: &mut [&mut [u32]]) {
+    use std::arch::wasm32::*;
+    let lo = u8x16_splat(codes.lo);
+    in_words(codes, x, channels, to, |values, words| {
+        // SAFETY: 32 bytes are read from an array of 32.
+        let codes_of = [0, 16].map(|at| unsafe { u8x16_sub(v128_load(values.as_ptr().add(at).cast()), lo) });
+        for (plane, word) in words.iter_mut().enumerate() {
+            // The wanted bit moves to the top of its byte; what comes over from the byte below stays under it.
+            let count = (7 - plane - codes.shift()) as u32;
+            let [low, high] = codes_of.map(|codes| u32::from(i8x16_bitmask(i16x8_shl(codes, count))));
+            *word = low | high << 16;
+        }
+    });
+}
+
+/// Hands out 32 channels at a time and the word of each plane that they become. The last ones of a pixel may be fewer.
+#[cfg(any(target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
+#[inline(always)]
+fn in_words(codes: Codes, x: &[u8], channels: usize, to: &mut [&mut [u32]], whole: impl Fn(&[u8; 32], &mut [u32])) {
+    let words = plane_words(channels);
+    for (i, pixel) in x.chunks_exact(channels).enumerate() {
+        for (j, values) in pixel.chunks(32).enumerate() {
+            let at = i * words + j;
+            let Some(values) = values.first_chunk::<32>() else {
+                for (plane, to) in to.iter_mut().enumerate() {
+                    scalar(codes, plane, values, &mut to[at..at + 1]);
+                }
+                continue;
+            };
+            let mut all = [0; 4];
+            let all = &mut all[..to.len()];
+            whole(values, all);
+            for (to, word) in to.iter_mut().zip(all) {
+                to[at] = *word;
             }
         }
     }

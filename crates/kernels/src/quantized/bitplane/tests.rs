@@ -96,11 +96,13 @@ fn check(few: &Few) -> Result<(), TestCaseError> {
     let g = &c.geometry;
     let pool = Pool::new(c.threads);
     let planes = to_planes(few.codes, &c.x, g.in_c);
-    for isa in Isa::available() {
-        let epilogue = c.epilogue.clone();
-        let conv = BitConv::pack(isa, *g, &c.weights, c.bias.as_deref(), (few.codes, c.x_zero), epilogue, few.out);
+    // Sums are looked up wherever they can be, and nowhere.
+    let kernels = Isa::available().into_iter().flat_map(|isa| [(isa, 0), (isa, usize::MAX)]);
+    for (isa, least_uses) in kernels {
+        let (epilogue, input) = (c.epilogue.clone(), (few.codes, c.x_zero));
+        let conv = BitConv::pack_for(isa, *g, &c.weights, c.bias.as_deref(), input, epilogue, few.out, least_uses);
         let conv = conv.unwrap().expect("few bits");
-        let mut scratch = vec![0xa5a5_a5a5u32; conv.scratch_bytes().div_ceil(4)];
+        let mut scratch = vec![0xa5a5_a5a5u32; conv.scratch_bytes(c.threads).div_ceil(4)];
         // SAFETY: words are bytes.
         let scratch: &mut [u8] = unsafe { scratch.align_to_mut().1 };
         for x in [BitInput::Bytes(&c.x), BitInput::Planes(&planes)] {
@@ -201,7 +203,7 @@ fn wrong_lengths_and_outputs_are_errors() {
     let conv = BitConv::pack(Isa::detect(), g, &vec![1; 120], None, (codes, 0), to, None).unwrap().unwrap();
     let pool = Pool::new(1);
     let mut y = [0.0; 6];
-    let mut scratch = vec![0; conv.scratch_bytes() + 8];
+    let mut scratch = vec![0; conv.scratch_bytes(1) + 8];
     let at = scratch.as_ptr().align_offset(4);
     let scratch = &mut scratch[at..];
     assert!(conv.run(BitInput::Bytes(&[0; 79]), BitOutput::F32(&mut y), scratch, &pool).is_err());

@@ -13,7 +13,7 @@ mod fold;
 mod image;
 mod layout;
 #[cfg(target_arch = "aarch64")]
-mod neon;
+pub(super) mod neon;
 mod panels;
 pub(super) mod rows;
 pub(super) mod scalar;

@@ -190,7 +190,7 @@ unsafe fn dot<const M: usize, const N: usize>(tile: &Tile<'_>) {
 /// `[row 0 · column 0, row 0 · column 1, row 1 · column 0, row 1 · column 1]`.
 #[inline]
 #[target_feature(enable = "neon,i8mm")]
-fn usmmla(sums: int32x4_t, rows: uint8x16_t, columns: int8x16_t) -> int32x4_t {
+pub(in crate::quantized) fn usmmla(sums: int32x4_t, rows: uint8x16_t, columns: int8x16_t) -> int32x4_t {
     let mut sums = sums;
     // SAFETY: the instruction only reads and writes its registers, and the function is compiled for machines that have it.
     unsafe {
@@ -206,7 +206,7 @@ fn usmmla(sums: int32x4_t, rows: uint8x16_t, columns: int8x16_t) -> int32x4_t {
 /// The lower halves of two registers, then the upper halves.
 #[inline]
 #[target_feature(enable = "neon")]
-fn halves(a: int32x4_t, b: int32x4_t) -> [int32x4_t; 2] {
+pub(in crate::quantized) fn halves(a: int32x4_t, b: int32x4_t) -> [int32x4_t; 2] {
     let (a, b) = (vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b));
     [vreinterpretq_s32_s64(vzip1q_s64(a, b)), vreinterpretq_s32_s64(vzip2q_s64(a, b))]
 }

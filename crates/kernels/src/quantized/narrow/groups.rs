@@ -1,7 +1,7 @@
 //! Product with weights that have a scale for each group along the depth.
 
-use super::leaves_room;
 use super::packed::{BUNDLE, LANES, Packed, Width};
+use super::{leaves_room, reads_signed};
 use crate::cpu::Isa;
 use crate::error::{KernelError, expect_len};
 use crate::pool::{Pool, SharedMut};
@@ -16,7 +16,7 @@ pub struct GroupedMatMul {
     depth: usize,
     columns: usize,
     packed: Packed,
-    /// `−x_zero·Σ w`, as [`Packed::place`] says.
+    /// `−x_zero·Σ w`, of inputs as the kernel reads them, as [`Packed::place`] says.
     bias: Vec<i32>,
     /// As [`Packed::place`] says.
     scale: Vec<f32>,
@@ -50,18 +50,20 @@ impl GroupedMatMul {
         if !group.is_multiple_of(4) || !depth.is_multiple_of(group) || !leaves_room(weights, group) {
             return Ok(None);
         }
-        let packed = Packed::new(isa.or_supported(), width, &weights, [columns, depth, group]);
+        let isa = isa.or_supported();
+        let zero = i32::from(x_zero) - if reads_signed(isa) { 128 } else { 0 };
+        let packed = Packed::new(isa, width, &weights, [columns, depth, group]);
         let padded = packed.padded();
         let (mut bias, mut scales) = (vec![0; packed.groups * padded], vec![0.0; packed.groups * padded]);
         for g in 0..packed.groups {
             for column in 0..columns {
                 let weights = &weights[column * depth + g * group..][..group];
                 let sum: i32 = weights.iter().map(|w| i32::from(*w)).sum();
-                bias[packed.place(g, column)] = -i32::from(x_zero) * sum;
+                bias[packed.place(g, column)] = -zero * sum;
                 scales[packed.place(g, column)] = scale[g * columns + column];
             }
         }
-        Ok(Some(GroupedMatMul { isa: isa.or_supported(), rows, depth, columns, packed, bias, scale: scales }))
+        Ok(Some(GroupedMatMul { isa, rows, depth, columns, packed, bias, scale: scales }))
     }
 
     /// How its weights share bytes.

@@ -10,10 +10,16 @@ mod avx2;
 mod avx512;
 mod block;
 mod groups;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod packed;
 mod scalar;
+#[cfg(any(target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
+mod spread;
 #[cfg(test)]
 mod tests;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 
 pub use groups::GroupedMatMul;
 pub use packed::Width;
@@ -60,12 +66,20 @@ impl NarrowConv {
         geometry.check()?;
         epilogue.check(geometry.out_c)?;
         let (columns, depth) = (geometry.out_c, geometry.depth());
+        let isa = isa.or_supported();
         // The bias, and behind it the weights of a byte, or 0 where there are none that this kernel takes.
-        let tag = Tag::new("bias of narrow", &[x_zero.into(), depth, geometry.groups]);
+        let site = if reads_signed(isa) { "bias of narrow, signed" } else { "bias of narrow" };
+        let tag = Tag::new(site, &[x_zero.into(), depth, geometry.groups]);
         let mut bias = prepacked::integers(tag, columns + 1, || {
             expect_len("weights", weights.len(), geometry.weights_len())?;
             let Some(width) = Width::of(weights) else { return Ok(vec![0; columns + 1]) };
             let mut bias = fold_zero(weights, depth, bias, columns, x_zero)?;
+            if reads_signed(isa) {
+                for (bias, weights) in bias.iter_mut().zip(weights.chunks_exact(depth)) {
+                    let sum: i32 = weights.iter().map(|w| i32::from(*w)).sum();
+                    *bias = bias.wrapping_add(sum.wrapping_mul(128));
+                }
+            }
             let fits = geometry.groups == 1 && leaves_room(weights, depth);
             bias.push(if fits { width.per_byte() as i32 } else { 0 });
             Ok(bias)
@@ -74,7 +88,6 @@ impl NarrowConv {
         if geometry.groups != 1 {
             return Ok(None);
         }
-        let isa = isa.or_supported();
         let packed = Packed::new(isa, width, weights, [columns, depth, depth]);
         let direct = geometry.is_pointwise() && geometry.in_c.is_multiple_of(4);
         let conv = Panelled::new(isa, geometry, bias, x_zero, epilogue, (4 * packed.steps, direct));
@@ -152,10 +165,23 @@ impl Weights for Packed {
                 Isa::Avx512 if AVX512 => avx512::block(block, target),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 | Isa::AvxVnni => avx2::block(block, target),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => neon::block(block, target),
+                #[cfg(target_arch = "aarch64")]
+                Isa::NeonDot => neon::block_dot(block, target),
+                #[cfg(target_arch = "aarch64")]
+                Isa::NeonI8mm => neon::block_i8mm(block, target),
+                #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+                Isa::Simd128 => wasm::block(block, target),
                 _ => scalar::block(block, target),
             }
         }
     }
+}
+
+/// Whether the set's kernel takes 128 from every byte of the input, so that it is signed; the bias makes up for it.
+fn reads_signed(isa: Isa) -> bool {
+    matches!(isa, Isa::Neon | Isa::NeonDot)
 }
 
 /// Whether sums of bytes times these weights, `depth` to a sum, fit 32 bits with the six that kernels may need above.

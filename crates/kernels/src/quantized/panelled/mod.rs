@@ -19,8 +19,11 @@ pub(super) const LANES: usize = 16;
 pub(super) const BUNDLE: usize = 4;
 /// Bytes of gathered rows that one block works on: they stay in the second-level cache beside the weights.
 const BLOCK_BYTES: usize = 160 * 1024;
-/// Rows below which a block is not cut, since each block streams all weights once.
-const MIN_ROWS: usize = 48;
+/// Rows below which a block is not cut, since each block streams all weights once, and some kernels take them out of their
+/// bytes once for all rows.
+const fn min_rows(isa: Isa) -> usize {
+    if matches!(isa, Isa::Avx512 | Isa::AvxVnni | Isa::Avx2) { 48 } else { 96 }
+}
 
 /// A convolution but for its weights.
 #[derive(Debug, Clone)]
@@ -123,8 +126,9 @@ impl Panelled {
         let panels = self.bias.len() / LANES;
         // Twice as many blocks as threads, so that a thread that is held up costs half a share.
         let share = if threads == 1 { 1 } else { 2 * threads };
-        let most = (BLOCK_BYTES / self.stride()).clamp(MIN_ROWS, total.max(MIN_ROWS));
-        let rows = if total >= share * MIN_ROWS { most.min(total.div_ceil(share)) } else { most };
+        let min_rows = min_rows(self.isa);
+        let most = (BLOCK_BYTES / self.stride()).clamp(min_rows, total.max(min_rows));
+        let rows = if total >= share * min_rows { most.min(total.div_ceil(share)) } else { most };
         // Whole tiles of rows, whatever the kernel: a multiple of twelve.
         let rows = total.div_ceil(total.div_ceil(rows)).next_multiple_of(12).min(total);
         let row_blocks = total.div_ceil(rows);
