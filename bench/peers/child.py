@@ -8,6 +8,7 @@ after the import of the library and the reading of the inputs, so that Python it
 import argparse
 import importlib
 import json
+import os
 import statistics
 import time
 
@@ -56,7 +57,7 @@ def ncnn(model, feeds, threads):
     for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
         setattr(net.opt, option, False)
     if net.load_param(model) or net.load_model(model.removesuffix(".param") + ".bin"):
-        raise SystemExit(f"ncnn cannot load {model}")
+        raise SystemExit(f"ncnn cannot load {os.path.basename(model)}")
     # A ncnn blob has no batch axis.
     mats = [n.Mat(value[0] if value.dtype == np.float32 else value[0].astype(np.int32)) for value in feeds.values()]
 
