@@ -3,7 +3,7 @@
 //! `cargo run --release -p qing-kernels --example bench_lowbit [threads] [isa] [count]`
 //!
 //! With `count` nothing is timed: what runs is only named, and every run lies between two marks, for an emulator to count
-//! what is executed (`bench/instructions.py`).
+//! what is executed (`bench/emulated/tables.py`).
 
 use std::time::Instant;
 

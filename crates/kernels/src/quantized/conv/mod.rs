@@ -202,6 +202,14 @@ pub(crate) fn fold_zero(
         .collect()
 }
 
+/// Makes up in the bias, one value for each channel of `depth` weights, for 128 that a kernel takes from every byte of the input.
+pub(crate) fn fold_signed(weights: &[i8], depth: usize, bias: &mut [i32]) {
+    for (bias, weights) in bias.iter_mut().zip(weights.chunks_exact(depth)) {
+        let sum: i32 = weights.iter().map(|w| i32::from(*w)).sum();
+        *bias = bias.wrapping_add(sum.wrapping_mul(128));
+    }
+}
+
 /// The sum of a term for each weight, in pieces short enough for sums in 32 bits, of which more fit a register.
 fn sum(weights: &[i8], term: impl Fn(i32) -> i32) -> i64 {
     weights.chunks(1 << 20).map(|piece| i64::from(piece.iter().map(|w| term(i32::from(*w))).sum::<i32>())).sum()

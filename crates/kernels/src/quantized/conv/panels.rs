@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::fold;
 use super::image::Image;
 use super::layout::Layout;
-use super::{After, rows};
+use super::{After, fold_signed, rows};
 use crate::aligned::Aligned;
 use crate::cpu::{AVX512, Isa, has_vbmi};
 use crate::geometry::ConvGeometry;
@@ -164,10 +164,7 @@ impl Panels {
                 });
                 let mut bias = bias[first..first + own_columns].to_vec();
                 if layout.signed {
-                    for (bias, weights) in bias.iter_mut().zip(own().chunks_exact(depth)) {
-                        let sum: i32 = weights.iter().map(|w| i32::from(*w)).sum();
-                        *bias = bias.wrapping_add(sum.wrapping_mul(128));
-                    }
+                    fold_signed(own(), depth, &mut bias);
                 }
                 let mut scale = scale[first..first + own_columns].to_vec();
                 bias.resize(padded, 0);

@@ -27,7 +27,7 @@ pub use packed::Width;
 use packed::Packed;
 
 use super::IntegerSource;
-use super::conv::fold_zero;
+use super::conv::{fold_signed, fold_zero};
 use super::epilogue::{Epilogue, Output, Residual};
 use super::panelled::{self, Panelled, Weights};
 #[cfg(target_arch = "x86_64")]
@@ -75,10 +75,7 @@ impl NarrowConv {
             let Some(width) = Width::of(weights) else { return Ok(vec![0; columns + 1]) };
             let mut bias = fold_zero(weights, depth, bias, columns, x_zero)?;
             if reads_signed(isa) {
-                for (bias, weights) in bias.iter_mut().zip(weights.chunks_exact(depth)) {
-                    let sum: i32 = weights.iter().map(|w| i32::from(*w)).sum();
-                    *bias = bias.wrapping_add(sum.wrapping_mul(128));
-                }
+                fold_signed(weights, depth, &mut bias);
             }
             let fits = geometry.groups == 1 && leaves_room(weights, depth);
             bias.push(if fits { width.per_byte() as i32 } else { 0 });
