@@ -54,6 +54,40 @@ module npu_sequencer
   logic known, word_legal, beyond;
   assign arriving = 3'(word - 4'd1);
   assign op = arriving == '0 ? program_data[3:0] : opcode;
+
+  // Values of fields that are legal; word 0 lies in `next` when a later one arrives. What `conv`, `aux` and `add` share lies in one place.
+  logic computes, places, values_legal;
+  logic [2:0] lgs, lgpo;
+  assign lgs = next[queue][0][AUX_LGS_LSB+:3];
+  assign lgpo = next[queue][0][CONV_LGPO_LSB+:3];
+  assign places = op == OP_CONV || op == OP_AUX;
+  assign computes = places || op == OP_ADD;
+  always_comb begin
+    values_legal = 1'b1;
+    case (arriving)
+      3'd0: begin
+        if (computes && $signed(program_data[CONV_LO_LSB+:9]) > $signed(program_data[CONV_HI_LSB+:9])) values_legal = 1'b0;
+        if (places && program_data[CONV_LGPO_LSB+:3] == 3'd7) values_legal = 1'b0;
+        if (op == OP_CONV) begin
+          if (program_data[CONV_LGP_LSB+:3] == 3'd7 || program_data[CONV_LGT_LSB+:3] > 3'd4) values_legal = 1'b0;
+          if (program_data[CONV_WBIP_LSB] && (program_data[CONV_WBITS_LSB+:3] != '0 || program_data[CONV_WSIGNED_LSB]))
+            values_legal = 1'b0;
+        end
+        if (op == OP_AUX) begin
+          if (program_data[AUX_MODE_LSB+:2] == 2'd3 || program_data[AUX_LGS_LSB+:3] == 3'd7) values_legal = 1'b0;
+          if (program_data[AUX_LGS_LSB+:3] != '0 && program_data[AUX_MODE_LSB+1]) values_legal = 1'b0;
+        end
+      end
+      3'd3:
+      if (op == OP_AUX && lgs != '0) begin
+        if (program_data[AUX_KH_LSB-192+:6] != 6'd2 || program_data[AUX_KW_LSB-192+:6] != 6'd2) values_legal = 1'b0;
+      end
+      3'd4: if (op == OP_CONV && 5'(program_data[CONV_COL_LSB-256+:4]) >= 5'(COLS)) values_legal = 1'b0;
+      3'd5: if (places && (program_data[CONV_P0_LSB-320+:6] >> lgpo) != '0) values_legal = 1'b0;
+      default: ;
+    endcase
+  end
+
   always_comb begin
     used = '0;
     known = 1'b0;
@@ -84,7 +118,7 @@ module npu_sequencer
       end
       default: ;
     endcase
-    word_legal = known && !beyond && (program_data & ~used[64*arriving+:64]) == '0;
+    word_legal = known && !beyond && values_legal && (program_data & ~used[64*arriving+:64]) == '0;
   end
 
   // Starting: all counts are reached.

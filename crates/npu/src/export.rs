@@ -66,6 +66,7 @@ impl Image {
             let state = match run.state {
                 State::Done => 2,
                 State::Illegal { .. } | State::Stuck => 3,
+                State::Starved | State::Running => 1,
             };
             let [a, b, c, d] = run.entries;
             let (words_in, words_out, cycles) = (run.input.len(), run.output.len(), run.cycles);

@@ -110,6 +110,10 @@ fn succeeded(run: &Run) -> Result<(), NpuError> {
             Err(NpuError::Chip(format!("illegal instruction {pc} in the queue {}", queue.name())))
         }
         State::Stuck => Err(NpuError::Chip(format!("stuck after {} cycles", run.counters.cycles))),
+        State::Starved => {
+            Err(NpuError::Chip(format!("it waits for more than the {} words that came in", run.counters.fetched)))
+        }
+        State::Running => Err(NpuError::Chip(format!("not ready after {} cycles", run.counters.cycles))),
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::Opcode;
+use super::{Opcode, legal::RULES};
 
-/// The fields of every instruction as Markdown tables; `docs/isa.md` holds them between two markers.
+/// The fields of every instruction, and the rules for their values, as Markdown tables; `docs/isa.md` holds them between two markers.
 pub fn markdown() -> String {
     let mut text = String::new();
     for op in Opcode::ALL {
@@ -31,6 +31,12 @@ pub fn markdown() -> String {
         }
         text.push('\n');
     }
+    text.push_str("### Values of fields\n\nAn instruction is illegal as well where one of these does not hold.\n\n| instructions | must hold |\n|---|---|\n");
+    for rule in &RULES {
+        let names: Vec<String> = rule.opcodes.iter().map(|op| format!("`{}`", op.name())).collect();
+        let _ = writeln!(text, "| {} | {} |", names.join(", "), rule.text);
+    }
+    text.push('\n');
     text
 }
 

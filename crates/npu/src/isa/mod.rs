@@ -2,6 +2,7 @@
 
 mod assembly;
 mod fields;
+mod legal;
 mod markdown;
 
 pub use assembly::{assemble, disassemble};
@@ -22,7 +23,8 @@ impl Instruction {
         Instruction(words)
     }
 
-    /// What it is, if it is legal: a known opcode, and no bit set that has no meaning.
+    /// What it is: a known opcode, and no bit set that has no meaning. Whether the values of its fields are legal says
+    /// [`violation`](Instruction::violation).
     pub fn opcode(&self) -> Option<Opcode> {
         let op = *Opcode::ALL.get((self.0[0] as usize & 15).checked_sub(1)?)?;
         self.0.iter().zip(op.used()).all(|(w, u)| w & !u == 0).then_some(op)

@@ -219,7 +219,8 @@ impl AuxUnit {
                 }
                 let (y, x) = (self.at.y + ky, self.at.x + kx);
                 if y >= 0 && y < w.h && x >= 0 && x < w.w {
-                    step.addresses[t] = address(&aux.input, self.at.row + self.at.x + ky * w.kstep + kx);
+                    let pixel = self.at.row.wrapping_add(self.at.x + ky * w.kstep + kx);
+                    step.addresses[t] = address(&aux.input, pixel);
                     step.pending |= 1 << t;
                     self.inside |= 1 << t;
                 } else {
@@ -343,7 +344,7 @@ impl Position {
             if self.yrep == aux.yrep {
                 self.yrep = 0;
                 self.y += w.sy;
-                self.row += w.rstep;
+                self.row = self.row.wrapping_add(w.rstep);
             }
         }
     }

@@ -1,6 +1,9 @@
 //! Instructions as the units read them.
 
-use crate::isa::{Instruction, Opcode};
+use crate::{
+    Config,
+    isa::{Instruction, Opcode},
+};
 
 /// A tensor in the activation memory that is read.
 #[derive(Debug, Clone, Copy, Default)]
@@ -146,14 +149,17 @@ pub(super) enum Decoded {
 }
 
 /// `None` if the instruction is illegal.
-pub(super) fn decode(instruction: &Instruction, banks: usize) -> Option<Decoded> {
+pub(super) fn decode(instruction: &Instruction, config: &Config) -> Option<Decoded> {
     let op = instruction.opcode()?;
+    if instruction.violation(config.columns).is_some() {
+        return None;
+    }
     let fields = op.fields();
     let get = |name: &str| fields.iter().find(|f| f.name == name).map_or(0, |f| f.get(&instruction.0));
     let int = |name: &str| get(name) as i32;
     let size = |name: &str| get(name) as usize;
     let word = |name: &str| get(name) as u32;
-    let stride = |name: &str| word(name).wrapping_mul(banks as u32).wrapping_add(1);
+    let stride = |name: &str| word(name).wrapping_mul(config.banks as u32).wrapping_add(1);
     let input = Operand {
         base: word("base"),
         plane: stride("ps"),

@@ -272,8 +272,9 @@ impl Load {
             let row = self.tile_rows[r];
             let (y, x) = (row.y + ky * conv.dy, row.x + kx * conv.dx);
             if y >= 0 && y < conv.window.h && x >= 0 && x < conv.window.w {
-                let at = row.at + offset;
-                step.addresses[r] = plane_base.wrapping_add((at >> conv.lg_pixels) as u32) & 0x00ff_ffff;
+                // Places count modulo 2^24, as addresses do.
+                let at = row.at.wrapping_add(offset) as u32 & 0x00ff_ffff;
+                step.addresses[r] = plane_base.wrapping_add(at >> conv.lg_pixels) & 0x00ff_ffff;
                 step.pending |= 1 << r;
             } else {
                 let ones = if conv.window.pad >> place.plane & 1 != 0 { u64::MAX } else { 0 };
@@ -314,11 +315,11 @@ impl Load {
             if ox == conv.window.ow {
                 ox = 0;
                 start.y += conv.window.sy;
-                start.at += conv.window.rstep;
+                start.at = start.at.wrapping_add(conv.window.rstep);
                 row = start;
             } else {
                 row.x += conv.window.sx;
-                row.at += conv.window.sx;
+                row.at = row.at.wrapping_add(conv.window.sx);
             }
         }
         self.walker = (row, ox, start);
@@ -328,7 +329,7 @@ impl Load {
 
 /// The channels of a row's pixel, moved to lane 0 of the word.
 fn pixel_lanes(conv: &Conv, to: &Landing, row: &Row, word: u64) -> u64 {
-    let position = ((row.at + to.offset) & ((1 << conv.lg_pixels) - 1)) as u32;
+    let position = (row.at.wrapping_add(to.offset) & ((1 << conv.lg_pixels) - 1)) as u32;
     word.rotate_right(position * (64 >> conv.lg_pixels))
 }
 

@@ -33,7 +33,7 @@ use crate::{
 pub enum State {
     /// All queues have ended.
     Done,
-    /// A queue met an instruction that there is not.
+    /// A queue met an instruction that is illegal.
     Illegal {
         /// Whose program it is in.
         queue: Queue,
@@ -42,6 +42,10 @@ pub enum State {
     },
     /// Nothing moved for [`WATCHDOG`] cycles.
     Stuck,
+    /// As `Stuck`, but that the chip would take a word: it waits for more than the in stream holds. (In hardware it waits on.)
+    Starved,
+    /// It was still at work when its cycles were over; see [`Chip::run_for`].
+    Running,
 }
 
 /// What the chip counted in a run, and what the energy of it follows from.
@@ -171,10 +175,18 @@ impl Chip {
         self.run_with(entries, input, &mut Streams::default())
     }
 
-    /// [`run`](Chip::run) with streams that may wait.
+    /// [`run`](Chip::run) with streams that may wait; ends only if they go on at last.
     pub fn run_with(&mut self, entries: [usize; 4], input: &[u64], streams: &mut Streams<'_>) -> Run {
+        self.run_for(entries, input, streams, u64::MAX)
+    }
+
+    /// [`run_with`](Chip::run_with) for so many cycles at most: programs may be bad enough to take years.
+    pub fn run_for(&mut self, entries: [usize; 4], input: &[u64], streams: &mut Streams<'_>, cycles: u64) -> Run {
         let mut core = Core::new(&self.config, entries);
         let state = loop {
+            if core.now == cycles {
+                break State::Running;
+            }
             if let Some(state) = core.cycle(&self.config, &self.instructions, &mut self.memory, input, streams) {
                 break state;
             }
@@ -200,6 +212,7 @@ struct Core {
     started: usize,
     in_flight: usize,
     idle: u64,
+    starved: u64,
     consumed: usize,
     output: Vec<u64>,
     counters: Counters,
@@ -223,6 +236,7 @@ impl Core {
             started: 0,
             in_flight: 0,
             idle: 0,
+            starved: 0,
             consumed: 0,
             output: Vec::new(),
             counters: Counters::default(),
@@ -267,14 +281,17 @@ impl Core {
             Some(Space::Weights) => !load_weights && !aux_weights,
             Some(Space::Other) => true,
         };
+        let mut waits_for_word = false;
         if self.fetch.space().is_some() {
             let valid = self.consumed < input.len() && (streams.input)(now);
             if valid && port_is_free {
                 completed[Queue::Fetch as usize] = self.fetch.take(input[self.consumed], memory);
                 self.consumed += 1;
+                progress = true;
             }
-            progress |= !valid || port_is_free;
+            waits_for_word = !valid;
         }
+        let in_vain = waits_for_word && self.consumed == input.len();
         // Reads.
         let mut restart = false;
         self.load.cycle(now, &self.convs, memory, config, &mut restart);
@@ -307,12 +324,16 @@ impl Core {
         self.commit(starts, completed);
         self.take_instruction(program, config);
         self.now += 1;
-        self.idle = if progress { 0 } else { self.idle + 1 };
+        self.starved = if in_vain && !progress { self.starved + 1 } else { 0 };
+        self.idle = if progress || waits_for_word { 0 } else { self.idle + 1 };
         if let Some(q) = illegal {
             return Some(State::Illegal { queue: Queue::ALL[q], pc: self.queues[q].next.map_or(0, |n| n.0) });
         }
         if ended {
             return Some(State::Done);
+        }
+        if self.starved == WATCHDOG {
+            return Some(State::Starved);
         }
         (self.idle == WATCHDOG).then_some(State::Stuck)
     }
@@ -386,11 +407,11 @@ impl Core {
         let instruction = program.get(queue.pc).copied().unwrap_or(Instruction([0; 8]));
         let legal = instruction.opcode().is_some_and(|op| op.queue().is_none_or(|owner| owner == Queue::ALL[q]));
         let next = Next {
-            decoded: legal.then(|| decode(&instruction, config.banks)).flatten(),
+            decoded: legal.then(|| decode(&instruction, config)).flatten(),
             waits: std::array::from_fn(|k| (instruction.0[1] >> (16 * k)) as u16),
         };
         queue.next = Some((queue.pc, next));
-        queue.pc += 1;
+        queue.pc = queue.pc.saturating_add(1);
     }
 
     /// The record of the run.

@@ -22,7 +22,26 @@ fn fill(pair: &mut Pair, random: &mut Random) {
 /// Makes an instruction illegal.
 fn spoil(instruction: &mut Instruction, queue: usize, random: &mut Random) {
     let opcodes = [[2u64].as_slice(), &[3], &[4, 6], &[5]];
-    match random.below(3) {
+    // Values that mean nothing; `fetch` and `drain` have none.
+    let values: [&[(&str, i64)]; 9] = [
+        &[("lo", 1), ("hi", 0)],
+        &[("lgpo", 7)],
+        &[("lgpo", 3), ("p0", 8)],
+        &[("lgp", 7)],
+        &[("lgt", 5)],
+        &[("wbip", 1), ("wbits", 1), ("wsigned", 1)],
+        &[("mode", 3)],
+        &[("lgs", 7)],
+        &[("lgs", 2), ("mode", 0), ("kh", 3), ("kw", 2)],
+    ];
+    match random.below(5) {
+        3 | 4 if queue == 1 || queue == 2 => loop {
+            let fields = values[random.below(9) as usize];
+            if let Ok(spoilt) = instruction.with(fields) {
+                *instruction = spoilt;
+                return;
+            }
+        },
         0 => {
             let bad = [0, 7, 8, 9, 10, 11, 12, 13, 14, 15];
             instruction.0[0] = instruction.0[0] & !15 | bad[random.below(10) as usize];

@@ -1,6 +1,9 @@
 //! Single layers at every pair of precisions, and random programs of all queues.
 
-use qing_npu::isa::{Instruction, Opcode, disassemble};
+use qing_npu::{
+    isa::{Instruction, Opcode, disassemble},
+    simulate::State,
+};
 
 use crate::{
     random::{self, Wish},
@@ -92,6 +95,55 @@ fn nano_with_streams_that_wait() {
         let slow = |random: &mut Random| Conditions { input: random.next(), output: random.next(), reset: None };
         let cycles = random_programs("nano", 3, programs(60), slow);
         println!("nano: random programs with back-pressure, {cycles} cycles equal");
+    }
+}
+
+/// Instructions that the specification calls illegal or unspecified: reported by both, or done alike.
+fn wild_instructions(preset: &str, count: usize) {
+    if !built(preset) {
+        return;
+    }
+    let mut random = Random(6);
+    let mut pair = noisy(preset, &mut random);
+    let config = qing_npu::Config::preset(preset).unwrap();
+    let words = config.activation_words().min(1 << 14);
+    let mut illegal = 0;
+    for n in 0..count {
+        let (queue, instruction) = random::wild(&config, &mut random);
+        let mut queues: [Vec<Instruction>; 4] = Default::default();
+        queues[queue].push(instruction);
+        let (program, entries) = streams(queues);
+        let what = || format!("wild instruction {n}\n{}", listing(&program));
+        pair.program(&program);
+        let run = pair.run(entries, &[], &Conditions::default(), &what);
+        illegal += usize::from(run.state != State::Done);
+        if n % 4 == 3 {
+            pair.compare_memory(words, &what);
+        }
+    }
+    println!("{preset}: {count} wild instructions, {illegal} of them illegal, {} cycles equal", pair.cycles);
+}
+
+#[test]
+fn nano_with_wild_instructions() {
+    wild_instructions("nano", programs(200));
+}
+
+#[test]
+#[ignore = "long: needs larger models, suite/npu/run --full"]
+fn larger_presets_run_random_programs() {
+    for preset in ["edge", "core"] {
+        if built(preset) {
+            let slow = |random: &mut Random| {
+                let waits = random.chance(2);
+                let mut seed = || if waits { random.next() } else { 0 };
+                Conditions { input: seed(), output: seed(), reset: None }
+            };
+            let cycles = random_programs(preset, 7, programs(100), slow);
+            println!("{preset}: random programs, {cycles} cycles equal");
+        }
+        every_pair_of_precisions(preset);
+        wild_instructions(preset, programs(100));
     }
 }
 

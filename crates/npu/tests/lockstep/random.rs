@@ -266,6 +266,26 @@ fn place(config: &Config, random: &mut Random) -> Vec<(&'static str, i64)> {
     ]
 }
 
+/// An instruction of the array or the auxiliary unit of which some fields have any value: it may be illegal, or do what the specification
+/// leaves open. Sizes stay small.
+pub(crate) fn wild(config: &Config, random: &mut Random) -> (usize, Instruction) {
+    const SIZES: [&str; 10] = ["n", "ct", "cg", "kh", "kw", "ow", "wait.fetch", "wait.array", "wait.aux", "wait.drain"];
+    let (queue, mut instruction) = match random.below(5) {
+        0 | 1 => (1, conv(config, random, Wish::default())),
+        2 | 3 => (2, aux(config, random)),
+        _ => (2, add(config, random)),
+    };
+    let fields = instruction.opcode().unwrap().fields();
+    for _ in 0..random.between(1, 6) {
+        let field = &fields[random.below(fields.len() as u64) as usize];
+        if !SIZES.contains(&field.name) {
+            let (low, high) = field.range();
+            instruction.set(field.name, random.between(low, high)).unwrap();
+        }
+    }
+    (queue, instruction)
+}
+
 /// Instructions of all queues in one order, each waiting for some of those before it; gives the four queues and the words that come in.
 pub(crate) fn program(config: &Config, random: &mut Random, length: usize) -> ([Vec<Instruction>; 4], usize) {
     let mut queues: [Vec<Instruction>; 4] = Default::default();
