@@ -27,6 +27,8 @@ pub struct LayerProfile {
     pub cycles: u64,
     /// Instructions.
     pub instructions: usize,
+    /// In how many strips it was computed together with the layers around it; 1 if by itself. Such layers share cycles, which are charged to the first.
+    pub strips: usize,
 }
 
 /// The profile of a frame.
@@ -76,6 +78,7 @@ impl Program {
                 work: 0,
                 cycles: 0,
                 instructions: 0,
+                strips: info.strips,
             })
             .collect();
         for span in &run.spans {

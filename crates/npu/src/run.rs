@@ -52,10 +52,13 @@ impl Session {
     }
 
     /// The integers that a tensor of the network has in the chip's memory: channels, rows, columns. They are those of the layer that wrote
-    /// it, unless a later layer has used its place.
-    pub fn tensor(&self, tensor: usize) -> Vec<i32> {
+    /// it, unless a later layer has used its place. `None` if it is never there as a whole.
+    pub fn tensor(&self, tensor: usize) -> Option<Vec<i32>> {
         let t = &self.program.network.tensors[tensor];
         let b = &self.program.buffers[tensor];
+        if b.rows < t.height {
+            return None;
+        }
         let view = View {
             tensor,
             dims: vec![vec![Axis::Channel], vec![Axis::Row], vec![Axis::Column]],
@@ -66,7 +69,7 @@ impl Session {
             .flat_map(|k| &self.chip.memory.activations[b.base + k * stride..][..b.plane_words])
             .copied()
             .collect();
-        self.program.unpack(&view, &planes)
+        Some(self.program.unpack(&view, &planes))
     }
 
     /// The chip, for its memories.

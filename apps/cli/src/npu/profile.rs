@@ -11,7 +11,8 @@ use crate::{model, output, runner::random_inputs, table::Table};
 
 const READING: &str = "\
 How to read it: `cycles` is what the layer added to the frame: layers overlap, strip by strip, so one that runs beside another adds little.
-`work` is what its unit needs at least (pairs of planes for the array, steps for the auxiliary unit), `span` from its first start to its last end.";
+`work` is what its unit needs at least (pairs of planes for the array, steps for the auxiliary unit), `span` from its first start to its last end.
+`strips`: computed in so many strips together with its neighbours, because what lies between them does not fit the chip; their cycles are charged to the first.";
 
 /// Show where the cycles of a frame go, layer by layer
 #[derive(Debug, clap::Args)]
@@ -50,7 +51,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if args.json {
         return output::json(&as_json(&args.model, &config.name, &profile));
     }
-    let mut table = Table::new(&["layer", "op", "unit", ">bits", ">MACs", ">work", ">span", ">cycles", ">"]);
+    let head = ["layer", "op", "unit", ">bits", ">MACs", ">work", ">span", ">strips", ">cycles", ">"];
+    let mut table = Table::new(&head);
     for l in &profile.layers {
         let bits = l.bits.1.map_or_else(|| l.bits.0.to_string(), |w| format!("{}·{w}", l.bits.0));
         let macs = if l.macs > 0 { output::count(l.macs as f64) } else { String::new() };
@@ -62,6 +64,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             macs,
             l.work.to_string(),
             l.span.1.saturating_sub(l.span.0).to_string(),
+            if l.strips > 1 { l.strips.to_string() } else { String::new() },
             l.cycles.to_string(),
             output::percent(l.cycles as f64 / profile.cycles as f64),
         ]);
@@ -85,7 +88,7 @@ fn as_json(model: &str, chip: &str, profile: &Profile) -> Value {
         .map(|l| {
             json!({
                 "name": l.name, "op": l.op, "unit": l.unit, "activation_bits": l.bits.0, "weight_bits": l.bits.1,
-                "macs": l.macs, "work": l.work, "start": l.span.0, "end": l.span.1, "cycles": l.cycles
+                "macs": l.macs, "work": l.work, "start": l.span.0, "end": l.span.1, "strips": l.strips, "cycles": l.cycles
             })
         })
         .collect();

@@ -110,6 +110,7 @@ mod tests {
             work: 80,
             cycles: 100,
             instructions: 1,
+            strips: 1,
         };
         let pool = LayerProfile { unit: "aux", ..layer.clone() };
         let profile = Profile { layers: vec![layer, pool], cycles: 100, macs: 1000, array_use: 0.5, traffic: (1, 1) };

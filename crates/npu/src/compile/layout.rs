@@ -1,6 +1,9 @@
 //! How activations lie in their memory, and where.
 
-use super::network::{Kind, Network, TensorId, Window};
+use super::{
+    network::{Kind, Layer, Network, Tensor, TensorId, Window},
+    segment::Segment,
+};
 use crate::{Config, NpuError};
 
 /// A tensor's place in the activation memory.
@@ -14,6 +17,8 @@ pub struct Buffer {
     pub plane_rows: usize,
     /// Pixels from one row to the next.
     pub pitch: usize,
+    /// Rows that it has room for; fewer than the tensor has where the layers around it are computed in strips.
+    pub rows: usize,
     /// Words of one plane.
     pub plane_words: usize,
     /// Words from one group of 64 channels to the next.
@@ -29,70 +34,43 @@ impl Buffer {
     }
 }
 
+/// How the activations of a network lie.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Layout {
+    /// By tensor.
+    pub buffers: Vec<Buffer>,
+    /// For every tensor the one whose place it takes: itself, or what it is added to.
+    pub roots: Vec<TensorId>,
+    /// Layers that are computed in strips.
+    pub segments: Vec<Segment>,
+}
+
 /// Gives every tensor its form, and a place while it lives.
 ///
 /// # Errors
 /// If the activation memory is too small; names the layer at which it is.
-pub(super) fn place(network: &mut Network, config: &Config) -> Result<Vec<Buffer>, NpuError> {
+pub(super) fn place(network: &mut Network, config: &Config, segments: &[Segment]) -> Result<Layout, NpuError> {
     spread_packing(network);
-    let made_by_host: Vec<TensorId> = network.inputs.iter().map(|p| p.view.tensor).collect();
-    let mut buffers: Vec<Buffer> = network
-        .tensors
-        .iter()
-        .enumerate()
-        .map(|(id, t)| {
-            let lg_pixels = if t.unpacked || t.channels > 32 {
-                0
-            } else {
-                // What the post unit writes comes in bytes of lanes at least.
-                let least = if made_by_host.contains(&id) { 1 } else { 8 };
-                (64 / t.channels.next_power_of_two().max(least)).trailing_zeros() as usize
-            };
-            let pitch = if t.windowed && t.height > 1 {
-                pitch(t.width.div_ceil(1 << lg_pixels), config.banks) << lg_pixels
-            } else {
-                t.width
-            };
-            let pixels = (t.height - 1) * pitch + t.width;
-            let plane_words = if lg_pixels > 0 { pixels.div_ceil(1 << lg_pixels) } else { pixels * t.groups() };
-            let plane_rows = (plane_words - 1).div_ceil(config.banks);
-            let words = (t.bits - 1) * (plane_rows * config.banks + 1) + plane_words;
-            Buffer { base: 0, lg_pixels, plane_rows, pitch, plane_words, group_words: pixels, words }
-        })
-        .collect();
-    // A tensor lives from the layer that writes it first to the last that reads it.
-    let layers = network.layers.len();
-    let mut life = vec![(usize::MAX, 0usize); network.tensors.len()];
-    for port in &network.inputs {
-        life[port.view.tensor] = (0, 0);
-    }
-    for (l, layer) in network.layers.iter().enumerate() {
-        let t = &mut life[layer.output];
-        t.0 = t.0.min(l + 1);
-        t.1 = t.1.max(l + 1);
-        for input in inputs(&layer.kind, layer.input) {
-            life[input].1 = life[input].1.max(l + 1);
-        }
-    }
-    for port in &network.outputs {
-        life[port.view.tensor].1 = layers + 1;
-    }
-    let mut order: Vec<TensorId> = (0..buffers.len()).filter(|t| life[*t].0 != usize::MAX).collect();
-    order.sort_by_key(|t| life[*t].0);
+    let mut layout = Layout {
+        buffers: forms(network, config, segments),
+        roots: roots(network.tensors.len(), segments),
+        segments: segments.to_vec(),
+    };
+    let (life, order) = lives(network, &layout.roots, segments);
     // First so that layers can overlap; if that does not fit, as low as possible.
-    if assign(&order, &life, &mut buffers, config, true)
-        || assign_by_size(&order, &life, &mut buffers, config.activation_words())
-        || assign(&order, &life, &mut buffers, config, false)
+    let buffers = &mut layout.buffers;
+    if assign(&order, &life, buffers, config, true)
+        || assign_by_size(&order, &life, buffers, config.activation_words())
+        || assign(&order, &life, buffers, config, false)
     {
-        return Ok(buffers);
+        for (t, root) in layout.roots.iter().enumerate() {
+            layout.buffers[t].base = layout.buffers[*root].base;
+        }
+        return Ok(layout);
     }
-    let failed = order.iter().copied().max_by_key(|t| {
-        let alive = order.iter().filter(|o| life[**o].0 <= life[*t].0 && life[**o].1 >= life[*t].0);
-        alive.map(|o| buffers[*o].words).sum::<usize>()
-    });
-    let Some(t) = failed else { return Ok(buffers) };
-    let alive = order.iter().filter(|o| life[**o].0 <= life[t].0 && life[**o].1 >= life[t].0);
-    let words: usize = alive.map(|o| buffers[*o].words).sum();
+    let failed = order.iter().copied().max_by_key(|t| alive(&order, &life, buffers, life[*t].0));
+    let Some(t) = failed else { return Ok(layout) };
+    let words = alive(&order, &life, buffers, life[t].0);
     let layer = network.layers.iter().find(|l| l.output == t);
     Err(NpuError::Unmappable {
         node: layer.map_or_else(|| network.tensors[t].name.clone(), |l| l.name.clone()),
@@ -104,6 +82,99 @@ pub(super) fn place(network: &mut Network, config: &Config) -> Result<Vec<Buffer
             config.activation_bytes()
         ),
     })
+}
+
+/// By how much the tensors that live together are too large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Excess {
+    /// Words beyond the memory, summed over the layers.
+    pub words: usize,
+    /// The first layer at which most are needed.
+    pub layer: usize,
+}
+
+/// What is missing for tensors to be placed, were there no gaps between them.
+pub(super) fn excess(network: &Network, config: &Config, segments: &[Segment]) -> Excess {
+    let buffers = forms(network, config, segments);
+    let (life, order) = lives(network, &roots(buffers.len(), segments), segments);
+    let needed: Vec<usize> = (1..=network.layers.len()).map(|time| alive(&order, &life, &buffers, time)).collect();
+    let layer = needed.iter().enumerate().max_by_key(|(l, words)| (**words, std::cmp::Reverse(*l)));
+    let words = needed.iter().map(|words| words.saturating_sub(config.activation_words())).sum();
+    Excess { words, layer: layer.map_or(0, |l| l.0) }
+}
+
+/// Words of all that lives at a time.
+fn alive(order: &[TensorId], life: &[(usize, usize)], buffers: &[Buffer], time: usize) -> usize {
+    order.iter().filter(|t| (life[**t].0..=life[**t].1).contains(&time)).map(|t| buffers[*t].words).sum()
+}
+
+/// The tensors' forms, without places.
+fn forms(network: &Network, config: &Config, segments: &[Segment]) -> Vec<Buffer> {
+    // What the host lays out may have more pixels to a word than what the post unit writes, unless it is read side by side with that.
+    let mut made_by_host: Vec<TensorId> = network.inputs.iter().map(|p| p.view.tensor).collect();
+    let by_words = |l: &&Layer| matches!(l.kind, Kind::Add { .. } | Kind::Sum { .. });
+    for layer in network.layers.iter().filter(by_words) {
+        made_by_host.retain(|t| !inputs(&layer.kind, layer.input).contains(t));
+    }
+    let form = |(id, t): (TensorId, &Tensor)| {
+        let lg_pixels = if t.unpacked || t.channels > 32 {
+            0
+        } else {
+            // What the post unit writes comes in bytes of lanes at least.
+            let least = if made_by_host.contains(&id) { 1 } else { 8 };
+            (64 / t.channels.next_power_of_two().max(least)).trailing_zeros() as usize
+        };
+        let pitch = if t.windowed && t.height > 1 {
+            pitch(t.width.div_ceil(1 << lg_pixels), config.banks) << lg_pixels
+        } else if segments.is_empty() || t.height == 1 {
+            t.width
+        } else {
+            // Strips are moved and added by words.
+            t.width.next_multiple_of(1 << lg_pixels)
+        };
+        let sliding = segments.iter().flat_map(|s| &s.sliding).find(|s| s.0 == id);
+        let rows = sliding.map_or(t.height, |s| s.1);
+        let pixels = (rows - 1) * pitch + t.width;
+        let plane_words = if lg_pixels > 0 { pixels.div_ceil(1 << lg_pixels) } else { pixels * t.groups() };
+        let plane_rows = (plane_words - 1).div_ceil(config.banks);
+        let words = (t.bits - 1) * (plane_rows * config.banks + 1) + plane_words;
+        Buffer { base: 0, lg_pixels, plane_rows, pitch, rows, plane_words, group_words: pixels, words }
+    };
+    network.tensors.iter().enumerate().map(form).collect()
+}
+
+fn roots(tensors: usize, segments: &[Segment]) -> Vec<TensorId> {
+    let mut roots: Vec<TensorId> = (0..tensors).collect();
+    for (sum, operand) in segments.iter().flat_map(|s| &s.in_place) {
+        roots[*sum] = roots[*operand];
+    }
+    roots
+}
+
+/// When every tensor lives, in layers from 1 on (0: inputs), and those that need a place, in order of their making.
+fn lives(network: &Network, roots: &[TensorId], segments: &[Segment]) -> (Vec<(usize, usize)>, Vec<TensorId>) {
+    // From the layer that writes it first to the last that reads it; all layers of a segment are at work at once.
+    let layers = network.layers.len();
+    let mut life = vec![(usize::MAX, 0usize); network.tensors.len()];
+    for port in &network.inputs {
+        life[port.view.tensor] = (0, 0);
+    }
+    for (l, layer) in network.layers.iter().enumerate() {
+        let segment = segments.iter().find(|s| s.layers.contains(&l));
+        let (first, last) = segment.map_or((l + 1, l + 1), |s| (s.layers.start + 1, s.layers.end));
+        let t = &mut life[roots[layer.output]];
+        *t = (t.0.min(first), t.1.max(last));
+        for input in inputs(&layer.kind, layer.input) {
+            let t = &mut life[roots[input]];
+            t.1 = t.1.max(last);
+        }
+    }
+    for port in &network.outputs {
+        life[roots[port.view.tensor]].1 = layers + 1;
+    }
+    let mut order: Vec<TensorId> = (0..roots.len()).filter(|t| roots[*t] == *t && life[*t].0 != usize::MAX).collect();
+    order.sort_by_key(|t| life[*t].0);
+    (life, order)
 }
 
 /// The least distance of rows at which the nine taps of a 3 × 3 window take the fewest turns of the banks.

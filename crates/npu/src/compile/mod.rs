@@ -1,7 +1,7 @@
 //! The compiler: a quantized graph becomes a [`Program`].
 //!
-//! `lower` decides what the host and what the chip computes and joins what one pass of the chip does; `layout` places activations; `emit` cuts layers
-//! into strips and encodes them; `schedule` makes every instruction wait for what it depends on.
+//! `lower` decides what the host and what the chip computes and joins what one pass of the chip does; `layout` places activations, and where they do not fit, `segment`
+//! finds layers to compute strip by strip together; `emit` cuts layers into strips and encodes them; `schedule` makes every instruction wait for what it depends on.
 
 mod emit;
 mod image;
@@ -9,13 +9,14 @@ mod layout;
 mod lower;
 pub mod network;
 mod schedule;
+mod segment;
 mod unfold;
 mod weights;
 
 use qing_graph::Graph;
 
 use self::{
-    emit::Emitter,
+    emit::{Constants, Emitter},
     network::{Kind, Network},
     schedule::{Schedule, Stream},
 };
@@ -62,6 +63,9 @@ pub struct LayerInfo {
     pub weight_words: usize,
     /// Whether the weights stay on the chip.
     pub resident: bool,
+    /// In how many strips it is computed, each together with the layers around it, because what lies between them does not fit
+    /// the activation memory whole; 1 if that is not so.
+    pub strips: usize,
 }
 
 /// A compiled network.
@@ -77,7 +81,7 @@ pub struct Program {
     pub buffers: Vec<Buffer>,
     /// The instruction memory.
     pub instructions: Vec<Instruction>,
-    /// For every instruction, the layer it belongs to; `usize::MAX` for set-up, inputs and outputs.
+    /// For every instruction, the layer it belongs to; `usize::MAX` for set-up, inputs, outputs, and copies of rows between strips.
     pub layer_of: Vec<usize>,
     /// Entries of the set-up run, which loads weights, parameters and tables once.
     pub setup: [usize; 4],
@@ -101,22 +105,37 @@ pub fn compile(graph: &Graph, config: &Config) -> Result<Program, NpuError> {
     config.validate()?;
     let graph = lower::bind(graph)?;
     let mut network = lower::lower(&graph)?;
-    unfold::unfold(&mut network, config);
-    let buffers = layout::place(&mut network, config)?;
+    // Inputs that are laid out as windows are faster, but larger.
+    let mut unfolded = network.clone();
+    unfold::unfold(&mut unfolded, config);
+    let layout = match segment::fit(&mut unfolded, config) {
+        Ok(layout) => {
+            network = unfolded;
+            layout
+        }
+        Err(_) => segment::fit(&mut network, config)?,
+    };
     let mut memory = weights::Memory::new(config);
-    let plan = memory.plan(&network, &buffers)?;
+    let plan = memory.plan(&network, &layout)?;
     let mut schedule = Schedule::default();
     schedule.layer = usize::MAX;
     let mut frame_words = Vec::new();
     {
-        let mut emitter = Emitter { config, network: &network, buffers: &buffers, schedule: &mut schedule };
+        let mut emitter = Emitter::new(config, &network, &layout, &mut schedule);
+        let constants: Vec<Constants> = plan.iter().map(|p| p.constants).collect();
         for (port, input) in network.inputs.iter().enumerate() {
             emitter.input(input.view.tensor, port, &mut frame_words)?;
         }
         for (l, layer) in network.layers.iter().enumerate() {
+            if let Some(segment) = layout.segments.iter().find(|s| s.layers.contains(&l)) {
+                if segment.layers.start == l {
+                    emitter.segment(segment, &constants, memory.unchanged)?;
+                }
+                continue;
+            }
             emitter.schedule.layer = l;
             let weights = plan[l].emit(emitter.schedule, config, &mut frame_words)?;
-            emitter.layer(layer, plan[l].constants, weights.as_ref())?;
+            emitter.layer(layer, constants[l], weights.as_ref())?;
         }
         emitter.schedule.layer = usize::MAX;
         let mut drained = Vec::new();
@@ -127,7 +146,7 @@ pub fn compile(graph: &Graph, config: &Config) -> Result<Program, NpuError> {
             }
         }
     }
-    let queues = schedule.finish(&buffers)?;
+    let queues = schedule.finish(&layout.buffers)?;
     let (mut instructions, mut layer_of) = (Vec::new(), Vec::new());
     let mut place = |streams: [Stream; 4]| {
         streams.map(|stream| {
@@ -156,19 +175,21 @@ pub fn compile(graph: &Graph, config: &Config) -> Result<Program, NpuError> {
         .layers
         .iter()
         .zip(&plan)
-        .map(|(layer, p)| LayerInfo {
+        .enumerate()
+        .map(|(l, (layer, p))| LayerInfo {
             name: layer.name.clone(),
             op: layer.op.clone(),
             bits: (network.tensors[layer.input].bits, p.bits),
             macs: layer.macs,
             weight_words: p.words,
             resident: p.streams.is_empty(),
+            strips: layout.segments.iter().find(|s| s.layers.contains(&l)).map_or(1, |s| s.strips.len()),
         })
         .collect();
     Ok(Program {
         config: config.clone(),
         graph,
-        buffers,
+        buffers: layout.buffers,
         instructions,
         layer_of,
         setup,

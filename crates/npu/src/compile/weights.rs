@@ -4,6 +4,7 @@ use super::{
     Buffer, Words,
     emit::Constants,
     image,
+    layout::Layout,
     network::{Kind, Layer, Network},
     schedule::{Access, Schedule, Space, Stream},
     weight_bits,
@@ -32,15 +33,19 @@ pub(super) struct Memory<'a> {
     parameters: Vec<u64>,
     tables: Vec<Vec<u8>>,
     pub streamed: Vec<u64>,
+    /// Parameters that change nothing, for copies.
+    pub unchanged: Constants,
 }
 
 impl<'a> Memory<'a> {
     pub(super) fn new(config: &'a Config) -> Memory<'a> {
-        Memory { config, weights: vec![], parameters: vec![], tables: vec![], streamed: vec![] }
+        let unchanged = Constants::default();
+        Memory { config, weights: vec![], parameters: vec![], tables: vec![], streamed: vec![], unchanged }
     }
 
     /// Decides for every layer.
-    pub(super) fn plan(&mut self, network: &Network, buffers: &[Buffer]) -> Result<Vec<Plan>, NpuError> {
+    pub(super) fn plan(&mut self, network: &Network, layout: &Layout) -> Result<Vec<Plan>, NpuError> {
+        let buffers = &layout.buffers;
         let columns = self.config.columns;
         let images: Vec<Vec<u64>> = network
             .layers
@@ -61,7 +66,9 @@ impl<'a> Memory<'a> {
                 }
             })
             .collect();
-        let resident = self.choose(network, &images)?;
+        // Layers that take turns strip by strip need all their weights at once.
+        let bound = |l: usize| layout.segments.iter().any(|s| s.layers.contains(&l));
+        let resident = self.choose(network, &images, bound)?;
         let mut plans = Vec::new();
         // Streamed layers take turns in what is left.
         let stays: usize = images.iter().zip(&resident).filter(|(_, r)| **r).map(|(i, _)| i.len() / columns).sum();
@@ -93,6 +100,10 @@ impl<'a> Memory<'a> {
             }
             plans.push(plan);
         }
+        if layout.segments.iter().flat_map(|s| &s.strips).flat_map(|s| &s.slides).any(|s| s.copy.is_some()) {
+            self.unchanged.parameters = self.parameters.len() / columns;
+            self.parameters.extend(vec![u64::from(1f32.to_bits()) << 32; columns]);
+        }
         let vectors = self.parameters.len() / columns;
         if vectors > self.config.parameter_vectors {
             return Err(NpuError::Limit(format!(
@@ -111,25 +122,31 @@ impl<'a> Memory<'a> {
         Ok(plans)
     }
 
-    /// Which layers' weights stay: all if they fit, else the largest are streamed until the rest and room for two of them fit.
-    fn choose(&self, network: &Network, images: &[Vec<u64>]) -> Result<Vec<bool>, NpuError> {
+    /// Which layers' weights stay: all if they fit, else the largest that are not `bound` to are streamed until the rest and room for two of
+    /// them fit, or for one if two never do.
+    fn choose(
+        &self,
+        network: &Network,
+        images: &[Vec<u64>],
+        bound: impl Fn(usize) -> bool,
+    ) -> Result<Vec<bool>, NpuError> {
         let capacity = self.config.weight_words;
         let words: Vec<usize> = images.iter().map(|i| i.len() / self.config.columns).collect();
-        let mut resident = vec![true; words.len()];
-        let mut total: usize = words.iter().sum();
-        if total <= capacity {
-            return Ok(resident);
+        let all: usize = words.iter().sum();
+        if all <= capacity {
+            return Ok(vec![true; words.len()]);
         }
-        let mut order: Vec<usize> = (0..words.len()).collect();
+        let mut order: Vec<usize> = (0..words.len()).filter(|l| !bound(*l)).collect();
         order.sort_by_key(|i| std::cmp::Reverse(words[*i]));
-        let mut streamed: Vec<usize> = Vec::new();
-        for i in order {
-            resident[i] = false;
-            total -= words[i];
-            streamed.push(words[i]);
-            let room = streamed[0] + streamed.get(1).copied().unwrap_or(0);
-            if total + room <= capacity {
-                return Ok(resident);
+        for places in [2, 1] {
+            let room: usize = order.iter().take(places).map(|i| words[*i]).sum();
+            let (mut resident, mut total) = (vec![true; words.len()], all);
+            for i in &order {
+                resident[*i] = false;
+                total -= words[*i];
+                if total + room <= capacity {
+                    return Ok(resident);
+                }
             }
         }
         let layer = words.iter().enumerate().max_by_key(|(_, w)| **w).map_or(0, |(i, _)| i);
@@ -137,7 +154,7 @@ impl<'a> Memory<'a> {
             node: network.layers[layer].name.clone(),
             op: network.layers[layer].op.clone(),
             what: format!(
-                "its weights take {} words of {} bits; the chip `{}` holds {capacity}, of which a streamed layer may take half",
+                "its weights take {} words of {} bits; the chip `{}` holds {capacity}, which the layers do not fit even one by one",
                 words[layer],
                 self.config.columns * 64,
                 self.config.name
