@@ -720,8 +720,8 @@ impl Lowering<'_> {
             && !layer.finish.raw
         {
             if clamp {
-                layer.finish.lo = layer.finish.lo.max(low);
-                layer.finish.hi = layer.finish.hi.min(high);
+                layer.finish.lo = layer.finish.lo.clamp(low, high);
+                layer.finish.hi = layer.finish.hi.clamp(low, high);
             } else {
                 layer.finish.table = Some(bytes);
             }

@@ -5,11 +5,13 @@
 
 mod emit;
 mod image;
+mod join;
 mod layout;
 mod lower;
 pub mod network;
 mod schedule;
 mod segment;
+mod split;
 mod unfold;
 mod weights;
 
@@ -105,9 +107,12 @@ pub fn compile(graph: &Graph, config: &Config) -> Result<Program, NpuError> {
     config.validate()?;
     let graph = lower::bind(graph)?;
     let mut network = lower::lower(&graph)?;
+    join::align(&mut network, config);
     // Inputs that are laid out as windows are faster, but larger.
     let mut unfolded = network.clone();
     unfold::unfold(&mut unfolded, config);
+    split::split(&mut unfolded, config);
+    split::split(&mut network, config);
     let layout = match segment::fit(&mut unfolded, config) {
         Ok(layout) => {
             network = unfolded;
