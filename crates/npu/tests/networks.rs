@@ -132,3 +132,13 @@ fn what_does_not_fit_whole_is_computed_in_strips() {
         println!("{name} on {preset}: {} cycles", agrees(&graph, preset, 1));
     }
 }
+
+#[test]
+fn weights_of_mlperf_tiny_stay_on_edge() {
+    for name in ["ic_resnet8", "kws_dscnn", "vww", "ad_autoencoder"] {
+        let Some(graph) = model(&format!("mlperf_tiny/{name}_int8.tflite")) else { return };
+        let program = compile(&graph, &Config::preset("edge").unwrap()).unwrap();
+        assert!(program.layers.iter().all(|l| l.resident) && program.streamed.is_empty(), "{name}");
+        println!("{name} on edge: {} cycles", agrees(&graph, "edge", 1));
+    }
+}
