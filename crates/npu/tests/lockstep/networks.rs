@@ -71,17 +71,6 @@ fn lockstep(preset: &str, name: &str, frames: usize) {
     println!("{name} on {preset}: {cycles} cycles a frame{strips}; {} cycles equal", pair.cycles);
 }
 
-/// The beginning of a network that takes too long as a whole.
-fn beginning(preset: &str, name: &str, cycles: u64) {
-    let Some((program, mut pair)) = loaded(preset, name) else { return };
-    let words = frame_words(&program, &mut Random(9));
-    let run = pair.run_part(program.frame, &words, cycles, &|| format!("{name} on {preset}"));
-    let begun =
-        run.spans.iter().filter_map(|s| program.layer_of.get(s.pc)).filter(|l| **l < program.layers.len()).max();
-    let (reached, all) = (begun.map_or(0, |l| l + 1), program.layers.len());
-    println!("{name} on {preset}: {cycles} cycles, up to layer {reached} of {all}, equal");
-}
-
 #[test]
 fn keyword_dscnn_on_nano() {
     lockstep("nano", "mlperf_tiny/kws_dscnn_int8.tflite", 2);
@@ -134,10 +123,19 @@ fn networks_on_core() {
     }
 }
 
-/// Its first blocks; `QING_NPU_CYCLES` says how far.
+/// Whole, or the first `QING_NPU_CYCLES` cycles of it.
 #[test]
 #[ignore = "long: needs larger models, suite/npu/run --full"]
-fn beginning_of_mobilenetv2_on_core() {
-    let cycles = std::env::var("QING_NPU_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(600_000);
-    beginning("core", "mobilenetv2_w8a8.qing", cycles);
+fn mobilenetv2_on_core() {
+    let name = "mobilenetv2_w8a8.qing";
+    let Some(cycles) = std::env::var("QING_NPU_CYCLES").ok().and_then(|n| n.parse().ok()) else {
+        return lockstep("core", name, 1);
+    };
+    let Some((program, mut pair)) = loaded("core", name) else { return };
+    let words = frame_words(&program, &mut Random(9));
+    let run = pair.run_part(program.frame, &words, cycles, &|| name.into());
+    let begun =
+        run.spans.iter().filter_map(|s| program.layer_of.get(s.pc)).filter(|l| **l < program.layers.len()).max();
+    let (reached, all) = (begun.map_or(0, |l| l + 1), program.layers.len());
+    println!("{name} on core: {cycles} cycles, up to layer {reached} of {all}, equal");
 }
