@@ -152,6 +152,15 @@ module npu_aux
     pads = valid & ~in_input;
   end
 
+  // Of the instruction that starts: its top plane, its strides, its first row.
+  logic [2:0] start_top;
+  logic [ADDR-1:0] start_stride, start_bstride, start_line;
+  assign start_top = instruction[3:0] == OP_ADD && instruction[ADD_BBITS_LSB+:3] > instruction[AUX_ABITS_LSB+:3]
+      ? instruction[ADD_BBITS_LSB+:3] : instruction[AUX_ABITS_LSB+:3];
+  assign start_stride = plane_stride(instruction[AUX_PS_LSB+:16]);
+  assign start_bstride = plane_stride(instruction[ADD_BPS_LSB+:16]);
+  assign start_line = ADDR'($signed(instruction[AUX_LROW_LSB+:22])) - ADDR'($signed(instruction[AUX_X0_LSB+:13]));
+
   always_ff @(posedge clk) begin
     if (clear) begin
       busy <= 1'b0;
@@ -257,14 +266,6 @@ module npu_aux
       end
     end
   end
-  logic [2:0] start_top;
-  logic [ADDR-1:0] start_stride, start_bstride, start_line;
-  assign start_top = instruction[3:0] == OP_ADD && instruction[ADD_BBITS_LSB+:3] > instruction[AUX_ABITS_LSB+:3]
-      ? instruction[ADD_BBITS_LSB+:3] : instruction[AUX_ABITS_LSB+:3];
-  assign start_stride = plane_stride(instruction[AUX_PS_LSB+:16]);
-  assign start_bstride = plane_stride(instruction[ADD_BPS_LSB+:16]);
-  assign start_line = ADDR'($signed(instruction[AUX_LROW_LSB+:22])) - ADDR'($signed(instruction[AUX_X0_LSB+:13]));
-
   // Weight words arrive in the cycle after they were read.
   logic [TAP_WORDS*COLS-1:0][63:0] taps_weights;
   logic arrives, arrives_zero;
@@ -294,6 +295,16 @@ module npu_aux
   logic [2:0] negative3;
   // Stage 4: the main sum.
   logic end4, first_block4, end_word4;
+
+  // Whether the plane in stage 2 is the top one of the second operand.
+  logic btop1, btop2, step_btop;
+  always_ff @(posedge clk) begin
+    if (run) begin
+      if (put) step_btop <= plane == bbits;
+      btop1 <= step_btop;
+      btop2 <= btop1;
+    end
+  end
 
   always_ff @(posedge clk) begin
     if (clear) begin
@@ -325,16 +336,6 @@ module npu_aux
       end4 <= finish3 && end3;
       first_block4 <= first_block3;
       end_word4 <= end_word3;
-    end
-  end
-
-  // Whether the plane in stage 2 is the top one of the second operand.
-  logic btop1, btop2, step_btop;
-  always_ff @(posedge clk) begin
-    if (run) begin
-      if (put) step_btop <= plane == bbits;
-      btop1 <= step_btop;
-      btop2 <= btop1;
     end
   end
 

@@ -32,8 +32,12 @@ pub struct EnergyTable {
     pub instruction: f64,
 }
 
-/// The table that comes with the library.
-const PUBLISHED: &str = include_str!("../energy/published-45nm.toml");
+/// The tables that come with the library, by name; the first is the one that is used where none is named.
+const TABLES: [(&str, &str); 3] = [
+    ("published-45nm", include_str!("../energy/published-45nm.toml")),
+    ("asap7", include_str!("../energy/asap7.toml")),
+    ("ihp-sg13g2", include_str!("../energy/ihp-sg13g2.toml")),
+];
 
 impl EnergyTable {
     /// The table of published 45 nm figures.
@@ -41,7 +45,13 @@ impl EnergyTable {
     /// # Errors
     /// Never; the text is tested.
     pub fn published() -> Result<EnergyTable, NpuError> {
-        EnergyTable::parse(PUBLISHED)
+        EnergyTable::parse(TABLES[0].1)
+    }
+
+    /// A table that comes with the library: `published-45nm`, `asap7` or `ihp-sg13g2`; nothing if it is none of these.
+    pub fn named(name: &str) -> Option<EnergyTable> {
+        let (_, text) = TABLES.iter().find(|t| t.0 == name)?;
+        EnergyTable::parse(text).ok()
     }
 
     /// Reads a table from TOML.
@@ -99,5 +109,13 @@ mod tests {
         assert!((of("post") - 1000.0 * 16.0 * 3.8e-6).abs() < 1e-9);
         assert_eq!(of("weights"), 0.0);
         assert!(EnergyTable::parse("name = \"x\"").is_err());
+    }
+
+    #[test]
+    fn the_tables_have_the_names_they_are_known_by() {
+        for (name, _) in TABLES {
+            assert_eq!(EnergyTable::named(name).map(|t| t.name).as_deref(), Some(name));
+        }
+        assert_eq!(EnergyTable::named("28nm"), None);
     }
 }

@@ -45,6 +45,17 @@ pub enum NpuError {
     /// The chip stopped with an error.
     #[error("the chip stopped: {0}")]
     Chip(String),
+    /// A program of others that failed, or is not there.
+    #[error("{tool}: {what}")]
+    Tool {
+        /// Its name.
+        tool: &'static str,
+        /// What it said, or how to install it.
+        what: String,
+    },
+    /// A cell library, or a report of a tool, that cannot be read.
+    #[error("{0}")]
+    Library(String),
     /// The graph itself is wrong.
     #[error(transparent)]
     Graph(#[from] qing_graph::GraphError),

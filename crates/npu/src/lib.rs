@@ -13,6 +13,7 @@ pub mod isa;
 pub mod report;
 mod run;
 pub mod simulate;
+pub mod synth;
 
 pub use compile::{Program, compile};
 pub use config::Config;

@@ -77,6 +77,11 @@ impl Session {
         &self.chip
     }
 
+    /// Frames record the operands of an element of the array, by row and column, from now on.
+    pub fn probe(&mut self, element: (usize, usize)) {
+        self.chip.probe = Some(element);
+    }
+
     /// Computes a frame.
     ///
     /// # Errors

@@ -83,7 +83,7 @@ pub mod npu {
         export::Image,
         isa,
         report::{LayerProfile, Profile},
-        simulate,
+        simulate, synth,
     };
 }
 

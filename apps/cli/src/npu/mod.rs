@@ -5,6 +5,7 @@ mod explore;
 mod profile;
 mod roofline;
 mod run;
+mod synth;
 mod trace;
 
 use std::{fs, path::PathBuf};
@@ -22,6 +23,7 @@ pub(crate) enum Command {
     Compile(compile::Args),
     Profile(profile::Args),
     Explore(explore::Args),
+    Synth(synth::Args),
 }
 
 /// Which chip.
@@ -33,8 +35,8 @@ pub(crate) struct ChipArgs {
     /// The chip's sizes from a TOML file (those of the presets are in crates/npu/presets)
     #[arg(long, value_name = "FILE", conflicts_with = "preset")]
     config: Option<PathBuf>,
-    /// Energy of its operations from a TOML file [default: published figures of a 45 nm process]
-    #[arg(long, value_name = "FILE")]
+    /// Energy of its operations: published-45nm, asap7, ihp-sg13g2 or a TOML file [default: published-45nm]
+    #[arg(long, value_name = "NAME|FILE")]
     energy: Option<PathBuf>,
 }
 
@@ -49,6 +51,9 @@ impl ChipArgs {
     /// The energy table.
     fn energy(&self) -> Result<EnergyTable> {
         let Some(path) = &self.energy else { return Ok(EnergyTable::published()?) };
+        if let Some(table) = path.to_str().and_then(EnergyTable::named) {
+            return Ok(table);
+        }
         let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
         EnergyTable::parse(&text).with_context(|| path.display().to_string())
     }
@@ -61,6 +66,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Compile(args) => compile::run(args),
         Command::Profile(args) => profile::run(args),
         Command::Explore(args) => explore::run(args),
+        Command::Synth(args) => synth::run(args),
     }
 }
 

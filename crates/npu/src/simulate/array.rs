@@ -9,6 +9,23 @@ use super::{
 };
 use crate::config::{Config, MAC_STAGES};
 
+/// What an element of the array was given for a reduction group: bit planes of 64 lanes, and how they are multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Operands {
+    /// Planes of the activations.
+    pub activations: [u64; 8],
+    /// Planes of the weights.
+    pub weights: [u64; 8],
+    /// Planes of activations and weights that there are.
+    pub bits: (usize, usize),
+    /// Whether the top planes are negative.
+    pub signed: (bool, bool),
+    /// The group begins a sum.
+    pub first: bool,
+    /// The group ends it.
+    pub last: bool,
+}
+
 /// The sums of one group for all rows and columns; the last column of a row is the row sum.
 pub(super) type Sums = Box<[[i32; 17]; 16]>;
 
@@ -37,10 +54,14 @@ pub(super) struct Array {
     pub held: u64,
     /// Pairs issued times elements in use.
     pub element_cycles: u64,
+    /// The element, by row and column, whose operands are recorded.
+    probe: Option<(usize, usize)>,
+    /// What it was given.
+    pub operands: Vec<Operands>,
 }
 
 impl Array {
-    pub(super) fn new(config: &Config) -> Array {
+    pub(super) fn new(config: &Config, probe: Option<(usize, usize)>) -> Array {
         Array {
             rows: config.rows,
             columns: config.columns,
@@ -54,6 +75,8 @@ impl Array {
             issued: 0,
             held: 0,
             element_cycles: 0,
+            probe,
+            operands: Vec::new(),
         }
     }
 
@@ -107,6 +130,19 @@ impl Array {
         self.pair = 0;
         let sums = self.next_in_pool;
         self.next_in_pool = (sums + 1) % self.pool.len();
+        if let Some((row, column)) = self.probe
+            && row < slot.meta.rows
+            && column < columns
+        {
+            self.operands.push(Operands {
+                activations: slot.rows[row],
+                weights: slot.columns[column],
+                bits: (conv.input.bits, conv.weight_bits),
+                signed: (conv.input.signed, conv.weight_signed),
+                first: slot.meta.first,
+                last: slot.meta.last,
+            });
+        }
         multiply(conv, slot, self.rows.min(slot.meta.rows), self.columns, &mut self.pool[sums]);
         self.stages[0].group = Some((slot.meta, sums));
         let freed = self.slot;

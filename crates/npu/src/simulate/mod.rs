@@ -12,6 +12,7 @@ mod memory;
 mod post;
 mod streams;
 
+pub use array::Operands;
 pub use memory::Memory;
 
 use self::{
@@ -103,6 +104,8 @@ pub struct Run {
     pub counters: Counters,
     /// Every instruction's time, in order of completion.
     pub spans: Vec<Span>,
+    /// What the element of [`Chip::probe`] was given, in order.
+    pub operands: Vec<Operands>,
 }
 
 /// How the outside treats the streams: whether a word is there, or taken, in a cycle.
@@ -126,6 +129,8 @@ pub struct Chip {
     instructions: Vec<Instruction>,
     /// The memories, which survive runs.
     pub memory: Memory,
+    /// The element of the array, by row and column, whose operands runs record; none at first.
+    pub probe: Option<(usize, usize)>,
 }
 
 /// From the grant of an instruction fetch to the instruction being there.
@@ -150,7 +155,7 @@ impl Chip {
     /// A chip with empty memories.
     pub fn new(config: Config) -> Chip {
         let memory = Memory::new(&config);
-        Chip { config, instructions: Vec::new(), memory }
+        Chip { config, instructions: Vec::new(), memory, probe: None }
     }
 
     /// Fills the instruction memory.
@@ -182,7 +187,7 @@ impl Chip {
 
     /// [`run_with`](Chip::run_with) for so many cycles at most: programs may be bad enough to take years.
     pub fn run_for(&mut self, entries: [usize; 4], input: &[u64], streams: &mut Streams<'_>, cycles: u64) -> Run {
-        let mut core = Core::new(&self.config, entries);
+        let mut core = Core::new(&self.config, self.probe, entries);
         let state = loop {
             if core.now == cycles {
                 break State::Running;
@@ -221,13 +226,13 @@ struct Core {
 }
 
 impl Core {
-    fn new(config: &Config, entries: [usize; 4]) -> Core {
+    fn new(config: &Config, probe: Option<(usize, usize)>, entries: [usize; 4]) -> Core {
         Core {
             now: 0,
             queues: entries.map(|pc| QueueState { pc, ..QueueState::default() }),
             sequencer: None,
             load: Load::new(config),
-            array: Array::new(config),
+            array: Array::new(config, probe),
             aux: AuxUnit::new(config),
             post: Post::new(config),
             fetch: FetchUnit::default(),
@@ -428,6 +433,6 @@ impl Core {
             reads: memory.take_reads(),
             ..self.counters
         };
-        Run { state, output: self.output, counters, spans: self.spans }
+        Run { state, output: self.output, counters, spans: self.spans, operands: self.array.operands }
     }
 }

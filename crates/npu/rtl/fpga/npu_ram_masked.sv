@@ -1,0 +1,42 @@
+// The memory of one port with a mask bit for every bit, out of block RAM, which has no such mask: a write reads the word, and puts it back merged in
+// the cycle after. What is read meanwhile from the same address is the merged word. To the outside it is the macro that it stands for, but
+// that rdata changes with a write too.
+module npu_ram_masked #(
+    parameter int WORDS = 64,
+    parameter int BITS = 64
+) (
+    input logic clk,
+    input logic read,
+    input logic write,
+    input logic [$clog2(WORDS)-1:0] addr,
+    input logic [BITS-1:0] wdata,
+    input logic [BITS-1:0] wmask,
+    output logic [BITS-1:0] rdata
+);
+  (* no_rw_check *)
+  logic [BITS-1:0] mem[WORDS];
+  // What was read; and what goes back.
+  logic [BITS-1:0] word, data, mask, merged, bypass;
+  logic [$clog2(WORDS)-1:0] to;
+  logic pending, same;
+
+  assign merged = (rdata & ~mask) | (data & mask);
+  assign rdata = same ? bypass : word;
+
+  always_ff @(posedge clk) begin
+    if (pending) mem[to] <= merged;
+    if (read || write) word <= mem[addr];
+  end
+  always_ff @(posedge clk) begin
+    pending <= write;
+    if (write) begin
+      to <= addr;
+      data <= wdata;
+      mask <= wmask;
+    end
+    if (read || write) begin
+      same <= pending && to == addr;
+      bypass <= merged;
+    end
+  end
+endmodule
