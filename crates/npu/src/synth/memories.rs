@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn the_least_area_of_macros_that_hold_all_words() {
         let macros = [sized(64, 50.0), sized(256, 93.0), sized(1024, 264.0)];
-        let mut memories = of(&Config::preset("edge").unwrap());
+        let mut memories = of(&Config { weight_words: 3584, ..Config::preset("edge").unwrap() });
         compose(&mut memories, &macros);
         let weights = memories.iter().find(|m| m.name == "weights").unwrap().composed.clone().unwrap();
         // 3,584 words: three of 1,024 and two of 256.

@@ -158,7 +158,10 @@ pub fn synthesize(job: &Job<'_>) -> Result<Report, NpuError> {
     }
     let failed = |e: std::io::Error| NpuError::Library(format!("{}: {e}", job.folder.display()));
     fs::create_dir_all(job.folder).map_err(failed)?;
-    let sources = rtl::write(&job.configuration(), job.target, job.folder).map_err(failed)?;
+    let mut sources = rtl::write(&job.configuration(), job.target, job.folder).map_err(failed)?;
+    // A file needs none behind it; and what is behind an array with one column is not made for that.
+    let last = sources.iter().position(|s| s.strip_suffix(".sv") == Some(job.unit.module()));
+    sources.truncate(last.map_or(sources.len(), |n| n + 1));
     let (figures, leaves_out) = match job.target.technology() {
         Some(technology) => (
             Figures::Cells(asic::run(job, technology, &sources)?),
