@@ -12,6 +12,13 @@ def cpu_name():
     return f"{name} (family {family})" if "name" in locals() else platform.processor()
 
 
+def instruction_set():
+    """The widest vectors of this machine's processor that kernels are written for, as `qing` names them; "scalar" where it has none."""
+    flags = next((line.split() for line in open("/proc/cpuinfo") if line.startswith(("flags", "Features"))), [])
+    known = {"avx512": "avx512bw", "avx2": "avx2", "neon": "asimd"}
+    return next((name for name, flag in known.items() if flag in flags), "scalar")
+
+
 def commit():
     """The commit that is measured; `+` where files differ from it."""
     told = subprocess.run(["git", "describe", "--always", "--dirty=+", "--exclude=*"], capture_output=True, text=True)

@@ -9,7 +9,7 @@ from engines import ENGINES, TARGET, Unavailable, installed_bytes, run, version
 from networks import NETWORKS
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from markdown import commit, cpu_name, table, write_section  # noqa: E402
+from markdown import commit, cpu_name, instruction_set, table, write_section  # noqa: E402
 
 # The least ratio of the fastest peer's time to qing's that the project is held to: fp32, int8.
 TARGETS = {
@@ -120,13 +120,18 @@ def qing_bytes(qing):
         return qing.stat().st_size
 
 
+def section_name():
+    """Where the tables stand in RESULTS.md: each instruction set has its own, so that one machine's do not replace the other's."""
+    return "peers" if instruction_set() == "avx512" else f"peers-{instruction_set()}"
+
+
 def render(comparison, load):
     log, args = comparison.log, comparison.args
     rows = [Row(log, row) for row in comparison.rows()]
     peaks = {p: max((m[p] for m in log.lines if m["kind"] == "peak"), default=float("nan")) for p in ("fp32", "int8")}
     rounds = 1 + max((m["round"] for m in log.lines if m["kind"] == "time"), default=-1)
     out = [
-        "## qing and its peers", "",
+        f"## qing and its peers{'' if instruction_set() == 'avx512' else f', {instruction_set()}'}", "",
         f"Commit {commit()}, {datetime.date.today().isoformat()}, {cpu_name()}, {os.cpu_count()} cores, load {load:.1f} at the start. Peak of one core, measured between the rows: "
         f"fp32 {peaks['fp32'] / 1e9:.0f} GFLOP/s, int8 {peaks['int8'] / 1e9:.0f} GOP/s. Batch 1; {rounds} rounds of interleaved fresh processes of {args.seconds} s; "
         "medians. Ratio: the peer's time to qing's in the same round, median over the rounds, above 1 where qing is faster; CPU time for one thread, wall time for two. "

@@ -195,7 +195,7 @@ def main():
     text = report.render(comparison, load)
     print(text)
     if args.write:
-        report.write_section(ROOT / "bench/RESULTS.md", "peers", text)
+        report.write_section(ROOT / "bench/RESULTS.md", report.section_name(), text)
 
 
 if __name__ == "__main__":
