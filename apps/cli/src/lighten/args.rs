@@ -24,6 +24,10 @@ pub(crate) struct Args {
     /// Take at most N of them
     #[arg(long, value_name = "N", default_value_t = ENOUGH)]
     pub calibration_limit: usize,
+    /// See every calibration image so many times: as it is, then moved by up to a sixteenth and mirrored at random. Few images
+    /// go further in what is learned on them (--rounding reconstruct)
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub calibration_views: u32,
     /// Labelled samples to measure accuracy on, before and after
     #[arg(long, value_name = "DATA")]
     pub evaluate: Option<String>,

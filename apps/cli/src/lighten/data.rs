@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use qing::{
     Tensor,
     data::{Dataset, Item, synthetic},
+    train::{Purpose, Random, data::Augment},
 };
 
 use super::Args;
@@ -63,9 +64,28 @@ pub(super) fn calibration(args: &Args, model: &Model, feeds: &Feeds) -> Result<B
     let data = feeds::open("--calibrate", &spec, Some(args.calibration_limit))?;
     let items = (0..data.len()).map(|i| data.item(i)).collect::<Result<Vec<_>, _>>()?;
     feeds.warn_if_guessed(&items[0]);
-    let source = format!("{} samples of {}", items.len(), data.name());
     let samples = items.len();
+    let mut source = format!("{samples} samples of {}", data.name());
+    if args.calibration_views > 1 {
+        source += &format!(", each in {} views", args.calibration_views);
+    }
+    let items = views(items, args.calibration_views)?;
     Ok(Batches { tensors: batched(items, feeds)?, source, spec, samples, synthetic: false })
+}
+
+/// Every item, and behind them all, `count` − 1 times, every image moved by up to a sixteenth of its short side and mirrored or not.
+fn views(items: Vec<Item>, count: u32) -> Result<Vec<Item>> {
+    let mut all = items.clone();
+    for view in 1..count {
+        for (i, item) in (0u32..).zip(&items) {
+            if let Item::Image(image) = item {
+                let crop = image.width.min(image.height) / 16;
+                let moved = Augment { crop, flip: 0.5, ..Augment::default() };
+                all.push(moved.apply(item.clone(), &mut Random::new(0, Purpose::Augment, view, i))?);
+            }
+        }
+    }
+    Ok(all)
 }
 
 fn batched(items: Vec<Item>, feeds: &Feeds) -> Result<Vec<Vec<Tensor>>> {

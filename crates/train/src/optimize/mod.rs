@@ -28,12 +28,15 @@ pub struct Settings {
     pub clip: Option<f32>,
     /// Factors of the learning rate by name: the first whose pattern (`*` stands for anything) fits; 1 if none.
     pub rates: Vec<(String, f32)>,
+    /// Weights ([`Role::Weight`]) that are zero at the start stay zero: a pruned network keeps its pattern (as the retraining of
+    /// Han et al., "Learning both Weights and Connections for Efficient Neural Networks", 2015).
+    pub keep_zeros: bool,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
         let method = Method::Sgd { momentum: 0.9, nesterov: true };
-        Settings { method, decay: 5e-4, scale_rate: 1.0, clip: None, rates: vec![] }
+        Settings { method, decay: 5e-4, scale_rate: 1.0, clip: None, rates: vec![], keep_zeros: false }
     }
 }
 
@@ -51,6 +54,8 @@ pub struct Optimizer {
     groups: Vec<Group>,
     /// For each parameter the vectors its method keeps, parameter by parameter.
     state: Vec<Vec<Vec<f32>>>,
+    /// For each parameter the positions that stay zero.
+    zeros: Vec<Vec<u32>>,
     steps: u64,
 }
 
@@ -71,7 +76,8 @@ impl Optimizer {
         let groups = parameters.iter().map(|p| group(settings, p)).collect();
         let kept = settings.method.kept();
         let state = parameters.iter().map(|p| vec![vec![0.0; p.value.len()]; kept]).collect();
-        Ok(Optimizer { settings: settings.clone(), groups, state, steps: 0 })
+        let zeros = parameters.iter().map(|p| if settings.keep_zeros { zeros(p) } else { vec![] }).collect();
+        Ok(Optimizer { settings: settings.clone(), groups, state, zeros, steps: 0 })
     }
 
     /// Starts a step: counts it, and gives the factor that shortens the gradients, all of them together, to the length they
@@ -90,11 +96,15 @@ impl Optimizer {
     pub fn update(&mut self, i: usize, rate: f32, factor: f32, value: &mut [f32], gradient: &[f32]) {
         let Group { decay, rate: of_group } = self.groups[i];
         self.settings.method.update(rate * of_group, decay, factor, self.steps, value, gradient, &mut self.state[i]);
+        for position in &self.zeros[i] {
+            value[*position as usize] = 0.0;
+        }
     }
 
-    /// Bytes of state.
+    /// Bytes of state, positions of zeros that stay among them.
     pub fn bytes(&self) -> usize {
-        self.state.iter().flatten().map(|v| v.len() * size_of::<f32>()).sum()
+        let zeros: usize = self.zeros.iter().map(|z| z.len() * size_of::<u32>()).sum();
+        zeros + self.state.iter().flatten().map(|v| v.len() * size_of::<f32>()).sum::<usize>()
     }
 
     /// Steps taken.
@@ -128,6 +138,14 @@ fn group(settings: &Settings, parameter: &Parameter) -> Group {
         decay: if parameter.role == Role::Weight { settings.decay } else { 0.0 },
         rate: if parameter.role == Role::Scale { named * settings.scale_rate } else { named },
     }
+}
+
+/// Positions of the zeros among a parameter's values; none if it is no weight.
+fn zeros(parameter: &Parameter) -> Vec<u32> {
+    if parameter.role != Role::Weight {
+        return vec![];
+    }
+    (0u32..).zip(&parameter.value).filter(|(_, v)| **v == 0.0).map(|(i, _)| i).collect()
 }
 
 /// Whether `*` in the pattern can stand for what makes it the name.
@@ -166,6 +184,7 @@ mod tests {
             scale_rate: 0.1,
             rates: vec![("head*".into(), 10.0)],
             clip: None,
+            keep_zeros: false,
         };
         let mut optimizer = Optimizer::new(&settings, &parameters).unwrap();
         assert_eq!(optimizer.begin([].into_iter()), 1.0);
@@ -175,6 +194,27 @@ mod tests {
         }
         let want = [1.0 - 0.1 * 1.5, 0.9, 0.99, 1.0 - 1.5f32];
         assert!(values.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{values:?}");
+    }
+
+    #[test]
+    fn zeros_of_weights_stay_when_asked() {
+        let parameters = [
+            parameter("a.weight", Role::Weight, vec![0.0, 1.0, -0.0]),
+            parameter("a.bias", Role::Bias, vec![0.0, 1.0, 0.0]),
+        ];
+        let momentum = Method::Sgd { momentum: 0.9, nesterov: true };
+        for (keep_zeros, weights) in [(true, [true, false, true]), (false, [false; 3])] {
+            let settings = Settings { method: momentum, keep_zeros, ..Settings::default() };
+            let mut optimizer = Optimizer::new(&settings, &parameters).unwrap();
+            for (i, still) in [weights, [false; 3]].into_iter().enumerate() {
+                let mut values = parameters[i].value.clone();
+                for _ in 0..3 {
+                    optimizer.begin([].into_iter());
+                    optimizer.update(i, 0.1, 1.0, &mut values, &[1.0, 2.0, -1.0]);
+                }
+                assert_eq!(values.iter().map(|v| *v == 0.0).collect::<Vec<_>>(), still, "{keep_zeros} {i} {values:?}");
+            }
+        }
     }
 
     #[test]

@@ -336,6 +336,9 @@ pub struct OptimizerSection {
     /// Factors of the learning rate by name, `*` standing for anything.
     #[serde(default)]
     pub rates: toml::Table,
+    /// Weights that are zero at the start stay zero: for a pruned network.
+    #[serde(default)]
+    pub keep_zeros: bool,
 }
 
 /// Optimizers.
@@ -378,7 +381,14 @@ impl OptimizerSection {
                 Ok((pattern.clone(), number as f32))
             })
             .collect::<Result<_, TrainError>>()?;
-        Ok(Settings { method, decay: self.weight_decay, scale_rate: self.scale_rate, clip: self.clip, rates })
+        Ok(Settings {
+            method,
+            decay: self.weight_decay,
+            scale_rate: self.scale_rate,
+            clip: self.clip,
+            rates,
+            keep_zeros: self.keep_zeros,
+        })
     }
 }
 
