@@ -6,6 +6,9 @@ pub enum LightenError {
     /// An option that makes no sense, and what would.
     #[error("{0}")]
     Option(String),
+    /// A budget that cannot be kept, and what can.
+    #[error("{0}")]
+    OutOfReach(String),
     /// Calibration data that does not fit the network.
     #[error("calibration data: {0}")]
     Calibration(String),

@@ -17,6 +17,7 @@ pub mod report;
 mod run;
 pub mod score;
 pub mod search;
+pub mod shape;
 pub mod sparsify;
 
 pub use calibrate::synthetic;

@@ -5,9 +5,10 @@ use qing_graph::{Graph, Tensor, passes, verify};
 use crate::{
     LightenError, Override, QuantizeOptions, Report,
     calibrate::synthetic,
-    quantize::{equalize, quantize, reconstructed},
+    quantize::{Quantized, equalize, quantize, reconstructed},
     report::{self, Calibration},
-    search::{CostModel, Judge, Measure, MixedOptions, Request, mixed},
+    search::{CostModel, Judge, Measure, Mixed, MixedOptions, Request, mixed},
+    shape::{OTHERS, Shape, Shapes, Tried},
 };
 
 /// How far a stage has come.
@@ -57,6 +58,8 @@ pub struct Search<'a> {
     pub models: Vec<Box<dyn CostModel>>,
     /// Says how accurate a network is; wanted where a budget limits how much of that is lost.
     pub judge: Option<Box<Judge<'a>>>,
+    /// What the network may be made of besides what it came as.
+    pub shapes: Shapes,
 }
 
 /// Makes a float network lighter, with the widths of `options`.
@@ -76,10 +79,11 @@ pub fn lighten(
     run(graph, calibration, options, None, progress)
 }
 
-/// Makes a float network lighter, with the widths that budgets ask for; those of `options` do not count. Otherwise as [`lighten`].
+/// Makes a float network lighter, with the widths that budgets ask for; those of `options` do not count. Where widths alone do not keep
+/// them, or where everything shall be tried, channels are taken out first or layers factorized. Otherwise as [`lighten`].
 ///
 /// # Errors
-/// As [`lighten`]; if no choice of widths keeps the budgets, with the closest that can be reached.
+/// As [`lighten`]; if nothing that is tried keeps the budgets, with the closest that widths alone can reach.
 pub fn lighten_within(
     graph: &Graph,
     calibration: &[Vec<Tensor>],
@@ -99,50 +103,159 @@ fn run(
 ) -> Result<Lightened, LightenError> {
     let mut float = graph.clone();
     passes::normalize(&mut float)?;
-    let mut float = float.compacted();
+    let float = float.compacted();
     let made_up = if calibration.is_empty() { synthetic(&float, options.synthetic_batches)? } else { vec![] };
     let batches = if calibration.is_empty() { &made_up } else { calibration };
     let noise = &batches[..options.noise_batches.min(batches.len())];
-    // What takes long is done once, on what was chosen; where points of accuracy are limited, on all that is judged.
-    let judged = search.as_ref().is_some_and(|s| s.options.budgets.iter().any(|b| b.measure == Measure::Drop));
-    let plain = QuantizeOptions { reconstruct: None, ..options.quantize.clone() };
-    let mut quantized = quantize(&float, batches, &plain, options.threads, progress)?;
-    if options.quantize.equalize && !noise.is_empty() {
-        // Evener channels help most networks and hurt some: keep what leaves the clearer output.
-        let even = equalize(&float, batches, options.threads)?.compacted();
-        let other = quantize(&even, batches, &plain, options.threads, progress)?;
-        let clarity = |f, q| report::output_sqnr(f, q, noise, options.threads);
-        if clarity(&even, &other)? > clarity(&float, &quantized)? {
-            (float, quantized) = (even, other);
+    let work = Work { batches, noise, options };
+    let before = report::totals(&float, batches.first().map(Vec::as_slice));
+    let (made, clarity) = match search {
+        None => (work.make(&float, float.clone(), None, progress)?, None),
+        Some(mut search) => {
+            let made = work.shaped(&float, &mut search, progress)?;
+            let clarity = report::output_sqnr(&float, &made.quantized, noise, options.threads)?;
+            (made, (!noise.is_empty()).then_some(clarity))
         }
-    }
-    let mut choice = None;
-    if let Some(mut search) = search {
-        let mut request = Request {
-            graph: &float,
-            calibration: batches,
-            options: &search.options,
-            quantize: &plain,
-            models: &mut search.models,
-            judge: search.judge.as_deref_mut(),
-            threads: options.threads,
-        };
-        let mut build = |overrides: &[Override], progress: &mut dyn FnMut(Progress)| {
-            let base = if judged { &options.quantize } else { &plain };
-            let chosen = QuantizeOptions { overrides: overrides.to_vec(), ..base.clone() };
-            quantize(&float, batches, &chosen, options.threads, progress)
-        };
-        let (made, found) = mixed(&mut request, &mut build, progress)?;
-        (quantized, choice) = (made, Some(found));
-    }
-    if !judged {
-        quantized = reconstructed(&float, quantized, batches, &options.quantize, options.threads, progress)?;
-    }
+    };
+    let Made { float, quantized, choice } = made;
     verify::verify(&quantized.assigned.graph)?;
     let samples = batches.iter().map(|b| b.first().and_then(|t| t.shape().first().copied()).unwrap_or(1)).sum();
     let calibration = Calibration { samples, synthetic: calibration.is_empty() };
     let mut report =
         report::report(&float, &quantized, batches.first(), noise, options.threads, calibration, progress)?;
+    // Against the network as it came, whatever it was made of in between.
+    report.before = before;
+    report.output_sqnr_db = clarity.or(report.output_sqnr_db);
     report.search = choice;
     Ok(Lightened { graph: quantized.assigned.graph.compacted(), report })
+}
+
+/// A float network, what it was quantized to, and how its widths were chosen.
+struct Made {
+    float: Graph,
+    quantized: Quantized,
+    choice: Option<Mixed>,
+}
+
+/// What all forms of a network have in common.
+struct Work<'a> {
+    batches: &'a [Vec<Tensor>],
+    /// Those that errors of the output are measured on.
+    noise: &'a [Vec<Tensor>],
+    options: &'a Options,
+}
+
+impl Work<'_> {
+    /// The network in the form that keeps the budgets best.
+    fn shaped(
+        &self,
+        float: &Graph,
+        search: &mut Search<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Made, LightenError> {
+        let first = self.make(float, float.clone(), Some(search), progress);
+        let needed = matches!(first, Err(LightenError::OutOfReach(_)));
+        match search.shapes {
+            Shapes::All => {}
+            Shapes::AsNeeded if needed => {}
+            _ => return first,
+        }
+        // Where nothing but accuracy is limited, small is good; else near to the float network is.
+        let small = search.options.budgets.iter().all(|b| b.measure == Measure::Drop);
+        let mut tried = vec![];
+        let mut best: Option<(f64, usize, Made)> = None;
+        let mut refusal = None;
+        let mut first = Some(first);
+        for shape in [Shape::Whole].into_iter().chain(OTHERS) {
+            let made = match first.take() {
+                Some(made) => made,
+                None => (shape.of(float, self.batches, self.options.threads, progress))
+                    .and_then(|graph| self.make(float, graph, Some(search), progress)),
+            };
+            let mut entry =
+                Tried { shape: shape.to_string(), file_bytes: None, output_sqnr_db: None, refused: None, chosen: false };
+            match made {
+                Ok(made) => {
+                    let bytes = report::file_bytes(&made.quantized.assigned.graph)[0];
+                    let clarity = report::output_sqnr(float, &made.quantized, self.noise, self.options.threads)?;
+                    entry.file_bytes = Some(bytes);
+                    entry.output_sqnr_db = (!self.noise.is_empty()).then_some(clarity);
+                    let value = if small { -(bytes as f64) } else { clarity };
+                    if best.as_ref().is_none_or(|(least, ..)| value > *least) {
+                        best = Some((value, tried.len(), made));
+                    }
+                }
+                Err(error @ (LightenError::OutOfReach(_) | LightenError::Option(_))) => {
+                    entry.refused = Some(error.to_string());
+                    refusal.get_or_insert(error);
+                }
+                Err(other) => return Err(other),
+            }
+            tried.push(entry);
+            if search.shapes == Shapes::AsNeeded && best.is_some() {
+                break;
+            }
+        }
+        match (best, refusal) {
+            (Some((_, at, mut made)), _) => {
+                tried[at].chosen = true;
+                if let Some(choice) = &mut made.choice {
+                    choice.shapes = tried;
+                }
+                Ok(made)
+            }
+            (None, Some(LightenError::OutOfReach(why))) => Err(LightenError::OutOfReach(format!(
+                "{why}. Taking channels out or factorizing layers before that does not keep it either"
+            ))),
+            (None, refusal) => Err(refusal.unwrap_or_else(|| LightenError::Option("nothing was tried".into()))),
+        }
+    }
+
+    /// A form of the network on few bits; what it may cost and lose goes by the network as it came, `reference`.
+    fn make(
+        &self,
+        reference: &Graph,
+        mut float: Graph,
+        search: Option<&mut Search<'_>>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Made, LightenError> {
+        let Work { batches, noise, options } = *self;
+        // What takes long is done once, on what was chosen; where points of accuracy are limited, on all that is judged.
+        let judged = search.as_ref().is_some_and(|s| s.options.budgets.iter().any(|b| b.measure == Measure::Drop));
+        let plain = QuantizeOptions { reconstruct: None, ..options.quantize.clone() };
+        let mut quantized = quantize(&float, batches, &plain, options.threads, progress)?;
+        if options.quantize.equalize && !noise.is_empty() {
+            // Evener channels help most networks and hurt some: keep what leaves the clearer output.
+            let even = equalize(&float, batches, options.threads)?.compacted();
+            let other = quantize(&even, batches, &plain, options.threads, progress)?;
+            let clarity = |f, q| report::output_sqnr(f, q, noise, options.threads);
+            if clarity(&even, &other)? > clarity(&float, &quantized)? {
+                (float, quantized) = (even, other);
+            }
+        }
+        let mut choice = None;
+        if let Some(search) = search {
+            let mut request = Request {
+                reference,
+                graph: &float,
+                calibration: batches,
+                options: &search.options,
+                quantize: &plain,
+                models: &mut search.models,
+                judge: search.judge.as_deref_mut(),
+                threads: options.threads,
+            };
+            let mut build = |overrides: &[Override], progress: &mut dyn FnMut(Progress)| {
+                let base = if judged { &options.quantize } else { &plain };
+                let chosen = QuantizeOptions { overrides: overrides.to_vec(), ..base.clone() };
+                quantize(&float, batches, &chosen, options.threads, progress)
+            };
+            let (made, found) = mixed(&mut request, &mut build, progress)?;
+            (quantized, choice) = (made, Some(found));
+        }
+        if !judged {
+            quantized = reconstructed(&float, quantized, batches, &options.quantize, options.threads, progress)?;
+        }
+        Ok(Made { float, quantized, choice })
+    }
 }

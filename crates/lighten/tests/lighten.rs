@@ -7,6 +7,7 @@ use qing_lighten::{
     Bits, LightenError, Lightened, Options, QuantizeOptions, RangeMethod, Reconstruction, Rounding, Search, lighten,
     lighten_within,
     search::{CostModel, Costs, Forms, Judge, Measure, MixedOptions, parse_budgets},
+    shape::Shapes,
 };
 
 fn noise(shape: &[usize], seed: usize, size: f32) -> Tensor {
@@ -280,7 +281,8 @@ fn within(
     models: Vec<Box<dyn CostModel>>,
     judge: Option<Box<Judge<'_>>>,
 ) -> Result<Lightened, LightenError> {
-    let search = Search { options: MixedOptions::new(parse_budgets(budget).unwrap()), models, judge };
+    let options_of = MixedOptions::new(parse_budgets(budget).unwrap());
+    let search = Search { options: options_of, models, judge, shapes: Shapes::Whole };
     lighten_within(&network(), &batches(6), &options("w8a8"), search, &mut |_| {})
 }
 
@@ -312,6 +314,39 @@ fn budgets_that_cannot_be_kept_say_how_close_one_comes() {
     assert!(error.contains("labelled"), "{error}");
     let error = within("npu_cycles<=5", vec![], None).unwrap_err().to_string();
     assert!(error.contains("size, latency, bitops, drop"), "{error}");
+}
+
+/// What no widths can keep, a smaller network can, and one that is told not to change stays out.
+#[test]
+fn a_budget_below_what_widths_can_keep_takes_a_smaller_network() {
+    let within = |budget: &str, shapes: Shapes| {
+        let search =
+            Search { options: MixedOptions::new(parse_budgets(budget).unwrap()), models: vec![], judge: None, shapes };
+        lighten_within(&network(), &batches(6), &options("w8a8"), search, &mut |_| {})
+    };
+    // Just below the least that two bits everywhere have.
+    let least = |error: LightenError| {
+        let text = error.to_string();
+        let LightenError::OutOfReach(_) = error else { panic!("{text}") };
+        let (_, rest) = text.split_once("the least is ").unwrap();
+        rest.split_whitespace().next().unwrap().parse::<f64>().unwrap()
+    };
+    let tight = format!("bitops<={}k", 0.95 * least(within("bitops<=1", Shapes::Whole).unwrap_err()));
+    assert!(matches!(within(&tight, Shapes::Whole), Err(LightenError::OutOfReach(_))));
+    let made = within(&tight, Shapes::AsNeeded).unwrap();
+    let tried = &made.report.search.as_ref().unwrap().shapes;
+    assert!(tried[0].refused.is_some() && tried.last().unwrap().chosen && tried.len() > 1, "{tried:?}");
+    assert!(made.report.after.macs < made.report.before.macs, "{:?}", made.report);
+    verify(&made.graph).unwrap();
+    // With everything tried, what was taken is the nearest to the float network.
+    let made = within("size<=4kB", Shapes::All).unwrap();
+    let tried = &made.report.search.as_ref().unwrap().shapes;
+    let best = tried.iter().filter_map(|t| t.output_sqnr_db).fold(f64::NEG_INFINITY, f64::max);
+    assert_eq!(tried.iter().filter(|t| t.chosen).map(|t| t.output_sqnr_db).collect::<Vec<_>>(), [Some(best)]);
+    assert_eq!(made.report.output_sqnr_db, Some(best));
+    // Far below, nothing does, and it says so.
+    let error = within("bitops<=1", Shapes::AsNeeded).unwrap_err().to_string();
+    assert!(error.contains("the least is") && error.contains("does not keep it either"), "{error}");
 }
 
 /// Counts weights of more than four bits, by layer.

@@ -5,8 +5,9 @@ use qing::{
     Graph,
     data::Dataset,
     lighten::{
-        LightenError, Lightened, Options, Progress, Report, Search, lighten, lighten_within,
+        Effort, LightenError, Lightened, Options, Progress, Report, Search, lighten, lighten_within,
         search::{Budget, Measure, MixedOptions, parse_budgets},
+        shape::Shapes,
     },
     npu::Config,
 };
@@ -40,6 +41,10 @@ pub(crate) struct SearchArgs {
     /// [default: the calibration data, if it has labels]
     #[arg(long, value_name = "DATA", requires = "budget")]
     validate: Option<String>,
+    /// Choose widths and nothing else. Otherwise, where no widths keep the budget, channels are taken out or layers factorized before
+    /// (with --effort thorough that is always tried)
+    #[arg(long, requires = "budget")]
+    widths_alone: bool,
 }
 
 fn budgets(text: &str) -> Result<Budgets, LightenError> {
@@ -73,7 +78,12 @@ pub(crate) fn run(
         true => judged(args, model)?,
         false => None,
     };
-    let mut search = Search { options: MixedOptions::new(budgets.clone()), models: vec![], judge: None };
+    let shapes = match args.effort {
+        _ if args.search.widths_alone => Shapes::Whole,
+        Effort::Quick | Effort::Standard => Shapes::AsNeeded,
+        Effort::Thorough => Shapes::All,
+    };
+    let mut search = Search { options: MixedOptions::new(budgets.clone()), models: vec![], judge: None, shapes };
     if budgets.iter().any(|b| b.measure == named(NAME)) {
         search.models.push(Box::new(NpuCycles { config: Config::preset("core")? }));
     }
@@ -131,6 +141,20 @@ pub(crate) fn show(report: &Report) -> Result<()> {
         let measure = named(&kept.measure);
         let (limit, found) = (measure.show(kept.limit), measure.show(kept.measured));
         output::line(&format!("budget: {measure} {found}, at most {limit} wanted"))?;
+    }
+    if !search.shapes.is_empty() {
+        let mut table = Table::new(&["made of", ">size", ">output above its error", ""]);
+        for tried in &search.shapes {
+            let size = tried.file_bytes.map(|b| Measure::Size.show(b as f64));
+            table.row([
+                tried.shape.clone(),
+                size.unwrap_or_else(|| "does not keep the budget".into()),
+                tried.output_sqnr_db.map_or(String::new(), |db| format!("{db:.1} dB")),
+                if tried.chosen { "← chosen".into() } else { String::new() },
+            ]);
+        }
+        output::line("")?;
+        output::print(&table.render())?;
     }
     if search.gap > 0.0 {
         output::line(&format!("the choice may be {:.2e} of disturbance from the best", search.gap))?;

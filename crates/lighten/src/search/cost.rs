@@ -10,7 +10,7 @@ use crate::{Bits, LightenError, report};
 
 /// A network in the forms in which it could be built: all its layers at one pair of widths.
 pub struct Forms<'a> {
-    /// The float network.
+    /// The float network as it came; the forms may have other layers.
     pub float: &'a Graph,
     /// Names of the layers to choose for.
     pub layers: &'a [String],

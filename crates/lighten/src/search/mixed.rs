@@ -13,6 +13,7 @@ use super::{
 use crate::{
     Bits, LightenError, Override, Progress, QuantizeOptions,
     quantize::{Quantized, quantize},
+    shape::Tried,
 };
 
 /// Times a choice is made again because the network cost more than was predicted.
@@ -83,11 +84,16 @@ pub struct Mixed {
     pub front: Vec<Point>,
     /// 0 if the choice is proven to be the best by the sensitivities, else how far from it at most.
     pub gap: f64,
+    /// Forms of the network that were tried, where there was more than one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shapes: Vec<Tried>,
 }
 
 /// Everything the search works with.
 pub(crate) struct Request<'a, 'j> {
-    /// The float network, constants folded.
+    /// The float network as it came: what shares of costs and lost accuracy are measured by.
+    pub reference: &'a Graph,
+    /// The float network whose layers are chosen for, constants folded.
     pub graph: &'a Graph,
     /// Batches for ranges.
     pub calibration: &'a [Vec<Tensor>],
@@ -142,7 +148,7 @@ pub(crate) fn mixed(
     }
     let mut table = Table::new(request, &found, progress)?;
     let accuracy = match (&mut request.judge, drop) {
-        (Some(judge), Some(_)) => Some(judge(request.graph)?),
+        (Some(judge), Some(_)) => Some(judge(request.reference)?),
         _ => None,
     };
     let mut search = Search { request, found: &found, table: &mut table, accuracy, build, drops: vec![] };
@@ -173,7 +179,7 @@ pub(crate) fn mixed(
             error: s.errors[*c],
         })
         .collect();
-    Ok((quantized, Mixed { selected, kept, front, gap }))
+    Ok((quantized, Mixed { selected, kept, front, gap, shapes: vec![] }))
 }
 
 /// Refuses a budget of something that nothing here counts.
@@ -228,7 +234,7 @@ impl Table {
             ));
         }
         let sample: &[Tensor] = one.first().map_or(&[], Vec::as_slice);
-        let forms = Forms { float: request.graph, layers: &layers, forms: &forms, sample, threads: request.threads };
+        let forms = Forms { float: request.reference, layers: &layers, forms: &forms, sample, threads: request.threads };
         let mut table = Table {
             measures: vec![Measure::Size],
             costs: vec![Size.costs(&forms)?],
@@ -380,7 +386,7 @@ impl Search<'_, '_, '_> {
                 let lost = self.lost(&made, &solution.choices)?;
                 if let Some(points) = drop.filter(|p| lost > *p) {
                     let size = self.table.predicted(0, &solution.choices);
-                    return Err(LightenError::Option(format!(
+                    return Err(LightenError::OutOfReach(format!(
                         "no network within these budgets loses at most {points} points: the best found loses {lost:.2} at {}; \
                          allow more of the one or the other, or let it learn again (--effort thorough with labelled data)",
                         Measure::Size.show(size)
@@ -440,7 +446,7 @@ impl Search<'_, '_, '_> {
             let fits = if least <= limit { "could be kept by itself" } else { "cannot be reached by widths alone" };
             parts.push(format!("{measure}<={} {fits}, the least is {}", measure.show(limit), measure.show(least)));
         }
-        LightenError::Option(format!("no choice of widths keeps the budget: {}", parts.join("; ")))
+        LightenError::OutOfReach(format!("no choice of widths keeps the budget: {}", parts.join("; ")))
     }
 }
 

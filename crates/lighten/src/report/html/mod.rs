@@ -20,6 +20,7 @@ pub fn html(document: &Document) -> String {
     );
     summary(&mut page, document);
     section(&mut page, "What other sizes would buy", &plot::pareto(document));
+    shapes(&mut page, document);
     losses(&mut page, document);
     if let Some(study) = &document.study {
         table(&mut page, study);
@@ -69,6 +70,28 @@ fn summary(page: &mut String, document: &Document) {
         "<div class=\"tiles\">{cells}</div>\n<p>Calibrated on {} {how}.</p>",
         report.calibration.samples
     );
+}
+
+/// Forms of the network that were tried, if there was more than one.
+fn shapes(page: &mut String, document: &Document) {
+    let tried = document.report.search.as_ref().map_or(&[][..], |s| &s.shapes);
+    if tried.is_empty() {
+        return;
+    }
+    let mut body = String::from(
+        "<table class=\"text\"><thead><tr><th>made of</th><th>size</th><th>output over its error</th><th></th></tr></thead>\n",
+    );
+    for t in tried {
+        let size = t.file_bytes.map_or_else(|| escaped(t.refused.as_deref().unwrap_or_default()), |b| bytes(b as f64));
+        let clarity = t.output_sqnr_db.map_or(String::new(), |db| format!("{db:.1} dB"));
+        let chosen = if t.chosen { "<b>chosen</b>" } else { "" };
+        let _ = writeln!(
+            body,
+            "<tr><td>{}</td><td>{size}</td><td>{clarity}</td><td>{chosen}</td></tr>",
+            escaped(&t.shape)
+        );
+    }
+    section(page, "What the network is made of", &(body + "</table>\n"));
 }
 
 /// Where accuracy is lost and what to try.
