@@ -36,7 +36,13 @@ ROWS = {
     "efficientnet_lite0": ("efficientnet_lite0", "lite0", "imagenet_sample@0::5", 100, "imagenet_sample@!0::5",
                            {"w8a8": 0.4, "w4a8": 1.2, "w4a4": 4.5, "size<=2470kB": 0.6}),
 }
-ROUNDINGS = ["nearest", "feedback", "reconstruct"]
+# Each goes further than the one before it; the last sees every calibration image moved and mirrored as well.
+ROUNDINGS = {
+    "nearest": ["--rounding", "nearest"],
+    "feedback": ["--rounding", "feedback"],
+    "reconstruct": ["--rounding", "reconstruct"],
+    "reconstruct, 4 views": ["--rounding", "reconstruct", "--calibration-views", 4],
+}
 PEERS = ["ONNX Runtime", "NNCF"]
 
 
@@ -47,8 +53,8 @@ def lighten(args, name, bits, rounding):
         command = [args.qing, "lighten", args.shared / f"models/{model}.onnx", "--preset", preset,
                    "--calibrate", args.shared / f"data/{calibrate}", "--calibration-limit", limit,
                    "--evaluate", args.shared / f"data/{evaluate}", "--budget" if "<=" in bits else "--bits", bits,
-                   "--rounding", rounding, "--seconds", 0, "--threads", args.threads, "--json", "-o", f"{folder}/light.qing"]
-        if rounding == "reconstruct" and args.iterations:
+                   *ROUNDINGS[rounding], "--seconds", 0, "--threads", args.threads, "--json", "-o", f"{folder}/light.qing"]
+        if "reconstruct" in rounding and args.iterations:
             command += ["--iterations", args.iterations]
         start = time.monotonic()
         with open(f"{folder}/errors", "w+") as errors:
@@ -119,7 +125,7 @@ def main():
     parser.add_argument("--qing", type=pathlib.Path, default=TARGET / "release/qing")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument("--bits", nargs="+", help="only these settings")
-    parser.add_argument("--roundings", nargs="+", choices=ROUNDINGS, default=ROUNDINGS)
+    parser.add_argument("--roundings", nargs="+", choices=ROUNDINGS, default=list(ROUNDINGS))
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
     parser.add_argument("--iterations", type=int, help="steps of reconstruction, if not the default")
     parser.add_argument("--threads", type=int, default=2)
@@ -149,7 +155,7 @@ def main():
             got = {r: measured(f"{name} {bits} {r} {args.iterations or ''}".strip(), lambda: lighten(args, name, bits, r))
                    for r in ROUNDINGS if r in args.roundings or args.report}
             peers = [measured(f"{name} {p}", lambda: peer(args, name, p)) if bits == "w8a8" and p in args.peers else None for p in PEERS]
-            best = next((got[r] for r in reversed(ROUNDINGS) if got.get(r)), None)
+            best = next((got[r] for r in reversed(list(ROUNDINGS)) if got.get(r)), None)
             if best is None:
                 continue
             lost = 100 * (best["before"] - best["after"])
