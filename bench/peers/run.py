@@ -169,10 +169,9 @@ def main():
     unavailable = {} if args.report else environment.build_rust(args.engines)
     if "litert" in args.engines and not args.report:
         environment.install_converter()
-    if args.qing is None:
-        environment.build_qing()
-        args.qing = TARGET / "release/qing"
-    qing = args.qing.resolve()
+    if not args.report:
+        environment.build_qing(itself=args.qing is None)
+    qing = (args.qing or TARGET / "release/qing").resolve()
     for folder in (MODELS, FEEDS):
         folder.mkdir(parents=True, exist_ok=True)
     if args.fresh:
