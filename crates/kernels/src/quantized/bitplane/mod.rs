@@ -259,17 +259,22 @@ impl BitConv {
     /// Whether this is the kernel to choose, by what `bench_lowbit` measured on 3×3 layers of 64 to 512 channels: beside
     /// eight-bit weights one pass was 4.1 to 5.4 times as fast with AVX-512 and 4.2 to 5.0 times with AVX2, and time grows
     /// with the passes; beside [`super::NarrowConv`], which takes up to four bits, two passes are faster with AVX2 and four
-    /// with AVX-512. Channels that leave words half empty count as if they were there.
+    /// with AVX-512, with NEON and in WebAssembly. Dot products of bytes leave less to gain, by the cycles that `bench/lowbit neon`
+    /// estimates: one pass pays from 128 channels on, two from 256, and beside matrix products of bytes one alone. Channels that leave
+    /// words half empty count as if they were there.
     #[must_use]
     pub fn pays(&self) -> bool {
+        let channels = self.flat.in_c;
         let most = match self.asked {
+            Isa::NeonDot => (channels / 128).min(2),
+            Isa::NeonI8mm => (channels / 128).min(1),
             Isa::Avx512 if self.isa == Isa::Avx512 => 4,
             Isa::Avx2 => 2,
             // Eight-bit multiplications in one instruction are faster than counts by table.
             Isa::Avx512 | Isa::AvxVnni => 0,
             _ => 4,
         };
-        self.passes() * 32 * self.words() <= most * self.flat.in_c
+        self.passes() * 32 * self.words() <= most * channels
     }
 
     /// Convolves `x`, `[batch, in_h, in_w, in_c]`, into `y`, `[batch, out_h, out_w, out_c]`, either of them as planes or not.

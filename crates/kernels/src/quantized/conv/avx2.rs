@@ -1,8 +1,8 @@
 //! The matrix kernels with AVX2: 6 rows by 16 columns of sums.
 //!
 //! The instruction of AVX2 that multiplies bytes (`vpmaddubsw`) adds pairs of products with saturation and so is not
-//! exact; without AVX-VNNI bytes are widened first. Of four neighbouring input bytes, the even and the odd ones are
-//! taken apart by a mask and a shift, and the weights are stored in the same order.
+//! exact; without AVX-VNNI both sides are 16-bit numbers. Bytes are widened once, when rows are gathered, so that between two
+//! products there is an addition and nothing else.
 
 use std::arch::x86_64::*;
 
@@ -38,7 +38,7 @@ struct Words;
 impl Micro for Words {
     const ROWS: usize = 6;
     const LANES: usize = 8;
-    const WEIGHT: usize = 8;
+    const WEIGHT: usize = 4;
 
     #[inline(always)]
     unsafe fn tile<const M: usize, const N: usize>(tile: &Tile<'_>) {
@@ -68,23 +68,21 @@ impl Micro for Vnni {
 unsafe fn words<const M: usize, const N: usize>(tile: &Tile<'_>) {
     // SAFETY: all addresses are of `M` rows and `N` vectors of the block, by the caller's promise.
     unsafe {
-        let even_bytes = _mm256_set1_epi16(0xff);
         let mut sums = bias::<M, N>(tile);
         let (mut a, mut weights) = (tile.a, tile.weights);
         for _ in 0..tile.steps {
+            let mut w = [_mm256_setzero_si256(); N];
+            for n in 0..N {
+                w[n] = _mm256_loadu_si256(weights.add(32 * n).cast());
+            }
             for m in 0..M {
-                let x = a.add(m * tile.stride).cast::<i32>().read_unaligned();
-                let x = _mm256_set1_epi32(x);
-                let (even, odd) = (_mm256_and_si256(x, even_bytes), _mm256_srli_epi16::<8>(x));
+                let x = _mm256_set1_epi32(a.add(m * tile.stride).cast::<i32>().read_unaligned());
                 for n in 0..N {
-                    let w = _mm256_loadu_si256(weights.add(32 * n).cast());
-                    sums[m][n] = _mm256_add_epi32(sums[m][n], _mm256_madd_epi16(even, w));
-                    let w = _mm256_loadu_si256(weights.add(32 * (N + n)).cast());
-                    sums[m][n] = _mm256_add_epi32(sums[m][n], _mm256_madd_epi16(odd, w));
+                    sums[m][n] = _mm256_add_epi32(sums[m][n], _mm256_madd_epi16(x, w[n]));
                 }
             }
             a = a.add(4);
-            weights = weights.add(64 * N);
+            weights = weights.add(32 * N);
         }
         store(tile, &sums);
     }

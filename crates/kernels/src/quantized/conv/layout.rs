@@ -9,10 +9,12 @@ pub(super) struct Layout {
     pub lanes: usize,
     /// Vectors side by side in a panel; the last panel of a group may have fewer.
     pub vectors: usize,
-    /// Bytes of a row that a step consumes.
+    /// Taps of a row that a step consumes.
     pub step: usize,
     /// Bytes of packed weights of a column and step.
     pub weight: usize,
+    /// Whether the kernel reads rows of 16-bit numbers: bytes are widened while they are gathered.
+    pub wide: bool,
     /// Whether the kernel takes 128 from every byte of the input, so that it is signed; the bias makes up for it.
     pub signed: bool,
     order: Order,
@@ -25,6 +27,8 @@ enum Order {
     Columns,
     /// `[tap][column]`.
     Taps,
+    /// 16-bit numbers `[column][tap]`.
+    WideColumns,
     /// 16-bit numbers `[even or odd][column][2]`: taps 0 and 2 of every column, then 1 and 3.
     EvenOdd,
 }
@@ -35,7 +39,7 @@ impl Layout {
         let (lanes, step, weight, order) = match isa {
             Isa::Avx512 => (16, 4, 4, Order::Columns),
             Isa::AvxVnni => (8, 4, 4, Order::Columns),
-            Isa::Avx2 => (8, 4, 8, Order::EvenOdd),
+            Isa::Avx2 => (8, 2, 4, Order::WideColumns),
             Isa::NeonI8mm => (4, 8, 8, Order::Columns),
             Isa::NeonDot => (4, 4, 4, Order::Columns),
             Isa::Neon => (4, 4, 4, Order::Taps),
@@ -43,7 +47,13 @@ impl Layout {
             Isa::Scalar => return None,
         };
         let vectors = if isa == Isa::Avx512 { 4 } else { 2 };
-        Some(Layout { lanes, vectors, step, weight, signed: isa == Isa::NeonDot, order })
+        let (wide, signed) = (order == Order::WideColumns, isa == Isa::NeonDot);
+        Some(Layout { lanes, vectors, step, weight, wide, signed, order })
+    }
+
+    /// Bytes of a number in a row, as the kernel reads it.
+    pub(super) fn size(&self) -> usize {
+        if self.wide { 2 } else { 1 }
     }
 
     /// Bytes of a packed panel `width` columns wide.
@@ -81,14 +91,18 @@ impl Layout {
             match self.order {
                 Order::Columns => line[column * self.step + tap] = *weight,
                 Order::Taps => line[tap * width + column] = *weight,
-                Order::EvenOdd => {
-                    let at = 2 * ((tap % 2 * width + column) * 2 + tap / 2);
-                    let [low, high] = i16::from(*weight).to_le_bytes();
-                    (line[at], line[at + 1]) = (low as i8, high as i8);
-                }
+                Order::WideColumns => put_wide(line, column * self.step + tap, *weight),
+                Order::EvenOdd => put_wide(line, (tap % 2 * width + column) * 2 + tap / 2, *weight),
             }
         }
     }
+}
+
+/// Stores a weight as the 16-bit number `at`.
+#[inline]
+fn put_wide(line: &mut [i8], at: usize, weight: i8) {
+    let [low, high] = i16::from(weight).to_le_bytes();
+    (line[2 * at], line[2 * at + 1]) = (low as i8, high as i8);
 }
 
 #[cfg(test)]
@@ -99,13 +113,14 @@ mod tests {
     fn read(layout: &Layout, packed: &[i8], width: usize, column: usize, k: usize) -> i8 {
         let (step, tap) = (k / layout.step, k % layout.step);
         let line = &packed[step * width * layout.weight..][..width * layout.weight];
+        let wide = |line: &[i8], at: usize| i16::from_le_bytes([line[2 * at] as u8, line[2 * at + 1] as u8]) as i8;
         match layout.order {
             Order::Columns => line[column * layout.step + tap],
+            Order::WideColumns => wide(line, column * layout.step + tap),
             Order::Taps => line[tap * width + column],
             Order::EvenOdd => {
                 let half = if tap % 2 == 0 { &line[..4 * width] } else { &line[4 * width..] };
-                let at = 2 * (column * 2 + tap / 2);
-                i16::from_le_bytes([half[at] as u8, half[at + 1] as u8]) as i8
+                wide(half, column * 2 + tap / 2)
             }
         }
     }

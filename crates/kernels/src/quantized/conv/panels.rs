@@ -30,7 +30,7 @@ pub(super) const MIN_ROWS: usize = 56;
 pub(super) struct Panels {
     pub(super) isa: Isa,
     pub(super) layout: Layout,
-    /// Input bytes in a row of the left matrix, a multiple of the layout's step.
+    /// Taps in a row of the left matrix, a multiple of the layout's step.
     depth: usize,
     /// How the rows of the left matrix are read from the image, where they are not copied out of it.
     image: Option<Image>,
@@ -186,12 +186,13 @@ impl Panels {
 
     /// Whether the rows of the left matrix lie in the input as they are.
     fn direct(&self, g: &ConvGeometry) -> bool {
-        g.is_pointwise() && g.depth() == self.depth
+        g.is_pointwise() && g.depth() == self.depth && !self.layout.wide
     }
 
     /// Bytes between gathered rows. Rows a large power of two apart would compete for the same cache lines.
     fn stride(&self) -> usize {
-        if self.depth.is_multiple_of(512) { self.depth + 64 } else { self.depth }
+        let row = self.layout.size() * self.depth;
+        if row.is_multiple_of(512) { row + 64 } else { row }
     }
 
     fn cut(&self, g: &ConvGeometry, threads: usize) -> Cut {
@@ -250,6 +251,7 @@ impl Panels {
         let (direct, stride) = (self.direct(g), self.stride());
         let total = g.out_pixels();
         let gathered = SharedMut::new(scratch);
+        let gather = if self.layout.wide { rows::gather_wide } else { rows::gather };
         let whole = !direct && cut.column_blocks > 1;
         if whole {
             pool.run(g.groups * cut.row_blocks, &|block| {
@@ -258,7 +260,7 @@ impl Panels {
                 let start = (group * total + first) * stride;
                 // SAFETY: blocks are distinct pairs of group and rows, so their ranges do not overlap.
                 let to = unsafe { gathered.slice(start..start + count * stride) };
-                rows::gather(self.isa, g, group, x, x_zero, first, count, to, stride);
+                gather(self.isa, g, group, x, x_zero, first, count, to, stride);
             });
         }
         let y = Sink::new(y);
@@ -282,7 +284,7 @@ impl Panels {
                 let start = worker * cut.rows * stride;
                 // SAFETY: a worker runs one block at a time and its range is its own.
                 let rows = unsafe { gathered.slice(start..start + count * stride) };
-                rows::gather(self.isa, g, group, x, x_zero, first, count, rows, stride);
+                gather(self.isa, g, group, x, x_zero, first, count, rows, stride);
                 (&*rows, stride)
             };
             let part = &self.groups[group];
@@ -446,7 +448,7 @@ fn check(layout: &Layout, block: &Block<'_>) {
     assert!(block.rows > 0 && block.from < block.to && block.from.is_multiple_of(layout.vectors * layout.lanes));
     assert!(block.segment > 0 && block.lines > 0 && block.rows.is_multiple_of(block.segment));
     let last_row = (block.rows / block.segment - 1) * block.segment_stride + (block.segment - 1) * block.stride;
-    assert!(last_row + (block.lines - 1) * block.line + layout.step * block.steps <= block.a.len());
+    assert!(last_row + (block.lines - 1) * block.line + layout.size() * layout.step * block.steps <= block.a.len());
     assert!(padded <= block.bias.len() && padded <= block.scale.len());
     assert!(padded * layout.weight * block.steps * block.lines <= block.weights.len());
 }

@@ -33,37 +33,72 @@ per_isa! {
         rows: &mut [u8],
         stride: usize,
     ) {
-        let run = g.kernel[1] * g.group_in();
-        // The outputs of a row whose kernel lies inside the image from left to right.
-        let left = g.pad_left.div_ceil(g.stride[1]);
-        let right = match (g.in_w + g.pad_left).checked_sub(g.kernel[1]) {
-            Some(room) => (room / g.stride[1] + 1).min(g.out_w),
-            None => 0,
-        };
-        let fast = g.groups == 1 && g.dilation[1] == 1 && g.kernel[0] <= MOST_ROWS && run <= ZEROS - 64;
-        let zeros = [x_zero; ZEROS];
-        let mut row = 0;
-        while row < count {
-            let pixel = first + row;
-            let (ox, oy, n) = (pixel % g.out_w, pixel / g.out_w % g.out_h, pixel / g.out_w / g.out_h);
-            if fast && ox >= left && ox < right {
-                let pixels = (right - ox).min(count - row);
-                let done = stretch(g, x, &zeros, (n, oy, ox), pixels, &mut rows[row * stride..], stride, run);
-                if done > 0 {
-                    row += done;
-                    continue;
-                }
+        all::<false>(g, group, x, x_zero, first, count, rows, stride);
+    }
+}
+
+per_isa! {
+    /// The same with every byte as a 16-bit number.
+    pub(in crate::quantized) fn gather_wide(
+        g: &ConvGeometry,
+        group: usize,
+        x: &[u8],
+        x_zero: u8,
+        first: usize,
+        count: usize,
+        rows: &mut [u8],
+        stride: usize,
+    ) {
+        all::<true>(g, group, x, x_zero, first, count, rows, stride);
+    }
+}
+
+/// Bytes of a gathered number.
+const fn size(wide: bool) -> usize {
+    if wide { 2 } else { 1 }
+}
+
+#[inline(always)]
+fn all<const WIDE: bool>(
+    g: &ConvGeometry,
+    group: usize,
+    x: &[u8],
+    x_zero: u8,
+    first: usize,
+    count: usize,
+    rows: &mut [u8],
+    stride: usize,
+) {
+    let run = g.kernel[1] * g.group_in();
+    // The outputs of a row whose kernel lies inside the image from left to right.
+    let left = g.pad_left.div_ceil(g.stride[1]);
+    let right = match (g.in_w + g.pad_left).checked_sub(g.kernel[1]) {
+        Some(room) => (room / g.stride[1] + 1).min(g.out_w),
+        None => 0,
+    };
+    let fast = g.groups == 1 && g.dilation[1] == 1 && g.kernel[0] <= MOST_ROWS && run <= ZEROS - 64;
+    let zeros = [x_zero; ZEROS];
+    let mut row = 0;
+    while row < count {
+        let pixel = first + row;
+        let (ox, oy, n) = (pixel % g.out_w, pixel / g.out_w % g.out_h, pixel / g.out_w / g.out_h);
+        if fast && ox >= left && ox < right {
+            let pixels = (right - ox).min(count - row);
+            let done = stretch::<WIDE>(g, x, &zeros, (n, oy, ox), pixels, &mut rows[row * stride..], stride, run);
+            if done > 0 {
+                row += done;
+                continue;
             }
-            one(g, group, x, x_zero, (n, oy, ox), &mut rows[row * stride..], run);
-            row += 1;
         }
+        one::<WIDE>(g, group, x, x_zero, (n, oy, ox), &mut rows[row * stride..], run);
+        row += 1;
     }
 }
 
 /// Copies the rows of up to `pixels` neighbouring outputs from `(n, oy, ox)` on and returns how many: fewer where a
 /// copy in whole registers would leave the input or `rows`.
 #[inline(always)]
-fn stretch(
+fn stretch<const WIDE: bool>(
     g: &ConvGeometry,
     x: &[u8],
     zeros: &[u8; ZEROS],
@@ -91,35 +126,45 @@ fn stretch(
             sources[ky] = Source { start: x[from..].as_ptr(), step };
         }
     }
-    let past = ((g.kernel[0] - 1) * run) + reach;
+    let past = size(WIDE) * ((g.kernel[0] - 1) * run + reach);
     pixels = pixels.min(rows.len().checked_sub(past).map_or(0, |room| room / stride + 1));
     let to = rows.as_mut_ptr();
     // SAFETY: `pixels` was limited so that the last copy of the last pixel ends inside `x` and inside `rows`; zeros
     // are longer than any copy. Copies that write past their run are followed by the one that belongs there.
     unsafe {
         match width {
-            16 => copy_all::<16>(&sources[..g.kernel[0]], pixels, to, stride, run),
-            32 => copy_all::<32>(&sources[..g.kernel[0]], pixels, to, stride, run),
-            _ => copy_all::<64>(&sources[..g.kernel[0]], pixels, to, stride, run),
+            16 => copy_all::<16, WIDE>(&sources[..g.kernel[0]], pixels, to, stride, run),
+            32 => copy_all::<32, WIDE>(&sources[..g.kernel[0]], pixels, to, stride, run),
+            _ => copy_all::<64, WIDE>(&sources[..g.kernel[0]], pixels, to, stride, run),
         }
     }
     pixels
 }
 
 /// # Safety
-/// For every pixel and source, `run` bytes rounded up to a multiple of `W` can be read and written.
+/// For every pixel and source, `run` numbers rounded up to a multiple of `W` can be read and written.
 #[inline(always)]
-unsafe fn copy_all<const W: usize>(sources: &[Source], pixels: usize, to: *mut u8, stride: usize, run: usize) {
+unsafe fn copy_all<const W: usize, const WIDE: bool>(
+    sources: &[Source],
+    pixels: usize,
+    to: *mut u8,
+    stride: usize,
+    run: usize,
+) {
     for pixel in 0..pixels {
         for (ky, source) in sources.iter().enumerate() {
             // SAFETY: by the caller's promise.
             unsafe {
                 let from = source.start.add(pixel * source.step);
-                let to = to.add(pixel * stride + ky * run);
+                let to = to.add(pixel * stride + ky * run * size(WIDE));
                 let mut done = 0;
                 loop {
                     let piece = from.add(done).cast::<[u8; W]>().read();
-                    to.add(done).cast::<[u8; W]>().write(piece);
+                    if WIDE {
+                        to.add(2 * done).cast::<[u16; W]>().write_unaligned(piece.map(u16::from));
+                    } else {
+                        to.add(done).cast::<[u8; W]>().write(piece);
+                    }
                     done += W;
                     if done >= run {
                         break;
@@ -132,7 +177,7 @@ unsafe fn copy_all<const W: usize>(sources: &[Source], pixels: usize, to: *mut u
 
 /// Writes the row of one output pixel, whatever its place and the kernel's shape.
 #[inline(always)]
-fn one(
+fn one<const WIDE: bool>(
     g: &ConvGeometry,
     group: usize,
     x: &[u8],
@@ -145,10 +190,19 @@ fn one(
     for ky in 0..g.kernel[0] {
         let line = g.input_row(oy, ky).map(|iy| (n * g.in_h + iy) * g.in_w);
         for kx in 0..g.kernel[1] {
-            let to = &mut row[ky * run + kx * channels..][..channels];
-            match line.zip(g.input_col(ox, kx)) {
-                Some((line, ix)) => to.copy_from_slice(&x[(line + ix) * g.in_c + group * channels..][..channels]),
-                None => to.fill(x_zero),
+            let to = &mut row[size(WIDE) * (ky * run + kx * channels)..][..size(WIDE) * channels];
+            let from = line.zip(g.input_col(ox, kx)).map(|(line, ix)| &x[(line + ix) * g.in_c + group * channels..]);
+            if WIDE {
+                let (to, _) = to.as_chunks_mut::<2>();
+                match from {
+                    Some(from) => to.iter_mut().zip(from).for_each(|(to, from)| *to = u16::from(*from).to_ne_bytes()),
+                    None => to.fill(u16::from(x_zero).to_ne_bytes()),
+                }
+            } else {
+                match from {
+                    Some(from) => to.copy_from_slice(&from[..channels]),
+                    None => to.fill(x_zero),
+                }
             }
         }
     }
@@ -183,6 +237,10 @@ mod tests {
             assert_eq!(rows[..8], [99, 99, 99, 99, 99, 99, 0, 1]);
             assert_eq!(rows[8..16], [99, 99, 99, 99, 0, 1, 2, 3]);
             assert_eq!(rows[8 * 8..9 * 8], [8, 9, 10, 11, 14, 15, 16, 17]);
+            let mut wide = vec![0; 2 * 9 * 8];
+            gather_wide(isa, &g, 0, &x, 99, 0, 9, &mut wide, 16);
+            let narrowed: Vec<u8> = wide.chunks_exact(2).map(|n| u16::from_ne_bytes([n[0], n[1]]) as u8).collect();
+            assert_eq!(narrowed, rows);
         }
     }
 }
