@@ -172,8 +172,13 @@ impl Work<'_> {
                 None => (shape.of(float, self.batches, self.options.threads, progress))
                     .and_then(|graph| self.make(float, graph, Some(search), progress)),
             };
-            let mut entry =
-                Tried { shape: shape.to_string(), file_bytes: None, output_sqnr_db: None, refused: None, chosen: false };
+            let mut entry = Tried {
+                shape: shape.to_string(),
+                file_bytes: None,
+                output_sqnr_db: None,
+                refused: None,
+                chosen: false,
+            };
             match made {
                 Ok(made) => {
                     let bytes = report::file_bytes(&made.quantized.assigned.graph)[0];

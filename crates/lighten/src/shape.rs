@@ -69,7 +69,9 @@ impl fmt::Display for Shape {
         let percent = |share: &f64| 100.0 * share;
         match self {
             Shape::Whole => f.write_str("as it came"),
-            Shape::Pruned(share) => write!(f, "channels taken out, {:.0} % of the multiply–accumulates", percent(share)),
+            Shape::Pruned(share) => {
+                write!(f, "channels taken out, {:.0} % of the multiply–accumulates", percent(share))
+            }
             Shape::Factorized(share) => write!(f, "layers factorized, {:.0} % of the weights", percent(share)),
         }
     }

@@ -52,7 +52,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let Opened { graph, packed } = formats::qing::open(Path::new(&path), &options.packing())?;
     let options = PlanOptions { prepacked: packed.and_then(Prepacked::new), ..options };
     let read = start.elapsed();
-    let weights: usize = graph.values().filter_map(|(id, _)| graph.constant(id)).map(|constant| constant.bytes().len()).sum();
+    let weights: usize =
+        graph.values().filter_map(|(id, _)| graph.constant(id)).map(|constant| constant.bytes().len()).sum();
     let plan = Plan::new(&graph, &options)?;
     drop(graph);
     let planned = start.elapsed();

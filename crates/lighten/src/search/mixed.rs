@@ -234,7 +234,8 @@ impl Table {
             ));
         }
         let sample: &[Tensor] = one.first().map_or(&[], Vec::as_slice);
-        let forms = Forms { float: request.reference, layers: &layers, forms: &forms, sample, threads: request.threads };
+        let forms =
+            Forms { float: request.reference, layers: &layers, forms: &forms, sample, threads: request.threads };
         let mut table = Table {
             measures: vec![Measure::Size],
             costs: vec![Size.costs(&forms)?],

@@ -85,11 +85,8 @@ fn shapes(page: &mut String, document: &Document) {
         let size = t.file_bytes.map_or_else(|| escaped(t.refused.as_deref().unwrap_or_default()), |b| bytes(b as f64));
         let clarity = t.output_sqnr_db.map_or(String::new(), |db| format!("{db:.1} dB"));
         let chosen = if t.chosen { "<b>chosen</b>" } else { "" };
-        let _ = writeln!(
-            body,
-            "<tr><td>{}</td><td>{size}</td><td>{clarity}</td><td>{chosen}</td></tr>",
-            escaped(&t.shape)
-        );
+        let _ =
+            writeln!(body, "<tr><td>{}</td><td>{size}</td><td>{clarity}</td><td>{chosen}</td></tr>", escaped(&t.shape));
     }
     section(page, "What the network is made of", &(body + "</table>\n"));
 }
