@@ -69,15 +69,15 @@ pub(super) fn calibration(args: &Args, model: &Model, feeds: &Feeds) -> Result<B
     if args.calibration_views > 1 {
         source += &format!(", each in {} views", args.calibration_views);
     }
-    let items = views(items, args.calibration_views)?;
+    let items = views(&items, args.calibration_views)?;
     Ok(Batches { tensors: batched(items, feeds)?, source, spec, samples, synthetic: false })
 }
 
 /// Every item, and behind them all, `count` − 1 times, every image moved by up to a sixteenth of its short side and mirrored or not.
-fn views(items: Vec<Item>, count: u32) -> Result<Vec<Item>> {
-    let mut all = items.clone();
+fn views(items: &[Item], count: u32) -> Result<Vec<Item>> {
+    let mut all = items.to_vec();
     for view in 1..count {
-        for (i, item) in (0u32..).zip(&items) {
+        for (i, item) in (0u32..).zip(items) {
             if let Item::Image(image) = item {
                 let crop = image.width.min(image.height) / 16;
                 let moved = Augment { crop, flip: 0.5, ..Augment::default() };
