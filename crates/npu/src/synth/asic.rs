@@ -120,6 +120,7 @@ pub(super) fn run(job: &Job<'_>, technology: &Technology, sources: &[&str]) -> R
     }
     write("synth.ys", script(job, technology, sources, &libraries, &memories))?;
     job.tools.yosys(job.folder, "synth.ys")?;
+    write("netlist.v", single_assignments(&read("netlist.v")?))?;
     let cell_library = liberty::parse(&read(&libraries[0])?)?;
     let unit = time_unit(&cell_library);
     write("timing.tcl", timing(job, &timed, unit))?;
@@ -220,6 +221,43 @@ fn timing(job: &Job<'_>, libraries: &[String], unit: f64) -> String {
     text
 }
 
+/// Verilog in which no assignment has several targets, which OpenSTA cannot read.
+fn single_assignments(netlist: &str) -> String {
+    let mut text = String::with_capacity(netlist.len());
+    for line in netlist.lines() {
+        let sides = line.trim_start().strip_prefix("assign {").and_then(|l| l.split_once(" } = {"));
+        let sides = sides.and_then(|(to, from)| Some((bits(to), bits(from.strip_suffix("};")?))));
+        match sides {
+            Some((to, from)) if to.len() == from.len() => {
+                for (to, from) in to.iter().zip(&from) {
+                    let _ = writeln!(text, "  assign {to} = {from};");
+                }
+            }
+            _ => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+/// The bits of a concatenation, each by its own name.
+fn bits(concatenation: &str) -> Vec<String> {
+    let mut bits = Vec::new();
+    for part in concatenation.split(',').map(str::trim) {
+        let range = part.strip_suffix(']').and_then(|p| p.rsplit_once('['));
+        let range = range.and_then(|(name, r)| Some((name, r.split_once(':')?)));
+        match range.map(|(name, (high, low))| (name, high.parse::<usize>(), low.parse::<usize>())) {
+            Some((name, Ok(high), Ok(low))) if high >= low => {
+                bits.extend((low..=high).rev().map(|k| format!("{name}[{k}]")));
+            }
+            _ => bits.push(format!("{part} ")),
+        }
+    }
+    bits
+}
+
 /// What every module below the top takes.
 fn parts(modules: &BTreeMap<String, reports::Module>, top: &str, is_flip_flop: &dyn Fn(&str) -> bool) -> Vec<Part> {
     fn count(
@@ -282,4 +320,21 @@ fn critical(path: &reports::Path, period: f64, netlist: &Netlist, top: &str) -> 
         |stage: Option<&reports::Stage>| stage.map_or(String::new(), |s| netlist.register(top, &s.instance, &s.pin));
     let ns = period - path.slack;
     CriticalPath { ns, mhz: 1e3 / ns, from: end(stages.first()), to: end(stages.last()), through }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn assignments_have_one_target() {
+        let text = "  assign { a[2:1], b[7] } = { c[0], d[4:3] };\n  assign x = y;\n";
+        assert_eq!(
+            single_assignments(text).split_whitespace().collect::<Vec<_>>().join(" "),
+            "assign a[2] = c[0] ; assign a[1] = d[4]; assign b[7] = d[3]; assign x = y;"
+        );
+        // What it cannot take apart stays.
+        let constant = "  assign { a[1], b } = 2'h0;\n";
+        assert_eq!(single_assignments(constant), constant);
+    }
 }

@@ -27,7 +27,13 @@ pub(super) fn modules(text: &str) -> Result<BTreeMap<String, Module>, NpuError> 
     }
     let read: Statistics =
         serde_json::from_str(text).map_err(|e| NpuError::Library(format!("the statistics of Yosys: {e}")))?;
-    Ok(read.modules.into_iter().map(|(name, m)| (name.trim_start_matches('\\').to_string(), m)).collect())
+    let all: BTreeMap<String, Module> =
+        read.modules.into_iter().map(|(name, m)| (name.trim_start_matches('\\').to_string(), m)).collect();
+    // Yosys counts what is inside of a module with it.
+    let inside = |m: &Module| -> f64 {
+        m.num_cells_by_type.iter().filter_map(|(kind, n)| Some(all.get(kind)?.area * *n as f64)).sum()
+    };
+    Ok(all.iter().map(|(name, m)| (name.clone(), Module { area: m.area - inside(m), ..m.clone() })).collect())
 }
 
 /// A step of a path: the pin that the signal leaves a cell by.
@@ -177,6 +183,7 @@ mod tests {
         assert_eq!(found["npu_element"].area, 11920.608);
         assert_eq!(found["npu_element"].num_cells_by_type["sg13g2_dfrbpq_1"], 83);
         assert_eq!(found["npu_array"].num_cells_by_type["npu_element"], 36);
+        assert!((found["npu_array"].area - 1452.0).abs() < 1e-6, "{}", found["npu_array"].area);
         assert!(modules("{}").unwrap_err().to_string().contains("statistics of Yosys"));
     }
 
