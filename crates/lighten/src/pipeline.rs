@@ -197,9 +197,6 @@ impl Work<'_> {
                 Err(other) => return Err(other),
             }
             tried.push(entry);
-            if search.shapes == Shapes::AsNeeded && best.is_some() {
-                break;
-            }
         }
         match (best, refusal) {
             (Some((_, at, mut made)), _) => {

@@ -37,15 +37,16 @@ pub(crate) const OTHERS: [Shape; 6] = [
     Shape::Pruned(0.33),
 ];
 
-/// Which forms are tried.
+/// Which forms are tried. Where there is more than one, that whose output is nearest to the float network's is taken or, where nothing but
+/// accuracy is limited, the smallest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Shapes {
     /// The network as it came alone.
     Whole,
-    /// Others where widths alone cannot keep the budget; the first that keeps it is taken, so the least changed.
+    /// Others where widths alone cannot keep the budget.
     #[default]
     AsNeeded,
-    /// All; the one whose output is nearest to the float network's is taken or, where nothing but accuracy is limited, the smallest.
+    /// All of them, whatever widths can do.
     All,
 }
 

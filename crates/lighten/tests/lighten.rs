@@ -340,7 +340,7 @@ fn a_budget_below_what_widths_can_keep_takes_a_smaller_network() {
     assert!(matches!(within(&tight, Shapes::Whole), Err(LightenError::OutOfReach(_))));
     let made = within(&tight, Shapes::AsNeeded).unwrap();
     let tried = &made.report.search.as_ref().unwrap().shapes;
-    assert!(tried[0].refused.is_some() && tried.last().unwrap().chosen && tried.len() > 1, "{tried:?}");
+    assert!(tried[0].refused.is_some() && tried[1..].iter().any(|t| t.chosen), "{tried:?}");
     assert!(made.report.after.macs < made.report.before.macs, "{:?}", made.report);
     verify(&made.graph).unwrap();
     // With everything tried, what was taken is the nearest to the float network.

@@ -26,6 +26,8 @@ use crate::{
     table::Table,
 };
 
+/// Decibels of the output over its error below which a network has little to do with what it was made of.
+const LEAST_CLARITY: f64 = 3.0;
 /// Most labelled samples that a budget of drop is judged on.
 const JUDGED: usize = 2000;
 
@@ -155,6 +157,13 @@ pub(crate) fn show(report: &Report) -> Result<()> {
         }
         output::line("")?;
         output::print(&table.render())?;
+        let clarity = search.shapes.iter().find(|t| t.chosen).and_then(|t| t.output_sqnr_db);
+        if clarity.is_some_and(|db| db < LEAST_CLARITY) {
+            note(
+                "WARNING: what is left computes something else than the float network did, until it learns again: give labelled samples with \
+                 --recover, or a larger budget.",
+            );
+        }
     }
     if search.gap > 0.0 {
         output::line(&format!("the choice may be {:.2e} of disturbance from the best", search.gap))?;
