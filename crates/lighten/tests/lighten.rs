@@ -325,7 +325,7 @@ fn a_budget_below_what_widths_can_keep_takes_a_smaller_network() {
     let batches: Vec<Vec<Tensor>> = (0..6).map(|i| vec![noise(&[1, 1, 8, 8], i, 1.0)]).collect();
     let within = |budget: &str, shapes: Shapes| {
         let mut of = MixedOptions { probes: 1, ..MixedOptions::new(parse_budgets(budget).unwrap()) };
-        of.candidates.retain(|bits| matches!(bits.weights, 8 | 2));
+        of.candidates.retain(|bits| bits.weights == bits.activations && bits.weights != 4);
         let search = Search { options: of, models: vec![], judge: None, shapes };
         lighten_within(&network, &batches, &options("w8a8"), search, &mut |_| {})
     };
