@@ -90,19 +90,23 @@ fn larger_networks_on_nano() {
     lockstep("nano", "mlperf_tiny/ic_resnet8_int8.tflite", 1);
 }
 
+/// The four networks of the benchmark.
+const MLPERF_TINY: [&str; 4] = [
+    "mlperf_tiny/ic_resnet8_int8.tflite",
+    "mlperf_tiny/vww_int8.tflite",
+    "mlperf_tiny/kws_dscnn_int8.tflite",
+    "mlperf_tiny/ad_autoencoder_int8.tflite",
+];
+
 #[test]
 #[ignore = "long: needs larger models, suite/npu/run --full"]
 fn networks_on_edge() {
-    for name in [
-        "mlperf_tiny/ic_resnet8_int8.tflite",
-        "mlperf_tiny/vww_int8.tflite",
-        "mlperf_tiny/kws_dscnn_int8.tflite",
-        "mlperf_tiny/ad_autoencoder_int8.tflite",
+    for name in MLPERF_TINY.into_iter().chain([
         "fashion_w8a8.qing",
         "fashion_w4a4.qing",
         "fashion_w2a2.qing",
         "fashion_w1a4.qing",
-    ] {
+    ]) {
         lockstep("edge", name, 1);
     }
 }
@@ -110,15 +114,7 @@ fn networks_on_edge() {
 #[test]
 #[ignore = "long: needs larger models, suite/npu/run --full"]
 fn networks_on_core() {
-    for name in [
-        "mlperf_tiny/ic_resnet8_int8.tflite",
-        "mlperf_tiny/vww_int8.tflite",
-        "mlperf_tiny/kws_dscnn_int8.tflite",
-        "mlperf_tiny/ad_autoencoder_int8.tflite",
-        "fashion_w8a8.qing",
-        "fashion_w2a2.qing",
-        "fashion_w1a4.qing",
-    ] {
+    for name in MLPERF_TINY.into_iter().chain(["fashion_w8a8.qing", "fashion_w2a2.qing", "fashion_w1a4.qing"]) {
         lockstep("core", name, 1);
     }
 }

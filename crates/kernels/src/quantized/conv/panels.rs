@@ -251,7 +251,7 @@ impl Panels {
         let (direct, stride) = (self.direct(g), self.stride());
         let total = g.out_pixels();
         let gathered = SharedMut::new(scratch);
-        let gather = if self.layout.wide { rows::gather_wide } else { rows::gather };
+        let wide = self.layout.wide;
         let whole = !direct && cut.column_blocks > 1;
         if whole {
             pool.run(g.groups * cut.row_blocks, &|block| {
@@ -260,7 +260,7 @@ impl Panels {
                 let start = (group * total + first) * stride;
                 // SAFETY: blocks are distinct pairs of group and rows, so their ranges do not overlap.
                 let to = unsafe { gathered.slice(start..start + count * stride) };
-                gather(self.isa, g, group, x, x_zero, first, count, to, stride);
+                rows::gather(self.isa, g, group, x, x_zero, first, count, to, stride, wide);
             });
         }
         let y = Sink::new(y);
@@ -284,7 +284,7 @@ impl Panels {
                 let start = worker * cut.rows * stride;
                 // SAFETY: a worker runs one block at a time and its range is its own.
                 let rows = unsafe { gathered.slice(start..start + count * stride) };
-                gather(self.isa, g, group, x, x_zero, first, count, rows, stride);
+                rows::gather(self.isa, g, group, x, x_zero, first, count, rows, stride, wide);
                 (&*rows, stride)
             };
             let part = &self.groups[group];

@@ -20,7 +20,8 @@ struct Source {
 }
 
 per_isa! {
-    /// Writes the rows of output pixels `first..first + count` of `group` into `rows`, `stride` bytes apart.
+    /// Writes the rows of output pixels `first..first + count` of `group` into `rows`, `stride` bytes apart; `wide` ones have every
+    /// byte as a 16-bit number.
     ///
     /// Bytes between the end of a row and the next one are left with arbitrary values.
     pub(in crate::quantized) fn gather(
@@ -32,24 +33,13 @@ per_isa! {
         count: usize,
         rows: &mut [u8],
         stride: usize,
+        wide: bool,
     ) {
-        all::<false>(g, group, x, x_zero, first, count, rows, stride);
-    }
-}
-
-per_isa! {
-    /// The same with every byte as a 16-bit number.
-    pub(in crate::quantized) fn gather_wide(
-        g: &ConvGeometry,
-        group: usize,
-        x: &[u8],
-        x_zero: u8,
-        first: usize,
-        count: usize,
-        rows: &mut [u8],
-        stride: usize,
-    ) {
-        all::<true>(g, group, x, x_zero, first, count, rows, stride);
+        if wide {
+            all::<true>(g, group, x, x_zero, first, count, rows, stride);
+        } else {
+            all::<false>(g, group, x, x_zero, first, count, rows, stride);
+        }
     }
 }
 
@@ -233,12 +223,12 @@ mod tests {
         let x: Vec<u8> = (0..18).collect();
         for isa in Isa::available() {
             let mut rows = vec![0; 9 * 8];
-            gather(isa, &g, 0, &x, 99, 0, 9, &mut rows, 8);
+            gather(isa, &g, 0, &x, 99, 0, 9, &mut rows, 8, false);
             assert_eq!(rows[..8], [99, 99, 99, 99, 99, 99, 0, 1]);
             assert_eq!(rows[8..16], [99, 99, 99, 99, 0, 1, 2, 3]);
             assert_eq!(rows[8 * 8..9 * 8], [8, 9, 10, 11, 14, 15, 16, 17]);
             let mut wide = vec![0; 2 * 9 * 8];
-            gather_wide(isa, &g, 0, &x, 99, 0, 9, &mut wide, 16);
+            gather(isa, &g, 0, &x, 99, 0, 9, &mut wide, 16, true);
             let narrowed: Vec<u8> = wide.chunks_exact(2).map(|n| u16::from_ne_bytes([n[0], n[1]]) as u8).collect();
             assert_eq!(narrowed, rows);
         }

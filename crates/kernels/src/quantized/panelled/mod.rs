@@ -190,7 +190,7 @@ impl Panelled {
         let gathered = SharedMut::new(scratch);
         let whole = !direct && cut.panel_blocks > 1;
         let gather = |first: usize, count: usize, to: &mut [u8]| {
-            rows::gather(self.isa, g, 0, x, self.x_zero, first, count, to, stride);
+            rows::gather(self.isa, g, 0, x, self.x_zero, first, count, to, stride, false);
         };
         if whole {
             let each = total.div_ceil(2 * pool.threads());
