@@ -40,6 +40,7 @@ ROWS = {
 ROUNDINGS = {
     "nearest": ["--rounding", "nearest"],
     "feedback": ["--rounding", "feedback"],
+    "bit-split": ["--rounding", "bit-split"],
     "reconstruct": ["--rounding", "reconstruct"],
     "reconstruct, 4 views": ["--rounding", "reconstruct", "--calibration-views", 4],
 }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::{LightenError, QuantizeOptions};
+use crate::{LightenError, QuantizeOptions, Smoothing};
 
 /// How hard to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,7 +33,9 @@ impl Effort {
     /// Options with this effort.
     pub fn apply(self, options: QuantizeOptions) -> QuantizeOptions {
         match self {
-            Effort::Quick => QuantizeOptions { equalize: false, error_feedback: false, ..options },
+            Effort::Quick => {
+                QuantizeOptions { equalize: false, smooth: Smoothing::Off, error_feedback: false, ..options }
+            }
             Effort::Standard | Effort::Thorough => options,
         }
     }

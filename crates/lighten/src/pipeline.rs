@@ -5,7 +5,7 @@ use qing_graph::{Graph, Tensor, passes, verify};
 use crate::{
     LightenError, Override, QuantizeOptions, Report,
     calibrate::synthetic,
-    quantize::{Quantized, equalize, quantize, reconstructed},
+    quantize::{Quantized, Smoothed, Smoothing, equalize, quantize, reconstructed, smooth},
     report::{self, Calibration},
     search::{CostModel, Judge, Measure, Mixed, MixedOptions, Request, mixed},
     shape::{OTHERS, Shape, Shapes, Tried},
@@ -27,7 +27,8 @@ pub struct Progress {
 pub struct Options {
     /// How to quantize.
     pub quantize: QuantizeOptions,
-    /// Batches of the calibration data the noise of each layer is measured on; 0 leaves it out, and equalization with it.
+    /// Batches of the calibration data the noise of each layer is measured on; 0 leaves it out, and with it equalization and
+    /// smoothing of a strength that is measured.
     pub noise_batches: usize,
     /// Batches of synthetic data made up when there is no calibration data.
     pub synthetic_batches: usize,
@@ -117,7 +118,7 @@ fn run(
             (made, (!noise.is_empty()).then_some(clarity))
         }
     };
-    let Made { float, quantized, choice } = made;
+    let Made { float, quantized, smoothed, choice } = made;
     verify::verify(&quantized.assigned.graph)?;
     let samples = batches.iter().map(|b| b.first().and_then(|t| t.shape().first().copied()).unwrap_or(1)).sum();
     let calibration = Calibration { samples, synthetic: calibration.is_empty() };
@@ -126,6 +127,7 @@ fn run(
     // Against the network as it came, whatever it was made of in between.
     report.before = before;
     report.output_sqnr_db = clarity.or(report.output_sqnr_db);
+    report.smoothed = smoothed;
     report.search = choice;
     Ok(Lightened { graph: quantized.assigned.graph.compacted(), report })
 }
@@ -134,6 +136,7 @@ fn run(
 struct Made {
     float: Graph,
     quantized: Quantized,
+    smoothed: Vec<Smoothed>,
     choice: Option<Mixed>,
 }
 
@@ -235,6 +238,19 @@ impl Work<'_> {
                 (float, quantized) = (even, other);
             }
         }
+        let mut smoothed = vec![];
+        let forced = matches!(plain.smooth, Smoothing::Strength(_));
+        if forced || !noise.is_empty() {
+            let (smooth, moved) = smooth(&float, batches, &plain, options.threads)?;
+            if !moved.is_empty() {
+                let smooth = smooth.compacted();
+                let other = quantize(&smooth, batches, &plain, options.threads, progress)?;
+                let clarity = |f, q| report::output_sqnr(f, q, noise, options.threads);
+                if forced || clarity(&smooth, &other)? > clarity(&float, &quantized)? {
+                    (float, quantized, smoothed) = (smooth, other, moved);
+                }
+            }
+        }
         let mut choice = None;
         if let Some(search) = search {
             let mut request = Request {
@@ -258,6 +274,6 @@ impl Work<'_> {
         if !judged {
             quantized = reconstructed(&float, quantized, batches, &options.quantize, options.threads, progress)?;
         }
-        Ok(Made { float, quantized, choice })
+        Ok(Made { float, quantized, smoothed, choice })
     }
 }

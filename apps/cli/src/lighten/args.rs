@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use qing::lighten::{Bits, Effort, Options, Override, QuantizeOptions, RangeMethod};
+use qing::lighten::{Bits, Effort, Options, Override, QuantizeOptions, RangeMethod, Smoothing};
 
 use super::{recover::RecoverArgs, rounding::RoundingArgs, search::SearchArgs};
 use crate::feeds::PreprocessArgs;
@@ -52,6 +52,10 @@ pub(crate) struct Args {
     /// Do not even out the channels of consecutive layers first (cross-layer equalization)
     #[arg(long)]
     pub no_equalize: bool,
+    /// Outliers of what matrix products read move into their weights (SmoothQuant): measured (for each value by how much is best, if
+    /// the result is clearer for it), a share from 0 to 1 for all, or off [default: by --effort]
+    #[arg(long, value_name = "SHARE")]
+    pub smooth: Option<Smoothing>,
     /// Do not shift biases by the mean error of the weights
     #[arg(long)]
     pub no_bias_correction: bool,
@@ -129,6 +133,7 @@ pub(super) fn options(args: &Args, threads: usize) -> Options {
         per_channel: !args.per_tensor,
         bias_correction: !args.no_bias_correction,
         equalize: base.equalize && !args.no_equalize,
+        smooth: args.smooth.unwrap_or(base.smooth),
         error_feedback: base.error_feedback && !args.no_error_feedback,
         ..base
     };

@@ -9,7 +9,8 @@ use qing::lighten::{Granularity, QuantizeOptions, Reconstruction, Rounding};
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Rounding")]
 pub(crate) struct RoundingArgs {
-    /// How weights become integers: nearest; feedback (each makes up for the errors of those before it); reconstruct
+    /// How weights become integers: nearest; feedback (each makes up for the errors of those before it); bit-split
+    /// (then planes of digits and a scale in turns, for few bits); reconstruct
     /// (learned, with scales and biases, so that every block gives what it gave in floating point; minutes) [default: by
     /// --effort]
     #[arg(long, value_name = "METHOD")]

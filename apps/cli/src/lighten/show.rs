@@ -47,6 +47,12 @@ pub(super) fn show(model: &str, sides: &[Side; 2], report: &Report, source: &str
     for island in &report.islands {
         output::line(&format!("in floating point: {} ({}): {}", island.node, island.op, island.reason))?;
     }
+    if !report.smoothed.is_empty() {
+        let multiplied = report.smoothed.iter().filter(|s| s.multiplied).count();
+        let cost =
+            if multiplied > 0 { format!(", {multiplied} of them by a multiplication more") } else { String::new() };
+        output::line(&format!("outliers of {} values moved into weights{cost}", report.smoothed.len()))?;
+    }
     search::show(report)?;
     output::line("")?;
     let mut table = Table::new(&[model, ">before", ">after", ">"]);
@@ -106,6 +112,6 @@ pub(super) fn as_json(args: &Args, sides: &[Side; 2], report: &Report, outputs: 
         "calibration": {"samples": report.calibration.samples, "synthetic": report.calibration.synthetic},
         "file_bytes": {"plain": report.file_bytes[0], "compressed": report.file_bytes[1]},
         "output_sqnr_db": report.output_sqnr_db, "layers": report.layers.iter().map(layer_json).collect::<Vec<_>>(),
-        "blocks": report.blocks, "float_islands": islands, "outputs": outputs,
+        "smoothed": report.smoothed, "blocks": report.blocks, "float_islands": islands, "outputs": outputs,
     })
 }

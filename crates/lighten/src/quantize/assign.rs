@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use qing_graph::{Element, Graph, NodeId, OpError, Quant, QuantRule, Tensor, Type, ValueId, ops};
 
-use super::decide::{Decision, Mode, activations};
+use super::{
+    decide::{Decision, Mode, activations},
+    dense::{Links, constant_place},
+    layer::takes_bias,
+};
 use crate::LightenError;
 
 /// Quantized parameters of a layer.
@@ -64,6 +68,8 @@ pub(super) fn assign(graph: &Graph, decision: &Decision, chosen: &Chosen) -> Res
         decision,
         chosen,
         narrowed: BTreeMap::new(),
+        links: Links::new(graph),
+        sums: BTreeMap::new(),
         made: Assigned { graph: Graph::new(&graph.name), quantized: BTreeMap::new(), floats: BTreeMap::new() },
     };
     builder.made.graph.metadata.clone_from(&graph.metadata);
@@ -74,7 +80,7 @@ pub(super) fn assign(graph: &Graph, decision: &Decision, chosen: &Chosen) -> Res
     }
     for (i, node) in graph.nodes.iter().enumerate() {
         match &decision.modes[i] {
-            Mode::Float(_) => builder.float_node(node)?,
+            Mode::Float(_) => builder.float_node(i, node)?,
             Mode::Integer => builder.integer_node(i, node, false)?,
             Mode::RealDot => builder.integer_node(i, node, true)?,
         }
@@ -99,6 +105,9 @@ struct Builder<'a> {
     chosen: &'a Chosen,
     /// Values rescaled for layers that read them in fewer bits; those of one scale are shared.
     narrowed: BTreeMap<(ValueId, Element, u32), ValueId>,
+    links: Links,
+    /// For additions after matrix products, the constant among their inputs with what the product's bias adds.
+    sums: BTreeMap<NodeId, (usize, Tensor)>,
     made: Assigned,
 }
 
@@ -158,9 +167,12 @@ impl Builder<'_> {
         Ok(new)
     }
 
-    fn float_node(&mut self, node: &qing_graph::Node) -> Result<(), LightenError> {
-        let inputs =
+    fn float_node(&mut self, index: NodeId, node: &qing_graph::Node) -> Result<(), LightenError> {
+        let mut inputs =
             node.inputs.iter().map(|id| id.map(|id| self.float(id)).transpose()).collect::<Result<Vec<_>, _>>()?;
+        if let Some((place, sum)) = self.sums.remove(&index) {
+            inputs[place] = Some(self.made.graph.add_constant(&format!("{}.bias", node.name), sum));
+        }
         let types = node.outputs.iter().map(|id| self.from.ty(*id).clone()).collect();
         let outputs = self.made.graph.add_typed_node(node.op.clone(), &node.name, &inputs, types)?;
         self.adopt(node, &outputs, false);
@@ -191,7 +203,7 @@ impl Builder<'_> {
             let x_scale = scale_of(self.made.graph.ty(x)).ok_or_else(|| undefined(&node.name))?;
             let name = format!("{}.weight", node.name);
             inputs[weight] = Some(self.made.graph.add_typed_constant(&name, layer.ty.clone(), layer.weights.clone()));
-            if let Some(values) = &layer.bias {
+            if let Some(values) = layer.bias.as_ref().filter(|_| takes_bias(node)) {
                 let scales = layer.ty.quant.as_ref().map_or(&[1.0][..], |q| q.scales());
                 let ints = integer_bias(values, x_scale, scales);
                 inputs.resize(inputs.len().max(bias + 1), None);
@@ -201,12 +213,47 @@ impl Builder<'_> {
                 inputs.truncate(bias);
             }
         }
+        if let Some(values) = layer.and_then(|l| l.bias.as_ref()).filter(|_| !takes_bias(node)) {
+            return self.with_sum(node, &inputs, values);
+        }
         let mut types = vec![];
         for id in &node.outputs {
             types.push(if real { self.from.ty(*id).clone() } else { self.quantized_type(*id)? });
         }
         let outputs = self.made.graph.add_typed_node(node.op.clone(), &node.name, &inputs, types)?;
         self.adopt(node, &outputs, !real);
+        Ok(())
+    }
+
+    /// A matrix product and its bias as a sum of reals: in the sum that follows, if one does.
+    fn with_sum(
+        &mut self,
+        node: &qing_graph::Node,
+        inputs: &[Option<ValueId>],
+        values: &[f64],
+    ) -> Result<(), LightenError> {
+        let y = node.outputs[0];
+        let ty = self.from.ty(y).clone();
+        let product = self.made.graph.add_typed_node(node.op.clone(), &node.name, inputs, vec![ty.clone()])?;
+        if self.links.read_once(self.from, y)
+            && let Some(at) = self.links.consumers(y).first()
+            && matches!(self.decision.modes[*at], Mode::Float(_))
+            && self.from.nodes[*at].op.is::<ops::Add>()
+            && let Some(place) = constant_place(self.from, &self.from.nodes[*at], values.len())
+            && let Some(old) = self.from.nodes[*at].input(place).and_then(|id| self.from.constant(id))
+        {
+            let sum = old.to_f64s().iter().zip(values).map(|(a, b)| (a + b) as f32).collect();
+            let sum = Tensor::new(old.shape(), sum).map_err(OpError::from)?;
+            self.sums.insert(*at, (place, sum));
+            self.adopt(node, &product, false);
+            return Ok(());
+        }
+        let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+        let bias = self.made.graph.add_constant(&format!("{}.bias", node.name), Tensor::vector(values));
+        let op = std::sync::Arc::new(ops::Add {});
+        let name = format!("{}.biased", node.name);
+        let sum = self.made.graph.add_typed_node(op, &name, &[Some(product[0]), Some(bias)], vec![ty])?;
+        self.adopt(node, &sum, false);
         Ok(())
     }
 

@@ -95,11 +95,11 @@ pub(crate) fn inverse_factor(mut h: Vec<f64>, n: usize) -> Option<Vec<f64>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::quantize::weights::{nearest, scales};
 
-    fn example(width: usize) -> (Rows, Vec<f64>) {
+    pub(in crate::quantize) fn example(width: usize) -> (Rows, Vec<f64>) {
         let noise = |i: usize| ((i * 7919 + 13) % 1009) as f64 / 1009.0 - 0.5;
         let rows = Rows { count: 4, values: (0..4 * width).map(noise).collect() };
         // Inputs that go together: a common part and a part of their own.

@@ -1,9 +1,10 @@
 //! Weights and bias of one layer.
 
-use qing_graph::{Graph, Node, QuantRule, Tensor};
+use qing_graph::{Graph, Node, QuantRule, Tensor, ops};
 
 use super::{
     assign::{LayerWeights, least_scale, weight_type},
+    bitsplit::{Group, choose_group},
     feedback::round_group,
     matrix::{Rows, tensor_of_rows},
     options::QuantizeOptions,
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::{LightenError, calibrate::Moments};
 
-/// Quantizes the weights of a dot at `bits`, and corrects its bias for what that changes on average.
+/// Quantizes the weights of a dot at `bits`, and if `correct` corrects its bias for what that changes on average.
 ///
 /// # Errors
 /// If the node is no dot with constant weights.
@@ -21,8 +22,10 @@ pub(super) fn quantize(
     bits: u8,
     x_scale: f32,
     moments: Option<&Moments>,
+    correct: bool,
     options: &QuantizeOptions,
 ) -> Result<LayerWeights, LightenError> {
+    let correct = correct && options.bias_correction;
     let QuantRule::Dot { weight, bias, axis } = node.op.quantization() else {
         return Err(LightenError::Option(format!("`{}` has no weights", node.name)));
     };
@@ -35,7 +38,7 @@ pub(super) fn quantize(
     let moments = moments.filter(|m| m.width() == rows.width() && rows.count.is_multiple_of(m.groups()));
     let group_of = |row: usize| moments.map_or(0, |m| row / (rows.count / m.groups()));
     let importance: Vec<Vec<f64>> = match moments {
-        Some(m) if options.error_feedback => (0..m.groups()).map(|g| spread(m, g, options.bias_correction)).collect(),
+        Some(m) if options.error_feedback => (0..m.groups()).map(|g| spread(m, g, correct)).collect(),
         _ => vec![vec![]],
     };
     let weigh = |row: usize| importance[if importance.len() == 1 { 0 } else { group_of(row) }].clone();
@@ -47,17 +50,25 @@ pub(super) fn quantize(
             *s = s.max(least_scale(*b, x_scale));
         }
     }
-    let mut quantized = nearest(&rows, bits, scale);
+    let least = |row: usize| old_bias.as_ref().map_or(0.0, |b| f64::from(least_scale(b[row], x_scale)));
+    let rounded = nearest(&rows, bits, scale);
+    let mut quantized = rounded.clone();
     if let Some(m) = moments.filter(|_| options.error_feedback) {
         let per_group = rows.count / m.groups();
         for g in 0..m.groups() {
-            if let Some(h) = products(m, g, options.bias_correction) {
-                round_group(&rows, g * per_group, per_group, &h, bits, &mut quantized);
+            if let Some(h) = products(m, g, correct) {
+                let first = g * per_group;
+                round_group(&rows, first, per_group, &h, bits, &mut quantized);
+                if options.bit_split {
+                    let span = first..first + per_group;
+                    let least = options.per_channel.then_some(&least as &dyn Fn(usize) -> f64);
+                    choose_group(Group { rows: &rows, span, moments: h, bits, least }, &rounded, &mut quantized);
+                }
             }
         }
     }
-    let (mut new_bias, mut input_means) = (old_bias, None);
-    if let Some(m) = moments.filter(|_| options.bias_correction) {
+    let (mut new_bias, mut input_means) = (old_bias.clone(), None);
+    if let Some(m) = moments.filter(|_| correct) {
         let mut values = new_bias.unwrap_or_else(|| vec![0.0; rows.count]);
         let means: Vec<Vec<f64>> = (0..m.groups()).map(|g| m.mean(g)).collect();
         for (row, b) in values.iter_mut().enumerate() {
@@ -73,6 +84,11 @@ pub(super) fn quantize(
         bias: new_bias,
         means: input_means,
     })
+}
+
+/// Whether the op of a node takes a bias: a plain matrix product takes none, it is a sum after it.
+pub(super) fn takes_bias(node: &Node) -> bool {
+    !node.op.is::<ops::MatMul>()
 }
 
 /// The means of the inputs of every group, in the order of the weights.

@@ -1,19 +1,23 @@
 //! Quantization after training: lighter types for the values of a float network, chosen by what calibration data shows.
 //!
 //! The stages, each a file: which nodes compute on integers ([`decide`]), evener
-//! channels ([`equalize`]), ranges of activations ([`range`]), scales and
-//! integers of weights ([`weights`], [`feedback`]), what is learned of both block by block ([`reconstruct`]), and the
+//! channels of convolutions ([`equalize`]) and of what matrix products read ([`smooth`]), ranges of activations ([`range`]), scales and
+//! integers of weights ([`weights`], [`feedback`], [`bitsplit`]), what is learned of both block by block ([`reconstruct`]), and the
 //! typed graph ([`assign`]). None of them looks at labels.
 
 mod assign;
+mod bitsplit;
 mod decide;
+mod dense;
 mod equalize;
 mod feedback;
 mod layer;
 mod matrix;
 mod options;
+mod probe;
 mod range;
 mod reconstruct;
+mod smooth;
 mod trial;
 mod weights;
 mod widths;
@@ -27,8 +31,12 @@ use assign::Chosen;
 pub(crate) use decide::Mode;
 pub(crate) use equalize::equalize;
 pub(crate) use feedback::inverse_factor;
-pub use options::{Bits, Granularity, Override, QuantizeOptions, RangeMethod, Reconstruction, Rounding, matches};
+pub use options::{
+    Bits, Granularity, Override, QuantizeOptions, RangeMethod, Reconstruction, Rounding, Smoothing, matches,
+};
 pub use reconstruct::Reconstructed;
+pub use smooth::Smoothed;
+pub(crate) use smooth::smooth;
 pub(crate) use trial::{Rounded, Trial};
 
 use crate::{
@@ -132,7 +140,9 @@ fn choose(
     let layer = |i: &NodeId| {
         let node = &graph.nodes[*i];
         let x_scale = chosen.read(graph, &decision, *i).map_or(1.0, |(_, quant)| quant.scale(0));
-        layer::quantize(graph, node, bits.weights[i], x_scale, statistics.moments.get(i), options)
+        // A sum after a matrix product is in floating point.
+        let correct = layer::takes_bias(node) || decision.modes[*i] == Mode::RealDot;
+        layer::quantize(graph, node, bits.weights[i], x_scale, statistics.moments.get(i), correct, options)
     };
     let mut parameters = BTreeMap::new();
     // Layers do not depend on each other: as many at a time as there are threads.

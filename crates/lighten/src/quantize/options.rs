@@ -61,6 +61,36 @@ impl FromStr for Override {
     }
 }
 
+/// How much of the spread of activations' channels moves into the weights of the matrix products that read them (SmoothQuant,
+/// arXiv:2211.10438).
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Smoothing {
+    /// Nothing.
+    Off,
+    /// For every value the share, of a few, with the least error of the layers that read it; nothing if the network's output is
+    /// not clearer for it.
+    #[default]
+    Measured,
+    /// This share of every value, from 0 to 1, in any case.
+    Strength(f64),
+}
+
+impl FromStr for Smoothing {
+    type Err = LightenError;
+
+    /// `off`, `measured` or a share such as `0.5`.
+    fn from_str(s: &str) -> Result<Smoothing, LightenError> {
+        match s {
+            "off" => Ok(Smoothing::Off),
+            "measured" => Ok(Smoothing::Measured),
+            _ => match s.parse() {
+                Ok(share) if (0.0..=1.0).contains(&share) => Ok(Smoothing::Strength(share)),
+                _ => Err(LightenError::Option(format!("`{s}`: smoothing is off, measured or a share from 0 to 1"))),
+            },
+        }
+    }
+}
+
 /// How finely a network is cut where blocks are reconstructed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Granularity {
@@ -121,6 +151,8 @@ pub enum Rounding {
     /// Each makes up for the errors of those before it (GPTQ, arXiv:2210.17323).
     #[default]
     Feedback,
+    /// Then as planes of digits and a scale, chosen in turns (bit-split and stitching, Wang et al., ICML 2020).
+    BitSplit,
     /// As learned, block by block.
     Reconstruct(Reconstruction),
 }
@@ -132,10 +164,11 @@ impl FromStr for Rounding {
         match s {
             "nearest" => Ok(Rounding::Nearest),
             "feedback" => Ok(Rounding::Feedback),
+            "bit-split" => Ok(Rounding::BitSplit),
             "reconstruct" => Ok(Rounding::Reconstruct(Reconstruction::default())),
-            _ => {
-                Err(LightenError::Option(format!("`{s}` is no rounding; there are nearest, feedback and reconstruct")))
-            }
+            _ => Err(LightenError::Option(format!(
+                "`{s}` is no rounding; there are nearest, feedback, bit-split and reconstruct"
+            ))),
         }
     }
 }
@@ -143,10 +176,15 @@ impl FromStr for Rounding {
 impl Rounding {
     /// Options with this rounding.
     pub fn apply(self, options: QuantizeOptions) -> QuantizeOptions {
+        let options = QuantizeOptions {
+            error_feedback: self != Rounding::Nearest,
+            bit_split: self == Rounding::BitSplit,
+            reconstruct: None,
+            ..options
+        };
         match self {
-            Rounding::Nearest => QuantizeOptions { error_feedback: false, reconstruct: None, ..options },
-            Rounding::Feedback => QuantizeOptions { error_feedback: true, reconstruct: None, ..options },
-            Rounding::Reconstruct(how) => QuantizeOptions { error_feedback: true, reconstruct: Some(how), ..options },
+            Rounding::Reconstruct(how) => QuantizeOptions { reconstruct: Some(how), ..options },
+            _ => options,
         }
     }
 }
@@ -174,9 +212,13 @@ pub struct QuantizeOptions {
     /// Try to even out the channels of consecutive layers first (cross-layer equalization, arXiv:1906.04721), and keep the
     /// result if the network's output is clearer for it.
     pub equalize: bool,
+    /// How outliers of what matrix products read move into their weights.
+    pub smooth: Smoothing,
     /// Let each rounding of a weight make up for the errors of those before it, as the layer's inputs weigh them
     /// (arXiv:2210.17323).
     pub error_feedback: bool,
+    /// After error feedback, choose planes of digits and scales of weights in turns (Wang et al., ICML 2020).
+    pub bit_split: bool,
     /// Then learn roundings, scales and biases block by block.
     pub reconstruct: Option<Reconstruction>,
     /// Where blocks that are reconstructed are noted, so that a run that was killed goes on behind them.
@@ -195,7 +237,9 @@ impl Default for QuantizeOptions {
             per_channel: true,
             bias_correction: true,
             equalize: true,
+            smooth: Smoothing::Measured,
             error_feedback: true,
+            bit_split: false,
             reconstruct: None,
             checkpoint: None,
         }
@@ -229,6 +273,11 @@ impl QuantizeOptions {
                     r.quantized
                 )));
             }
+        }
+        if let Smoothing::Strength(share) = self.smooth
+            && !(0.0..=1.0).contains(&share)
+        {
+            return Err(LightenError::Option(format!("smoothing by a share of {share}; it goes from 0 to 1")));
         }
         match self.range {
             RangeMethod::Percentile(p) if !(50.0..=100.0).contains(&p) => {
@@ -288,6 +337,16 @@ mod tests {
         }
         let o: Override = "layer*=w2a4".parse().unwrap();
         assert_eq!((o.pattern.as_str(), o.bits), ("layer*", Bits { weights: 2, activations: 4 }));
+    }
+
+    #[test]
+    fn smoothing_is_read() {
+        assert_eq!("off".parse::<Smoothing>().unwrap(), Smoothing::Off);
+        assert_eq!("measured".parse::<Smoothing>().unwrap(), Smoothing::Measured);
+        assert_eq!("0.5".parse::<Smoothing>().unwrap(), Smoothing::Strength(0.5));
+        for bad in ["", "on", "1.5", "-0.1", "nan"] {
+            assert!(bad.parse::<Smoothing>().is_err(), "{bad}");
+        }
     }
 
     #[test]

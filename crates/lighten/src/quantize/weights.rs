@@ -32,7 +32,7 @@ pub(super) fn element(bits: u8) -> Result<Element, OpError> {
 }
 
 /// Largest magnitude of the integers of a width.
-fn largest(bits: u8) -> f64 {
+pub(super) fn largest(bits: u8) -> f64 {
     element(bits).ok().and_then(symmetric_range).map_or(1.0, |(_, hi)| f64::from(hi))
 }
 

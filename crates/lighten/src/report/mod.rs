@@ -20,7 +20,7 @@ pub use study::{Histogram, LayerStudy, Study, study};
 
 use crate::{
     LightenError, Progress,
-    quantize::{Mode, Quantized, Reconstructed},
+    quantize::{Mode, Quantized, Reconstructed, Smoothed},
     search::Mixed,
 };
 
@@ -102,6 +102,9 @@ pub struct Report {
     pub calibration: Calibration,
     /// Signal-to-quantization-noise ratio of the first output, in decibels.
     pub output_sqnr_db: Option<f64>,
+    /// Values whose outliers moved into the weights of the layers that read them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub smoothed: Vec<Smoothed>,
     /// What became of every block whose numbers were learned.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub blocks: Vec<Reconstructed>,
@@ -186,6 +189,7 @@ pub(crate) fn report(
         layers,
         calibration,
         output_sqnr_db: noise.output,
+        smoothed: vec![],
         blocks: quantized.blocks.clone(),
         search: None,
     })
