@@ -202,8 +202,9 @@ def dscnn(classes=12):
     return b.model("dscnn", image(1, 1, 49, 10), b.node("Softmax", [x], axis=1), [1, classes])
 
 
-def minilm(tokens=128, layers=6, width=384, heads=12, inner=1536, vocabulary=30522):
-    """all-MiniLM-L6-v2 (BERT): token embeddings out, as sentence-transformers exports it, without the pooling after it."""
+def minilm(tokens=128, layers=6, width=384, heads=12, inner=1536, vocabulary=30522, first=False):
+    """all-MiniLM-L6-v2 (BERT): token embeddings out, as sentence-transformers exports it, without the pooling after it. If `first`, its
+    normalizations come before attention and the functions of tokens, as in GPT, rather than after the sums."""
     b = Builder(seed=6)
     depth = width // heads
 
@@ -221,20 +222,25 @@ def minilm(tokens=128, layers=6, width=384, heads=12, inner=1536, vocabulary=305
     words = b.node("Gather", [b.constant(b.random.normal(0, 0.05, (vocabulary, width))), "input_ids"], axis=0)
     types = b.node("Gather", [b.constant(b.random.normal(0, 0.02, (2, width))), "token_type_ids"], axis=0)
     places = b.constant(b.random.normal(0, 0.02, (1, tokens, width)))
-    x = norm(b.node("Add", [b.node("Add", [words, types]), places]))
+    x = b.node("Add", [b.node("Add", [words, types]), places])
+    x = x if first else norm(x)
     mask = b.node("Cast", [b.node("Unsqueeze", ["attention_mask", b.integers(1, 2)])], to=TensorProto.FLOAT)
     mask = b.node("Mul", [b.node("Sub", [b.constant(1.0), mask]), b.constant(-10000.0)])
     for _ in range(layers):
-        query, key, value = (split(dense(x, width, width), axes) for axes in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]))
+        read = norm(x) if first else x
+        query, key, value = (split(dense(read, width, width), axes) for axes in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]))
         scores = b.node("Div", [b.node("MatMul", [query, key]), b.constant(np.sqrt(depth))])
         weights = b.node("Softmax", [b.node("Add", [scores, mask])], axis=-1)
         y = b.node("Transpose", [b.node("MatMul", [weights, value])], perm=[0, 2, 1, 3])
         y = dense(b.node("Reshape", [y, b.integers(1, tokens, width)]), width, width)
-        x = norm(b.node("Add", [y, x]))
-        y = dense(x, width, inner)
+        x = b.node("Add", [y, x])
+        x = x if first else norm(x)
+        y = dense(norm(x) if first else x, width, inner)
         erf = b.node("Erf", [b.node("Div", [y, b.constant(np.sqrt(2))])])
         y = b.node("Mul", [b.node("Mul", [y, b.node("Add", [erf, b.constant(1.0)])]), b.constant(0.5)])
-        x = norm(b.node("Add", [dense(y, inner, width), x]))
+        x = b.node("Add", [dense(y, inner, width), x])
+        x = x if first else norm(x)
+    x = norm(x) if first else x
     inputs = [(n, TensorProto.INT64, [1, tokens]) for n in ("input_ids", "attention_mask", "token_type_ids")]
     return b.model("minilm", inputs, x, [1, tokens, width])
 

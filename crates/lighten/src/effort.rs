@@ -33,9 +33,13 @@ impl Effort {
     /// Options with this effort.
     pub fn apply(self, options: QuantizeOptions) -> QuantizeOptions {
         match self {
-            Effort::Quick => {
-                QuantizeOptions { equalize: false, smooth: Smoothing::Off, error_feedback: false, ..options }
-            }
+            Effort::Quick => QuantizeOptions {
+                equalize: false,
+                smooth: Smoothing::Off,
+                rotate: false,
+                error_feedback: false,
+                ..options
+            },
             Effort::Standard | Effort::Thorough => options,
         }
     }

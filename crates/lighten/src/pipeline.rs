@@ -5,7 +5,7 @@ use qing_graph::{Graph, Tensor, passes, verify};
 use crate::{
     LightenError, Override, QuantizeOptions, Report,
     calibrate::synthetic,
-    quantize::{Quantized, Smoothed, Smoothing, equalize, quantize, reconstructed, smooth},
+    quantize::{Quantized, Rotated, Smoothed, Smoothing, equalize, quantize, reconstructed, rotate, smooth},
     report::{self, Calibration},
     search::{CostModel, Judge, Measure, Mixed, MixedOptions, Request, mixed},
     shape::{OTHERS, Shape, Shapes, Tried},
@@ -27,8 +27,8 @@ pub struct Progress {
 pub struct Options {
     /// How to quantize.
     pub quantize: QuantizeOptions,
-    /// Batches of the calibration data the noise of each layer is measured on; 0 leaves it out, and with it equalization and
-    /// smoothing of a strength that is measured.
+    /// Batches of the calibration data the noise of each layer is measured on; 0 leaves it out, and with it equalization,
+    /// smoothing of a strength that is measured and rotation.
     pub noise_batches: usize,
     /// Batches of synthetic data made up when there is no calibration data.
     pub synthetic_batches: usize,
@@ -118,7 +118,7 @@ fn run(
             (made, (!noise.is_empty()).then_some(clarity))
         }
     };
-    let Made { float, quantized, smoothed, choice } = made;
+    let Made { float, quantized, smoothed, rotated, choice } = made;
     verify::verify(&quantized.assigned.graph)?;
     let samples = batches.iter().map(|b| b.first().and_then(|t| t.shape().first().copied()).unwrap_or(1)).sum();
     let calibration = Calibration { samples, synthetic: calibration.is_empty() };
@@ -128,6 +128,7 @@ fn run(
     report.before = before;
     report.output_sqnr_db = clarity.or(report.output_sqnr_db);
     report.smoothed = smoothed;
+    report.rotated = rotated;
     report.search = choice;
     Ok(Lightened { graph: quantized.assigned.graph.compacted(), report })
 }
@@ -137,6 +138,7 @@ struct Made {
     float: Graph,
     quantized: Quantized,
     smoothed: Vec<Smoothed>,
+    rotated: Vec<Rotated>,
     choice: Option<Mixed>,
 }
 
@@ -238,19 +240,7 @@ impl Work<'_> {
                 (float, quantized) = (even, other);
             }
         }
-        let mut smoothed = vec![];
-        let forced = matches!(plain.smooth, Smoothing::Strength(_));
-        if forced || !noise.is_empty() {
-            let (smooth, moved) = smooth(&float, batches, &plain, options.threads)?;
-            if !moved.is_empty() {
-                let smooth = smooth.compacted();
-                let other = quantize(&smooth, batches, &plain, options.threads, progress)?;
-                let clarity = |f, q| report::output_sqnr(f, q, noise, options.threads);
-                if forced || clarity(&smooth, &other)? > clarity(&float, &quantized)? {
-                    (float, quantized, smoothed) = (smooth, other, moved);
-                }
-            }
-        }
+        let (float, mut quantized, smoothed, rotated) = self.without_outliers(float, quantized, &plain, progress)?;
         let mut choice = None;
         if let Some(search) = search {
             let mut request = Request {
@@ -274,6 +264,46 @@ impl Work<'_> {
         if !judged {
             quantized = reconstructed(&float, quantized, batches, &options.quantize, options.threads, progress)?;
         }
-        Ok(Made { float, quantized, smoothed, choice })
+        Ok(Made { float, quantized, smoothed, rotated, choice })
+    }
+
+    /// The network with its outliers in weights or spread over channels, as far as the output is clearer for it.
+    fn without_outliers(
+        &self,
+        float: Graph,
+        quantized: Quantized,
+        plain: &QuantizeOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Graph, Quantized, Vec<Smoothed>, Vec<Rotated>), LightenError> {
+        let Work { batches, noise, options } = *self;
+        let clarity = |f: &Graph, q: &Quantized| report::output_sqnr(f, q, noise, options.threads);
+        let mut best = (float, quantized, vec![], vec![]);
+        let forced = matches!(plain.smooth, Smoothing::Strength(_));
+        let mut rough = None;
+        if forced || !noise.is_empty() {
+            let (smooth, moved) = smooth(&best.0, batches, plain, options.threads)?;
+            if !moved.is_empty() {
+                let smooth = smooth.compacted();
+                let other = quantize(&smooth, batches, plain, options.threads, progress)?;
+                if forced || clarity(&smooth, &other)? > clarity(&best.0, &best.1)? {
+                    rough = Some(std::mem::replace(&mut best, (smooth, other, moved, vec![])).0);
+                }
+            }
+        }
+        if plain.rotate && !noise.is_empty() {
+            // On top of smoothing, and in place of it.
+            let smooth = Some((best.0.clone(), best.2.clone()));
+            for (from, moved) in smooth.into_iter().chain(rough.filter(|_| !forced).map(|g| (g, vec![]))) {
+                let (turned, places) = rotate(&from, batches, plain, options.threads)?;
+                if !places.is_empty() {
+                    let turned = turned.compacted();
+                    let other = quantize(&turned, batches, plain, options.threads, progress)?;
+                    if clarity(&turned, &other)? > clarity(&best.0, &best.1)? {
+                        best = (turned, other, moved, places);
+                    }
+                }
+            }
+        }
+        Ok(best)
     }
 }

@@ -1,4 +1,4 @@
-//! Transformers with outlier channels: what smoothing makes of them.
+//! Transformers with outlier channels: what smoothing and rotation make of them.
 
 use std::sync::Arc;
 
@@ -148,7 +148,7 @@ fn clarity(graph: &Graph, made: &Graph) -> f64 {
 }
 
 fn options(bits: &str) -> QuantizeOptions {
-    QuantizeOptions { smooth: Smoothing::Off, ..QuantizeOptions::with_bits(bits.parse().unwrap()) }
+    QuantizeOptions { smooth: Smoothing::Off, rotate: false, ..QuantizeOptions::with_bits(bits.parse().unwrap()) }
 }
 
 fn made(graph: &Graph, quantize: QuantizeOptions) -> qing_lighten::Lightened {
@@ -172,4 +172,29 @@ fn smoothing_wins_back_what_outliers_cost() {
         assert!(norms.count() >= 3, "{:?}", smoothed.report.smoothed);
         assert!(smooth > plain + least, "first {first}, {bits}: {plain} dB, smoothed {smooth} dB");
     }
+}
+
+#[test]
+fn rotation_wins_back_what_outliers_cost() {
+    for (bits, least) in [("w8a8", 12.0), ("w4a8", 3.0), ("w4a4", 8.0)] {
+        let graph = transformer(true, 30.0);
+        let plain = clarity(&graph, &made(&graph, options(bits)).graph);
+        let rotated = made(&graph, QuantizeOptions { rotate: true, ..options(bits) });
+        let turned = clarity(&graph, &rotated.graph);
+        // The stream, all its normalizations at once, for the price of rotating what comes in.
+        let stream = &rotated.report.rotated[0];
+        assert!(stream.layers.len() == 9 && stream.products == 1, "{:?}", rotated.report.rotated);
+        assert!(turned > plain + least, "{bits}: {plain} dB, rotated {turned} dB");
+    }
+}
+
+#[test]
+fn both_are_never_worse_than_one() {
+    let graph = transformer(true, 30.0);
+    let of = |smooth, rotate| {
+        made(&graph, QuantizeOptions { smooth, rotate, ..options("w4a4") }).report.output_sqnr_db.unwrap()
+    };
+    let (smooth, turned) = (of(Smoothing::Measured, false), of(Smoothing::Off, true));
+    let both = of(Smoothing::Measured, true);
+    assert!(both >= smooth.max(turned), "{smooth} {turned} {both}");
 }

@@ -57,8 +57,9 @@ pub mod formats {
 pub mod lighten {
     pub use qing_lighten::{
         Bits, Calibration, Effort, Granularity, Island, Layer, LightenError, Lightened, Options, Override, Progress,
-        QuantizeOptions, RangeMethod, Reconstruction, Recovery, Report, Rounding, Search, Smoothed, Smoothing, Totals,
-        compare, factorize, layers, lighten, lighten_within, matches, report, score, search, shape, sparsify, totals,
+        QuantizeOptions, RangeMethod, Reconstruction, Recovery, Report, Rotated, Rounding, Search, Smoothed, Smoothing,
+        Totals, compare, factorize, layers, lighten, lighten_within, matches, report, score, search, shape, sparsify,
+        totals,
     };
 }
 

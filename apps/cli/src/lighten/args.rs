@@ -56,6 +56,9 @@ pub(crate) struct Args {
     /// the result is clearer for it), a share from 0 to 1 for all, or off [default: by --effort]
     #[arg(long, value_name = "SHARE")]
     pub smooth: Option<Smoothing>,
+    /// Do not try to spread outliers of what matrix products read over channels by rotations (QuaRot)
+    #[arg(long)]
+    pub no_rotate: bool,
     /// Do not shift biases by the mean error of the weights
     #[arg(long)]
     pub no_bias_correction: bool,
@@ -134,6 +137,7 @@ pub(super) fn options(args: &Args, threads: usize) -> Options {
         bias_correction: !args.no_bias_correction,
         equalize: base.equalize && !args.no_equalize,
         smooth: args.smooth.unwrap_or(base.smooth),
+        rotate: base.rotate && !args.no_rotate,
         error_feedback: base.error_feedback && !args.no_error_feedback,
         ..base
     };

@@ -53,6 +53,11 @@ pub(super) fn show(model: &str, sides: &[Side; 2], report: &Report, source: &str
             if multiplied > 0 { format!(", {multiplied} of them by a multiplication more") } else { String::new() };
         output::line(&format!("outliers of {} values moved into weights{cost}", report.smoothed.len()))?;
     }
+    if !report.rotated.is_empty() {
+        let products: usize = report.rotated.iter().map(|r| r.products).sum();
+        let cost = if products > 0 { format!(", by {products} small products more") } else { String::new() };
+        output::line(&format!("outliers in {} places spread over channels{cost}", report.rotated.len()))?;
+    }
     search::show(report)?;
     output::line("")?;
     let mut table = Table::new(&[model, ">before", ">after", ">"]);
@@ -112,6 +117,6 @@ pub(super) fn as_json(args: &Args, sides: &[Side; 2], report: &Report, outputs: 
         "calibration": {"samples": report.calibration.samples, "synthetic": report.calibration.synthetic},
         "file_bytes": {"plain": report.file_bytes[0], "compressed": report.file_bytes[1]},
         "output_sqnr_db": report.output_sqnr_db, "layers": report.layers.iter().map(layer_json).collect::<Vec<_>>(),
-        "smoothed": report.smoothed, "blocks": report.blocks, "float_islands": islands, "outputs": outputs,
+        "smoothed": report.smoothed, "rotated": report.rotated, "blocks": report.blocks, "float_islands": islands, "outputs": outputs,
     })
 }

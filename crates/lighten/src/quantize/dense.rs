@@ -26,6 +26,16 @@ impl Links {
         &self.consumers[value.0 as usize]
     }
 
+    /// The matrix products whose first input, and no other, is a value.
+    pub(super) fn products(&self, graph: &Graph, value: ValueId) -> Vec<NodeId> {
+        let reads = |i: &NodeId| {
+            let node = &graph.nodes[*i];
+            let once = node.inputs.iter().filter(|id| **id == Some(value)).count() == 1;
+            node.input(0) == Some(value) && once && sizes(graph, node).is_some()
+        };
+        self.consumers(value).iter().copied().filter(reads).collect()
+    }
+
     /// Whether one node alone reads a value, and it is no result.
     pub(super) fn read_once(&self, graph: &Graph, value: ValueId) -> bool {
         self.consumers(value).len() == 1 && !graph.outputs.contains(&value)
@@ -113,6 +123,19 @@ pub(super) fn constant_place(graph: &Graph, node: &Node, channels: usize) -> Opt
     })
 }
 
+/// Where the bias of a matrix product is, a constant for every output channel: node and input.
+pub(super) fn bias_place(graph: &Graph, links: &Links, layer: NodeId) -> Option<(NodeId, usize)> {
+    let node = &graph.nodes[layer];
+    let (_, outputs) = sizes(graph, node)?;
+    if node.input(2).and_then(|id| graph.constant(id)).is_some_and(|b| b.len() == outputs) {
+        return Some((layer, 2));
+    }
+    let y = node.outputs[0];
+    let at = *links.consumers(y).first().filter(|_| links.read_once(graph, y))?;
+    let sum = &graph.nodes[at];
+    sum.op.is::<ops::Add>().then(|| Some((at, constant_place(graph, sum, outputs)?)))?
+}
+
 /// The node that writes `value`, if it is one whose channels can be changed.
 pub(super) fn writer(graph: &Graph, links: &Links, value: ValueId, channels: usize) -> Option<Writer> {
     let at = links.producer(value)?;
@@ -172,8 +195,13 @@ fn replace(graph: &mut Graph, node: NodeId, input: usize, tensor: Tensor, what: 
     graph.nodes[node].inputs[input] = Some(id);
 }
 
-/// Maps a constant with one value for every channel.
-fn map_vector(graph: &mut Graph, node: NodeId, input: usize, map: &dyn Fn(&mut [f64])) -> Result<(), LightenError> {
+/// Maps a constant input of a node; nothing if it is absent.
+pub(super) fn map_constant(
+    graph: &mut Graph,
+    node: NodeId,
+    input: usize,
+    map: &dyn Fn(&mut [f64]),
+) -> Result<(), LightenError> {
     let Some(old) = graph.nodes[node].input(input).and_then(|id| graph.constant(id)) else { return Ok(()) };
     let (shape, mut values) = (old.shape().to_vec(), old.to_f64s());
     map(&mut values);
@@ -199,18 +227,18 @@ fn replace_matrix(graph: &mut Graph, node: NodeId, matrix: &Matrix) -> Result<()
 pub(super) fn map_outputs(graph: &mut Graph, writer: Writer, map: &dyn Fn(&mut [f64])) -> Result<(), LightenError> {
     match writer {
         Writer::Norm(node) => {
-            map_vector(graph, node, 1, map)?;
-            map_vector(graph, node, 2, map)
+            map_constant(graph, node, 1, map)?;
+            map_constant(graph, node, 2, map)
         }
         Writer::Dense { layer, bias } => {
             if let Some(mut weights) = matrix(graph, &graph.nodes[layer]) {
                 weights.values.chunks_exact_mut(weights.outputs).for_each(map);
                 let channels = weights.outputs;
                 replace_matrix(graph, layer, &weights)?;
-                map_vector(graph, layer, 2, map)?;
+                map_constant(graph, layer, 2, map)?;
                 let place = bias.and_then(|b| Some((b, constant_place(graph, &graph.nodes[b], channels)?)));
                 if let Some((b, place)) = place {
-                    map_vector(graph, b, place, map)?;
+                    map_constant(graph, b, place, map)?;
                 }
             }
             Ok(())

@@ -1,7 +1,7 @@
 //! Quantization after training: lighter types for the values of a float network, chosen by what calibration data shows.
 //!
 //! The stages, each a file: which nodes compute on integers ([`decide`]), evener
-//! channels of convolutions ([`equalize`]) and of what matrix products read ([`smooth`]), ranges of activations ([`range`]), scales and
+//! channels of convolutions ([`equalize`]) and of what matrix products read ([`smooth`], [`rotate`]), ranges of activations ([`range`]), scales and
 //! integers of weights ([`weights`], [`feedback`], [`bitsplit`]), what is learned of both block by block ([`reconstruct`]), and the
 //! typed graph ([`assign`]). None of them looks at labels.
 
@@ -11,12 +11,14 @@ mod decide;
 mod dense;
 mod equalize;
 mod feedback;
+mod hadamard;
 mod layer;
 mod matrix;
 mod options;
 mod probe;
 mod range;
 mod reconstruct;
+mod rotate;
 mod smooth;
 mod trial;
 mod weights;
@@ -35,6 +37,8 @@ pub use options::{
     Bits, Granularity, Override, QuantizeOptions, RangeMethod, Reconstruction, Rounding, Smoothing, matches,
 };
 pub use reconstruct::Reconstructed;
+pub use rotate::Rotated;
+pub(crate) use rotate::rotate;
 pub use smooth::Smoothed;
 pub(crate) use smooth::smooth;
 pub(crate) use trial::{Rounded, Trial};

@@ -214,6 +214,9 @@ pub struct QuantizeOptions {
     pub equalize: bool,
     /// How outliers of what matrix products read move into their weights.
     pub smooth: Smoothing,
+    /// Try to spread outliers of what matrix products read over channels by rotations (QuaRot, arXiv:2404.00456), and keep the result
+    /// if the network's output is clearer for it.
+    pub rotate: bool,
     /// Let each rounding of a weight make up for the errors of those before it, as the layer's inputs weigh them
     /// (arXiv:2210.17323).
     pub error_feedback: bool,
@@ -238,6 +241,7 @@ impl Default for QuantizeOptions {
             bias_correction: true,
             equalize: true,
             smooth: Smoothing::Measured,
+            rotate: true,
             error_feedback: true,
             bit_split: false,
             reconstruct: None,

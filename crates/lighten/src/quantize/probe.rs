@@ -98,7 +98,7 @@ impl<'a> Probe<'a> {
     }
 
     /// Power of the error over that of the result, of all layers together, where `rows` changes what they read and `weights` the
-    /// weights of each output channel to make up for that.
+    /// weights of each output channel to make up for that, but for a constant.
     ///
     /// # Errors
     /// If a width is not one of 1–8 bits.
@@ -127,9 +127,10 @@ impl<'a> Probe<'a> {
                 let s = f64::from(ints.scale(j));
                 let q: Vec<f64> =
                     ints.ints[j * channels..(j + 1) * channels].iter().map(|q| f64::from(*q) * s).collect();
-                for (x, light) in self.sample.rows.chunks_exact(channels).zip(rounded.chunks_exact(channels)) {
-                    let (want, got) = (dot(x, reader.columns.row(j)), dot(light, &q));
-                    signal += want * want;
+                let all = self.sample.rows.chunks_exact(channels).zip(read.chunks_exact(channels));
+                for ((x, now), light) in all.zip(rounded.chunks_exact(channels)) {
+                    let (want, got) = (dot(now, changed.row(j)), dot(light, &q));
+                    signal += dot(x, reader.columns.row(j)).powi(2);
                     noise += (want - got) * (want - got);
                 }
             }

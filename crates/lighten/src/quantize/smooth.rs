@@ -129,21 +129,16 @@ fn sites(graph: &Graph, modes: &[Mode]) -> Vec<Site> {
     let links = Links::new(graph);
     let mut sites = vec![];
     for (value, _) in graph.values().filter(|(id, v)| v.constant.is_none() && !graph.inputs.contains(id)) {
-        let reads = |i: &NodeId| {
-            let node = &graph.nodes[*i];
-            let once = node.inputs.iter().filter(|id| **id == Some(value)).count() == 1;
-            (node.input(0) == Some(value) && once).then(|| sizes(graph, node)).flatten()
-        };
-        let all = links.consumers(value);
+        let all = links.products(graph, value);
         let integer = |i: &NodeId| !matches!(modes[*i], Mode::Float(_));
-        let some: Vec<NodeId> = all.iter().copied().filter(|i| reads(i).is_some() && integer(i)).collect();
-        let Some((channels, _)) = some.first().and_then(reads) else { continue };
-        let closed = !graph.outputs.contains(&value) && all.iter().all(|i| reads(i).is_some());
+        let some: Vec<NodeId> = all.iter().copied().filter(integer).collect();
+        let Some((channels, _)) = some.first().and_then(|i| sizes(graph, &graph.nodes[*i])) else { continue };
+        let closed = !graph.outputs.contains(&value) && all.len() == links.consumers(value).len();
         let folded = closed.then(|| fold(graph, &links, value, channels)).flatten();
         // A multiplication costs little where the value is in floating point anyway.
         let float = links.producer(value).is_some_and(|i| modes[i] != Mode::Integer);
         match folded {
-            Some(writer) => sites.push(Site { value, channels, layers: all.to_vec(), writer: Some(writer) }),
+            Some(writer) => sites.push(Site { value, channels, layers: all, writer: Some(writer) }),
             None if float => sites.push(Site { value, channels, layers: some, writer: None }),
             None => {}
         }

@@ -20,7 +20,7 @@ pub use study::{Histogram, LayerStudy, Study, study};
 
 use crate::{
     LightenError, Progress,
-    quantize::{Mode, Quantized, Reconstructed, Smoothed},
+    quantize::{Mode, Quantized, Reconstructed, Rotated, Smoothed},
     search::Mixed,
 };
 
@@ -105,6 +105,9 @@ pub struct Report {
     /// Values whose outliers moved into the weights of the layers that read them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub smoothed: Vec<Smoothed>,
+    /// Values whose outliers were spread over their channels.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rotated: Vec<Rotated>,
     /// What became of every block whose numbers were learned.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub blocks: Vec<Reconstructed>,
@@ -190,6 +193,7 @@ pub(crate) fn report(
         calibration,
         output_sqnr_db: noise.output,
         smoothed: vec![],
+        rotated: vec![],
         blocks: quantized.blocks.clone(),
         search: None,
     })
