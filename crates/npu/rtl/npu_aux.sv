@@ -1,4 +1,5 @@
-// The auxiliary unit: depthwise convolution, pooling, copies and additions, lane by lane. Section 6.8 of the specification.
+// The auxiliary unit: depthwise convolution, pooling, copies and additions, lane by lane; where there are fewer than 64 lanes they take turns.
+// Section 6.8 of the specification.
 module npu_aux
   import npu_pkg::*;
   import npu_types::*;
@@ -31,6 +32,11 @@ module npu_aux
     input logic accepted_last
 );
   localparam int WORD_BITS = $clog2(TAP_WORDS + 1);
+  // Log2 of lanes, and of turns.
+  localparam int LG_LANES = $clog2(AUX_LANES);
+  localparam int LG_TURNS = $clog2(TURNS);
+  // Bits of a turn's number with one in front.
+  localparam int PLACE_BITS = LG_TURNS + 1;
 
   // The instruction. Fields that count are stored minus one, and stay so.
   logic [511:0] q;
@@ -42,6 +48,7 @@ module npu_aux
   logic [5:0] kh, kw;
   logic [2:0] sy, sx;
   logic [7:0] pad, cg;
+  logic [5:0] cl;
   logic [15:0] rstep, kstep, ma, mb;
   logic [2:0] lgs;
   logic [1:0] xrep, yrep;
@@ -66,6 +73,7 @@ module npu_aux
   assign sx = q[AUX_SX_LSB+:3];
   assign pad = q[AUX_PAD_LSB+:8];
   assign cg = q[AUX_CG_LSB+:8];
+  assign cl = q[AUX_CL_LSB+:6];
   assign rstep = q[AUX_RSTEP_LSB+:16];
   assign kstep = q[AUX_KSTEP_LSB+:16];
   assign lgs = add ? '0 : q[AUX_LGS_LSB+:3];
@@ -104,9 +112,14 @@ module npu_aux
 
   // Step register.
   logic [TAPS-1:0] step_used, step_pad;
-  logic step_ones, step_first, step_top, step_end, step_first_block, step_end_word;
-  logic step_finishes;
+  logic step_ones, step_first, step_top, step_btop, step_end, step_first_block, step_end_word;
+  // Turns that the step takes, minus one; and those that the lanes have still to begin of the step that finished last.
+  logic [TURN_BITS-1:0] turns, step_turns, turns_left;
+  logic step_finishes, room;
+  assign turns = last_group ? TURN_BITS'(cl >> LG_LANES) : TURN_BITS'(TURNS - 1);
   assign step_finishes = step && (req_valid & ~served) == '0;
+  // What the next step reads lands no sooner than in the lanes' last turn.
+  assign room = step ? step_finishes && step_turns == '0 : turns_left >> 1 == '0;
 
   // Weights.
   logic weights_valid;
@@ -116,14 +129,14 @@ module npu_aux
   logic weights_last;
   // Far beyond the memory it stays there.
   assign weight_next = weight_addr + WEIGHT_BITS'(weight_granted && !weight_addr[WEIGHT_BITS-1]);
-  assign weight_wanted = run && busy && left && weighted && !step && !weights_valid;
+  assign weight_wanted = run && busy && left && weighted && !step && turns_left == '0 && !weights_valid;
   assign weights_last = weight_granted && weight_word == WORD_BITS'(TAP_WORDS - 1);
 
   // Words whose last step was put into the register and that post has not accepted.
   logic [1:0] in_flight;
 
   logic put;
-  assign put = run && busy && left && (!step || step_finishes) && (!weighted || weights_valid || weights_last)
+  assign put = run && busy && left && room && (!weighted || weights_valid || weights_last)
       && !(last_of_word && in_flight == 2'd2);
 
   // The step: taps that lie in kernel and input.
@@ -166,10 +179,15 @@ module npu_aux
       busy <= 1'b0;
       left <= 1'b0;
       step <= 1'b0;
+      turns_left <= '0;
       in_flight <= '0;
     end else if (run) begin
       req_valid <= req_valid & ~served;
-      if (step_finishes) step <= 1'b0;
+      if (turns_left != '0) turns_left <= turns_left - TURN_BITS'(1);
+      if (step_finishes) begin
+        step <= 1'b0;
+        turns_left <= step_turns;
+      end
       if (weight_granted) begin
         weight_word <= weights_last ? '0 : weight_word + WORD_BITS'(1);
         weight_addr <= weight_next;
@@ -187,6 +205,8 @@ module npu_aux
         step_end <= last_plane;
         step_first_block <= by == '0 && bx == '0;
         step_end_word <= last_of_word;
+        step_btop <= plane == bbits;
+        step_turns <= turns;
 
         // Onwards: planes, blocks, pixels, groups.
         plane <= last_plane ? top : plane - 3'd1;
@@ -285,33 +305,36 @@ module npu_aux
   end
 
   // Stage 1: words arrive and are kept until the step is complete.
-  logic [TAPS-1:0] served1, used1, pad1, used2;
-  logic ones1, finish1, first1, top1, end1, first_block1, end_word1;
+  logic [TAPS-1:0] served1, used1, pad1;
+  logic ones1, finish1, first1, top1, btop1, end1, first_block1, end_word1;
+  logic [TURN_BITS-1:0] turns1;
   logic [TAPS-1:0][63:0] taps;
+  // Turns: the lanes' bits and weights of each. `top` is the first operand's sign plane, `btop` the second's.
+  logic [TAPS-1:0] used_t;
+  logic turn_t, first_t, top_t, btop_t, end_t, first_block_t, end_word_t;
+  logic [TURN_BITS-1:0] number_t, turns_t;
+  logic [TAPS-1:0][AUX_LANES-1:0] chosen;
+  logic [TAPS-1:0][AUX_LANES*8-1:0] chosen_weights;
   // Stage 2: a plane of all taps; sums of three taps each.
-  logic finish2, first2, top2, end2, first_block2, end_word2;
+  logic [TAPS-1:0] used2;
+  logic [2:0] negative2;
+  logic turn2, first2, top2, btop2, end2, first_block2, end_word2, last2;
+  logic [TURN_BITS-1:0] number2;
+  logic [TAPS-1:0][AUX_LANES-1:0] bits2;
+  logic [TAPS-1:0][AUX_LANES*8-1:0] weights2;
   // Stage 3: the local sum.
-  logic finish3, first3, end3, first_block3, end_word3;
-  logic [2:0] negative3;
+  logic turn3, first3, end3, first_block3, end_word3, last3;
+  logic [TURN_BITS-1:0] number3;
   // Stage 4: the main sum.
-  logic end4, first_block4, end_word4;
-
-  // Whether the plane in stage 2 is the top one of the second operand.
-  logic btop1, btop2, step_btop;
-  always_ff @(posedge clk) begin
-    if (run) begin
-      if (put) step_btop <= plane == bbits;
-      btop1 <= step_btop;
-      btop2 <= btop1;
-    end
-  end
+  logic end4, first_block4, end_word4, last4;
+  logic [TURN_BITS-1:0] number4;
 
   always_ff @(posedge clk) begin
     if (clear) begin
       served1 <= '0;
       finish1 <= 1'b0;
-      finish2 <= 1'b0;
-      finish3 <= 1'b0;
+      turn_t <= 1'b0;
+      turn3 <= 1'b0;
       end4 <= 1'b0;
     end else if (run) begin
       served1 <= served;
@@ -319,27 +342,82 @@ module npu_aux
       pad1 <= step_pad;
       ones1 <= step_ones;
       finish1 <= step_finishes;
-      first1 <= step_first;
-      top1 <= step_top;
-      end1 <= step_end;
-      first_block1 <= step_first_block;
-      end_word1 <= step_end_word;
+      {first1, top1, btop1, end1} <= {step_first, step_top, step_btop, step_end};
+      {first_block1, end_word1, turns1} <= {step_first_block, step_end_word, step_turns};
       for (int t = 0; t < TAPS; t++) begin
         if (served1[t]) taps[t] <= data[t];
         else if (finish1 && pad1[t]) taps[t] <= {64{ones1}};
       end
-      {finish2, used2, first2, top2, end2, first_block2, end_word2}
-          <= {finish1, used1, first1, top1, end1, first_block1, end_word1};
-      {finish3, first3, end3, first_block3, end_word3} <= {finish2, first2, end2, first_block2, end_word2};
-      if (add) negative3 <= {1'b0, btop2 && bsigned, top2 && asigned};
-      else negative3 <= {3{top2 && asigned}};
-      end4 <= finish3 && end3;
-      first_block4 <= first_block3;
-      end_word4 <= end_word3;
+      if (finish1) begin
+        turn_t <= 1'b1;
+        number_t <= '0;
+        {used_t, first_t, top_t, btop_t, end_t, first_block_t, end_word_t, turns_t}
+            <= {used1, first1, top1, btop1, end1, first_block1, end_word1, turns1};
+      end else if (number_t == turns_t) turn_t <= 1'b0;
+      else number_t <= number_t + TURN_BITS'(1);
+      {turn3, first3, end3, first_block3, end_word3, last3, number3}
+          <= {turn2, first2, end2, first_block2, end_word2, last2, number2};
+      end4 <= turn3 && end3;
+      {first_block4, end_word4, last4, number4} <= {first_block3, end_word3, last3, number3};
     end
   end
 
-  // Result buffers.
+  // What the lanes get in a turn. In a packed input the words of a row, shifted by a pixel of 64 >> lgs lanes against each other, are the taps
+  // of all its pixels: lanes come from two neighbouring turns' shares of two words, and then from between them.
+  logic [PLACE_BITS-1:0] place, apart;
+  assign place = PLACE_BITS'(number_t);
+  assign apart = TURNS >> lgs != 0 ? PLACE_BITS'(TURNS >> lgs) : PLACE_BITS'(1);
+  for (genvar r = 0; r < 3; r++) begin : row
+    logic [2*TURNS-1:0][AUX_LANES-1:0] first_two, last_two;
+    logic [AUX_LANES-1:0] previous, middle, following, first, third;
+    logic [2*AUX_LANES-1:0] before_middle, after_middle;
+    assign first_two = {taps[3*r+1], taps[3*r]};
+    assign last_two = {taps[3*r+2], taps[3*r+1]};
+    assign middle = last_two[place];
+    assign previous = first_two[PLACE_BITS'(TURNS)+place-apart];
+    assign following = last_two[place+apart];
+    always_comb begin
+      first = previous;
+      third = following;
+      before_middle = {middle, previous};
+      after_middle = {following, middle};
+      for (int k = 0; k < LG_LANES; k++) begin
+        if (lgs == 3'(6 - k)) begin
+          first = AUX_LANES'(before_middle >> (AUX_LANES - (1 << k)));
+          third = AUX_LANES'(after_middle >> (1 << k));
+        end
+      end
+    end
+    assign chosen[3*r] = first;
+    assign chosen[3*r+1] = middle;
+    assign chosen[3*r+2] = third;
+  end
+  for (genvar t = 0; t < TAPS; t++) begin : tap
+    logic [511:0] all;
+    assign all = taps_weights[8*t+:8];
+    assign chosen_weights[t] = all[8*AUX_LANES*32'(number_t)+:8*AUX_LANES];
+  end
+
+  // Choosing is a stage of its own where there is something to choose.
+  if (TURNS == 1) begin : all_lanes
+    assign {turn2, first2, top2, btop2, end2, first_block2, end_word2, last2, number2}
+        = {turn_t, first_t, top_t, btop_t, end_t, first_block_t, end_word_t, 1'b1, number_t};
+    assign {used2, bits2, weights2} = {used_t, chosen, chosen_weights};
+  end else begin : in_turns
+    always_ff @(posedge clk) begin
+      if (clear) turn2 <= 1'b0;
+      else if (run) begin
+        turn2 <= turn_t;
+        {first2, top2, btop2, end2, first_block2, end_word2, last2, number2}
+            <= {first_t, top_t, btop_t, end_t, first_block_t, end_word_t, number_t == turns_t, number_t};
+        {used2, bits2, weights2} <= {used_t, chosen, chosen_weights};
+      end
+    end
+  end
+
+  assign negative2 = add ? {1'b0, btop2 && bsigned, top2 && asigned} : {3{top2 && asigned}};
+
+  // Result buffers. Post takes results from the first turn on, no faster than turns make them.
   logic [1:0] filled;
   logic write_to, read_from;
   logic fill;
@@ -357,33 +435,25 @@ module npu_aux
       end
       if (fill) begin
         filled[write_to] <= 1'b1;
-        write_to <= !write_to;
+        if (last4) write_to <= !write_to;
       end
     end
   end
 
-  logic [31:0] held[2][LANES];
-  always_comb for (int c = 0; c < COLS; c++) sums[c] = held[read_from][6'(segment * 6'(COLS)) + 6'(c)];
+  logic [AUX_LANES-1:0][31:0] held[2*TURNS];
+  logic [AUX_LANES-1:0][31:0] totals, shown;
+  logic [5:0] shown_lane;
+  assign shown_lane = segment * 6'(COLS);
+  always_ff @(posedge clk) if (run && fill) held[(PLACE_BITS'(write_to)<<LG_TURNS)|PLACE_BITS'(number4)] <= totals;
+  assign shown = held[(PLACE_BITS'(read_from)<<LG_TURNS)|PLACE_BITS'(shown_lane>>LG_LANES)];
+  always_comb for (int c = 0; c < COLS; c++) sums[c] = shown[shown_lane[LG_LANES-1:0]+LG_LANES'(c)];
 
-  // Words of a packed input, shifted by a pixel against each other: the taps of all its pixels.
-  logic [TAPS-1:0][63:0] words;
-  always_comb begin
-    words = taps;
-    if (lgs != '0) begin
-      for (int r = 0; r < 3; r++) begin
-        words[3*r] = 64'({taps[3*r+1], taps[3*r]} >> (7'd64 - (7'd64 >> lgs)));
-        words[3*r+2] = 64'({taps[3*r+2], taps[3*r+1]} >> (7'd64 >> lgs));
-      end
-    end
-  end
-
-  for (genvar l = 0; l < LANES; l++) begin : lane
+  for (genvar l = 0; l < AUX_LANES; l++) begin : lane
     logic [TAPS-1:0] bits;
     logic [TAPS-1:0][7:0] weights;
-    logic [31:0] total;
     for (genvar t = 0; t < TAPS; t++) begin : tap
-      assign bits[t] = words[t][l] && used2[t];
-      assign weights[t] = taps_weights[t*8+l/8][8*(l%8)+:8];
+      assign bits[t] = bits2[t][l] && used2[t];
+      assign weights[t] = weights2[t][8*l+:8];
     end
     npu_lane unit (
         .clk(clk),
@@ -392,19 +462,20 @@ module npu_aux
         .add(add),
         .ma(ma),
         .mb(mb),
-        .step_en(run && finish2),
+        .step_en(run && turn2),
+        .step_turn(number2),
         .bits(bits),
         .counts(used2),
         .weights(weights),
         .first_plane(first2),
-        .negative_plane(asigned && top2),
-        .local_en(run && finish3),
+        .negative(negative2),
+        .local_en(run && turn3),
+        .local_turn(number3),
         .local_set(first3),
-        .subtract(negative3),
         .main_en(run && end4),
+        .main_turn(number4),
         .main_set(first_block4),
-        .total(total)
+        .total(totals[l])
     );
-    always_ff @(posedge clk) if (run && fill) held[write_to][l] <= total;
   end
 endmodule

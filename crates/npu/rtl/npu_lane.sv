@@ -1,6 +1,8 @@
-// A lane of the auxiliary unit: one plane of up to nine taps per cycle, in three stages. Section 4 of the specification.
+// A lane of the auxiliary unit: one plane of up to nine taps per cycle, in three stages. It has its state once for every turn. Section 4 of the
+// specification.
 module npu_lane
   import npu_pkg::*;
+  import npu_types::*;
 (
     input logic clk,
     // What the instruction does: a weighted sum, a maximum, the sum of two activations, else a plain sum.
@@ -11,17 +13,20 @@ module npu_lane
     input logic [15:0] mb,
     // Stage 2: a bit of every tap; taps that do not count are 0.
     input logic step_en,
+    input logic [TURN_BITS-1:0] step_turn,
     input logic [TAPS-1:0] bits,
     input logic [TAPS-1:0] counts,
     input logic [TAPS-1:0][7:0] weights,
     input logic first_plane,
-    input logic negative_plane,
+    // Signs of the three partial sums; of a maximum, that of the plane.
+    input logic [2:0] negative,
     // Stage 3: the local sum.
     input logic local_en,
+    input logic [TURN_BITS-1:0] local_turn,
     input logic local_set,
-    input logic [2:0] subtract,
     // Stage 4: the main sum, and the word's last.
     input logic main_en,
+    input logic [TURN_BITS-1:0] main_turn,
     input logic main_set,
     output logic [31:0] total
 );
@@ -29,10 +34,13 @@ module npu_lane
   logic [TAPS-1:0] alive, candidates, kept;
   logic greatest;
   logic [2:0][16:0] part, parts;
-  logic signed [31:0] sum, local_sum, main_sum;
+  // What makes negated parts, which are inverted, whole.
+  logic [2:0] ones;
+  logic [31:0] p0, p1, p2, twice, bits_a, bits_b, carries_a, carries_b;
+  logic signed [31:0] sum, local_sum, block_sum, main_sum;
 
   assign candidates = first_plane ? counts : alive;
-  assign kept = candidates & (bits ^ {TAPS{negative_plane}});
+  assign kept = candidates & (bits ^ {TAPS{negative[0]}});
   assign greatest = kept != '0;
 
   always_comb begin
@@ -43,29 +51,61 @@ module npu_lane
         else part[r] = part[r] + {16'b0, bits[t]};
       end
     end
-    if (maximum) part = {34'b0, 16'b0, greatest ^ negative_plane};
+    if (maximum) part = {34'b0, 16'b0, greatest ^ negative[0]};
     // Both multipliers are below 2^16: their sign is zero.
     if (add) part = {17'b0, bits[1] ? {1'b0, mb} : 17'b0, bits[0] ? {1'b0, ma} : 17'b0};
   end
 
   always_comb begin
-    sum = '0;
-    for (int r = 0; r < 3; r++) begin
-      if (subtract[r]) sum = sum - {{15{parts[r][16]}}, parts[r]};
-      else sum = sum + {{15{parts[r][16]}}, parts[r]};
-    end
-    if (!local_set) sum = sum + (local_sum <<< 1);
-    if (main_set) total = local_sum;
-    else if (maximum) total = local_sum > main_sum ? local_sum : main_sum;
-    else total = main_sum + local_sum;
+    // Five terms in two steps of carry-save addition and one sum.
+    p0 = {{15{parts[0][16]}}, parts[0]};
+    p1 = {{15{parts[1][16]}}, parts[1]};
+    p2 = {{15{parts[2][16]}}, parts[2]};
+    twice = local_set ? '0 : local_sum << 1;
+    bits_a = p0 ^ p1 ^ p2;
+    carries_a = {p0[30:0] & p1[30:0] | p0[30:0] & p2[30:0] | p1[30:0] & p2[30:0], ones[0]};
+    bits_b = bits_a ^ carries_a ^ twice;
+    carries_b = {bits_a[30:0] & carries_a[30:0] | bits_a[30:0] & twice[30:0] | carries_a[30:0] & twice[30:0], ones[1]};
+    sum = bits_b + carries_b + 32'(ones[2]);
+    if (main_set) total = block_sum;
+    else if (maximum) total = block_sum > main_sum ? block_sum : main_sum;
+    else total = main_sum + block_sum;
   end
 
   always_ff @(posedge clk) begin
     if (step_en) begin
-      parts <= part;
-      alive <= greatest ? kept : candidates;
+      for (int r = 0; r < 3; r++) parts[r] <= part[r] ^ {17{negative[r]}};
+      ones <= negative;
     end
-    if (local_en) local_sum <= sum;
-    if (main_en) main_sum <= total;
+    // The local sum for stage 4, in which another turn may have stage 3.
+    if (local_en) block_sum <= sum;
   end
+
+  npu_turns #(
+      .BITS(TAPS)
+  ) still_alive (
+      .clk(clk),
+      .write(step_en),
+      .turn(step_turn),
+      .next(greatest ? kept : candidates),
+      .now(alive)
+  );
+  npu_turns #(
+      .BITS(32)
+  ) local_sums (
+      .clk(clk),
+      .write(local_en),
+      .turn(local_turn),
+      .next(sum),
+      .now(local_sum)
+  );
+  npu_turns #(
+      .BITS(32)
+  ) main_sums (
+      .clk(clk),
+      .write(main_en),
+      .turn(main_turn),
+      .next(total),
+      .now(main_sum)
+  );
 endmodule

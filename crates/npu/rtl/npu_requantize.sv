@@ -34,16 +34,16 @@ module npu_requantize (
     end
   end
 
-  // Stage 2: 24 bits, rounded. A carry out leaves 1.0 with the next exponent.
-  logic b_sign, b_zero;
-  logic [23:0] b_man;
+  // Stage 2: the products of halves of the upper 24 bits and of the scale's; whether those bits are rounded up.
+  logic b_sign, b_zero, b_up;
+  logic [3:0][23:0] b_products;
+  logic [23:0] b_scale;
   logic signed [9:0] b_exp;
-  logic [22:0] b_sman;
-  logic [24:0] rounded;
+  logic [23:0] scale_man;
+  assign scale_man = {1'b1, a_sman};
 
-  assign rounded = {1'b0, a_norm[31:8]} + 25'(a_norm[7] && (a_norm[8] || a_norm[6:0] != '0));
-
-  // Stage 3: the product.
+  // Stage 3: the product. To round up adds the scale once more; where that carries, 2^24 takes the place of 1.0 with the next exponent: the product
+  // is one bit longer instead.
   logic c_sign, c_zero;
   logic [47:0] c_product;
   logic signed [9:0] c_exp;
@@ -69,13 +69,18 @@ module npu_requantize (
 
       b_sign <= a_sign;
       b_zero <= a_zero;
-      b_man <= rounded[24] ? 24'h800000 : rounded[23:0];
-      b_exp <= $signed({5'b0, a_exp}) + $signed({2'b0, a_sexp}) + 10'(rounded[24]) - 10'sd127;
-      b_sman <= a_sman;
+      b_up <= a_norm[7] && (a_norm[8] || a_norm[6:0] != '0);
+      b_products[0] <= a_norm[19:8] * scale_man[11:0];
+      b_products[1] <= a_norm[31:20] * scale_man[11:0];
+      b_products[2] <= a_norm[19:8] * scale_man[23:12];
+      b_products[3] <= a_norm[31:20] * scale_man[23:12];
+      b_scale <= scale_man;
+      b_exp <= $signed({5'b0, a_exp}) + $signed({2'b0, a_sexp}) - 10'sd127;
 
       c_sign <= b_sign;
       c_zero <= b_zero;
-      c_product <= b_man * {1'b1, b_sman};
+      c_product <= ({b_products[3], b_products[0]} + 48'(b_up ? b_scale : '0))
+          + {11'b0, 25'(b_products[1]) + 25'(b_products[2]), 12'b0};
       c_exp <= b_exp;
 
       d_sign <= c_sign;

@@ -20,6 +20,10 @@ package npu_types;
   localparam int TABLE_ADDR = $clog2(TABLE_WORDS);
   localparam int PROGRAM_ADDR = $clog2(INSTRUCTIONS * INSTRUCTION_WORDS);
 
+  // Turns of the auxiliary unit's lanes to be all 64 of a word.
+  localparam int TURNS = LANES / AUX_LANES;
+  localparam int TURN_BITS = TURNS > 1 ? $clog2(TURNS) : 1;
+
   // Whose results a vector in the post unit holds: one of two array instructions, or the auxiliary one.
   localparam logic [1:0] SRC_AUX = 2'd2;
 

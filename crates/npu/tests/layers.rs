@@ -87,6 +87,34 @@ fn depthwise_convolutions_packed_and_not() {
 }
 
 #[test]
+fn lanes_that_take_turns_compute_the_same_in_more_cycles() {
+    for channels in [40, 64, 72] {
+        let mut before = 0;
+        for aux_lanes in [64, 32, 16, 8] {
+            let mut noise = Noise(78);
+            let mut graph = Graph::new("layer");
+            let x = activation(&mut noise, 8, &[1, channels, 8, 16]);
+            let x = graph.add_input("x", x);
+            let w = weights(&mut noise, &mut graph, "integer", 8, &[channels, 1, 3, 3]);
+            let ty = activation(&mut noise, 8, &[1, channels, 8, 16]);
+            let op = ops::Conv { group: channels as i64, pads: vec![1; 4], ..ops::Conv::default() };
+            let y = typed(&mut graph, op, &[x, w], ty);
+            graph.mark_output(y);
+            let config = Config { aux_lanes, ..Config::preset("edge").unwrap() };
+            let program = compile(&graph, &config).unwrap();
+            let cycles =
+                support::computes(&graph, program, &mut noise, &format!("{channels} channels, {aux_lanes} lanes"));
+            println!("{channels} channels, {aux_lanes} lanes: {cycles} cycles");
+            // A plane of a pixel takes a turn for each share of its channels.
+            let turns: usize =
+                [channels.min(64), channels.saturating_sub(64)].iter().map(|n| n.div_ceil(aux_lanes)).sum();
+            assert!(cycles >= (turns * 128 * 8) as u64 && cycles >= before, "{channels} {aux_lanes}: {cycles}");
+            before = cycles;
+        }
+    }
+}
+
+#[test]
 fn pooling_addition_and_enlarging() {
     let mut noise = Noise(4242);
     for case in 0..12 {

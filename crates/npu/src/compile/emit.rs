@@ -77,6 +77,11 @@ impl<'a> Emitter<'a> {
 }
 
 impl Emitter<'_> {
+    /// Turns of the auxiliary unit's lanes for a plane of all groups, of which the last has so many channels.
+    fn turns(&self, groups: usize, last: usize) -> usize {
+        (groups - 1) * self.config.aux_turns(64) + self.config.aux_turns(last)
+    }
+
     fn space(&self, tensor: TensorId) -> Space {
         Space::Tensor(self.layout.roots[tensor])
     }
@@ -388,7 +393,8 @@ impl Emitter<'_> {
         let (width, from_pitch, to_pitch) = (output.width >> lg_shift, from.pitch >> lg_shift, to.pitch >> lg_shift);
         let repeat = segment::repeat(layer);
         let blocks = window.kernel[0].div_ceil(3) * window.kernel[1].div_ceil(3);
-        let cycles = (groups * blocks * input.bits) as u64;
+        let last = if lg_shift > 0 { 64 } else { input.channels - 64 * (groups - 1) };
+        let cycles = (self.turns(groups, last) * blocks * input.bits) as u64;
         for strip in part.cut(repeat[0], width, 1, cycles, LEAST_AUX) {
             let mut fields = self.operand(layer.input);
             fields.extend(self.window(layer, window, strip.start, strip.len()));
@@ -396,7 +402,7 @@ impl Emitter<'_> {
             fields.extend(self.destination(layer, strip.start)?);
             fields.extend([
                 ("cg", groups as i64),
-                ("cl", (input.channels - 64 * (groups - 1)) as i64),
+                ("cl", last as i64),
                 ("mode", mode),
                 ("pinc", i64::from(at.advance)),
                 ("xrep", repeat[1] as i64),
@@ -414,7 +420,6 @@ impl Emitter<'_> {
                     ("lrow", y0 * from_pitch as i64 - 1),
                     ("rstep", from_pitch as i64),
                     ("kstep", from_pitch as i64),
-                    ("cl", 64),
                     ("obase", to.base as i64 + row * to_pitch as i64),
                     ("ogap", (to_pitch - width) as i64),
                     ("lgpo", 0),
@@ -441,7 +446,7 @@ impl Emitter<'_> {
         let cuts: Vec<(Range<usize>, Range<usize>)> = if part.whole {
             let words = ((output.height - 1) * pitch + output.width).div_ceil(1 << lg_pixels);
             let rows = |word: usize, up: usize| (((word << lg_pixels) + up) / pitch).min(output.height);
-            let cut = strips(words, 1, 1, (planes * groups) as u64, LEAST_AUX).into_iter();
+            let cut = strips(words, 1, 1, (planes * self.turns(groups, last)) as u64, LEAST_AUX).into_iter();
             cut.map(|s| (s.clone(), rows(s.start, 0)..rows(s.end, pitch - 1))).collect()
         } else {
             let last = (part.rows.end - 1) * pitch + output.width;

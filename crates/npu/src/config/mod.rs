@@ -16,8 +16,6 @@ pub const TAPS: usize = 9;
 pub const LOAD_LATENCY: usize = 3;
 /// Stages of the array between the issue of a pair of planes and the main accumulators.
 pub const MAC_STAGES: usize = 4;
-/// Stages of the auxiliary unit between the last read of a word and its result buffer.
-pub const AUX_STAGES: usize = 4;
 /// Stages of the post unit: a vector accepted in cycle `t` is written in cycle `t + POST_STAGES`.
 pub const POST_STAGES: usize = 8;
 /// Words that the output stream can hold back.
@@ -45,6 +43,8 @@ pub struct Config {
     pub bank_words: usize,
     /// Independent single-ported parts of each bank.
     pub sections: usize,
+    /// Lanes of the auxiliary unit; fewer than 64 take turns.
+    pub aux_lanes: usize,
     /// Words of the weight memory, each of `columns` × 64 bits.
     pub weight_words: usize,
     /// Vectors of the parameter memory, each of `columns` pairs of bias and scale.
@@ -105,6 +105,8 @@ impl Config {
         check([1, 2, 4, 8].contains(&self.sections), "sections", self.sections, "1, 2, 4 or 8")?;
         let whole = self.bank_words.is_power_of_two() && self.bank_words >= 64 && self.bank_words <= 1 << 20;
         check(whole, "bank_words", self.bank_words, "a power of two from 64 to 1048576")?;
+        let lanes = [8, 16, 32, 64].contains(&self.aux_lanes) && self.aux_lanes >= self.columns;
+        check(lanes, "aux_lanes", self.aux_lanes, "8, 16, 32 or 64, and at least as many as columns")?;
         check((1..=1 << 20).contains(&self.weight_words), "weight_words", self.weight_words, "1 to 1048576")?;
         let vectors = self.parameter_vectors;
         check((1..=1 << 16).contains(&vectors), "parameter_vectors", vectors, "1 to 65536")?;
@@ -134,6 +136,17 @@ impl Config {
         (TAPS * 8).div_ceil(self.columns)
     }
 
+    /// Turns in which the lanes of the auxiliary unit take a step for so many channels of a group, 1 to 64.
+    pub fn aux_turns(&self, channels: usize) -> usize {
+        channels.div_ceil(self.aux_lanes)
+    }
+
+    /// Stages of the auxiliary unit between the last read of a word and the first of its sums in the result buffer. Lanes that take turns have
+    /// one more, in which their taps are chosen.
+    pub fn aux_stages(&self) -> usize {
+        if self.aux_lanes < LANES { 5 } else { 4 }
+    }
+
     /// The SystemVerilog package with the constants of this chip and the fields of its instructions.
     pub fn package(&self) -> String {
         verilog::package(self)
@@ -161,6 +174,8 @@ mod tests {
             (Config { rows: 16, ..good.clone() }, "banks"),
             (Config { lanes: 32, ..good.clone() }, "lanes"),
             (Config { bank_words: 3000, ..good.clone() }, "bank_words"),
+            (Config { aux_lanes: 12, ..good.clone() }, "aux_lanes"),
+            (Config { aux_lanes: 8, columns: 16, ..good.clone() }, "aux_lanes"),
             (Config { tables: 0, ..good.clone() }, "tables"),
         ] {
             let error = change.validate().unwrap_err().to_string();

@@ -3,8 +3,7 @@
 use std::fmt::Write;
 
 use super::{
-    AUX_STAGES, BUFFER_PLANES, Config, DRAIN_WORDS, LANES, LOAD_LATENCY, MAC_STAGES, MAX_BITS, POST_STAGES, TAPS,
-    WATCHDOG,
+    BUFFER_PLANES, Config, DRAIN_WORDS, LANES, LOAD_LATENCY, MAC_STAGES, MAX_BITS, POST_STAGES, TAPS, WATCHDOG,
 };
 use crate::isa::{Opcode, Queue, WORDS};
 
@@ -14,13 +13,14 @@ pub(super) fn package(config: &Config) -> String {
     let out = &mut text;
     let _ = writeln!(out, "// Made from the preset `{}` by crates/npu/src/config; do not edit.", config.name);
     let _ = writeln!(out, "package npu_pkg;");
-    let numbers: [(&str, usize); 22] = [
+    let numbers: [(&str, usize); 23] = [
         ("ROWS", config.rows),
         ("COLS", config.columns),
         ("LANES", LANES),
         ("BANKS", config.banks),
         ("BANK_WORDS", config.bank_words),
         ("SECTIONS", config.sections),
+        ("AUX_LANES", config.aux_lanes),
         ("WEIGHT_WORDS", config.weight_words),
         ("PARAM_VECTORS", config.parameter_vectors),
         ("TABLES", config.tables),
@@ -32,7 +32,7 @@ pub(super) fn package(config: &Config) -> String {
         ("BUFFER_PLANES", BUFFER_PLANES),
         ("LOAD_LATENCY", LOAD_LATENCY),
         ("MAC_STAGES", MAC_STAGES),
-        ("AUX_STAGES", AUX_STAGES),
+        ("AUX_STAGES", config.aux_stages()),
         ("POST_STAGES", POST_STAGES),
         ("DRAIN_WORDS", DRAIN_WORDS),
         ("WATCHDOG", WATCHDOG as usize),

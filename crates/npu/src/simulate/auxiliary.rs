@@ -6,12 +6,12 @@ use super::{
     decode::{Auxiliary, Finish, Mode},
     memory::{Memory, transpose},
 };
-use crate::config::{AUX_STAGES, Config, TAPS};
+use crate::config::{Config, TAPS};
 
 /// The sums of 64 lanes for one pixel.
 #[derive(Debug)]
 pub(super) struct Output {
-    /// The cycle from which post sees it.
+    /// The cycle from which post sees it: its first segment then, and each further one no later than post can take it.
     at: u64,
     pub sums: Box<[i32; 64]>,
     pub pixel: usize,
@@ -47,6 +47,10 @@ struct Step {
 pub(super) struct AuxUnit {
     columns: usize,
     tap_words: usize,
+    stages: u64,
+    lanes: usize,
+    /// Turns that the lanes have still to begin of the step that finished last.
+    turns_left: usize,
     pub current: Option<Auxiliary>,
     place: Place,
     /// Input position of the pixel at `place`: column, row, and counts of repetition.
@@ -82,6 +86,9 @@ impl AuxUnit {
         AuxUnit {
             columns: config.columns,
             tap_words: config.tap_words(),
+            stages: config.aux_stages() as u64,
+            lanes: config.aux_lanes,
+            turns_left: 0,
             current: None,
             place: Place::default(),
             at: Position::default(),
@@ -112,12 +119,13 @@ impl AuxUnit {
 
     /// Whether a weight word is to be read in this cycle, if the port is free.
     pub(super) fn wants_weights(&self) -> bool {
-        self.current.is_some_and(|aux| {
-            aux.mode == Mode::Weighted
-                && self.step.is_none()
-                && self.place.group < aux.channel_groups
-                && self.loaded != Some((self.place.group, self.place.block))
-        })
+        let waits = |aux: Auxiliary| self.place.group < aux.channel_groups && !self.has_weights(&aux);
+        self.step.is_none() && self.turns_left == 0 && self.current.is_some_and(waits)
+    }
+
+    /// Whether the weights of the next step, if it needs any, are in the registers.
+    fn has_weights(&self, aux: &Auxiliary) -> bool {
+        aux.mode != Mode::Weighted || self.loaded == Some((self.place.group, self.place.block))
     }
 
     /// What post may take in this cycle.
@@ -133,31 +141,37 @@ impl AuxUnit {
 
     /// One cycle. `in_flight` is that seen in this cycle, before post's acceptance.
     pub(super) fn cycle(&mut self, now: u64, owns_weights: bool, in_flight: usize, memory: &mut Memory) {
+        let wants_weights = self.wants_weights();
+        // What the next step reads lands no sooner than in the lanes' last turn.
+        let mut may_fill = self.step.is_none() && self.turns_left <= 1;
+        self.turns_left = self.turns_left.saturating_sub(1);
         let Some(aux) = self.current else { return };
-        let mut may_fill = self.step.is_none();
+        let mut finished = None;
         if let Some(step) = &mut self.step {
             let (taps, plane) = (&mut self.taps, step.plane);
             step.pending = memory.serve(&step.addresses, step.pending, |t, word| taps[t][plane] = word);
-            may_fill = step.pending == 0;
-        } else if self.wants_weights() {
+            if step.pending == 0 {
+                finished = self.step.take();
+            }
+        } else if wants_weights {
             if !owns_weights {
                 return;
             }
             self.read_weights(&aux, memory);
             may_fill = self.words_read == 0;
         }
-        if may_fill {
-            if let Some(step) = self.step.take() {
-                if step.last_of_block {
-                    self.sum(&aux, &step);
-                }
-                if step.last_of_word {
-                    self.output(now, &aux, &step);
-                }
+        if let Some(step) = finished {
+            if step.last_of_block {
+                self.sum(&aux, &step);
             }
-            if self.place.group < aux.channel_groups && !self.wants_weights() {
-                self.fill(&aux, in_flight);
+            if step.last_of_word {
+                self.output(now, &aux, &step);
             }
+            self.turns_left = aux.channels(step.place.group).div_ceil(self.lanes) - 1;
+            may_fill = self.turns_left == 0;
+        }
+        if may_fill && self.place.group < aux.channel_groups && self.has_weights(&aux) {
+            self.fill(&aux, in_flight);
         }
     }
 
@@ -306,11 +320,11 @@ impl AuxUnit {
     fn output(&mut self, now: u64, aux: &Auxiliary, step: &Step) {
         let last_group = step.place.group + 1 == aux.channel_groups;
         self.outputs.push_back(Output {
-            at: now + AUX_STAGES as u64 + 1,
+            at: now + self.stages + 1,
             sums: self.sums.clone(),
             pixel: step.place.pixel,
             group: step.place.group,
-            channels: if last_group { aux.last_channels } else { 64 },
+            channels: aux.channels(step.place.group),
             advance: aux.advance,
             ends: last_group && step.place.pixel + 1 == aux.pixels,
             finish: aux.finish,

@@ -2,6 +2,7 @@
 
 use crate::{
     Config,
+    config::LANES,
     isa::{Instruction, Opcode},
 };
 
@@ -118,6 +119,11 @@ pub(super) struct Auxiliary {
 }
 
 impl Auxiliary {
+    /// Channels of a group: 64, or fewer in the last one.
+    pub(super) fn channels(&self, group: usize) -> usize {
+        if group + 1 == self.channel_groups { self.last_channels } else { LANES }
+    }
+
     /// Blocks of 3 × 3 taps, in rows and columns.
     pub(super) fn blocks(&self) -> (i32, i32) {
         if self.mode == Mode::Add { (1, 1) } else { ((self.window.kh + 2) / 3, (self.window.kw + 2) / 3) }

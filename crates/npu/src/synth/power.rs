@@ -241,13 +241,13 @@ fn random_taps() -> Stimulus {
             let taps = [("bits", u128::from(random() & 0x1ff)), ("counts", 0x1ff), ("weights", weights)];
             let planes = [
                 ("first_plane", u128::from(stage(0) == 0)),
-                ("negative_plane", u128::from(stage(0) == 0)),
+                ("negative", if stage(0) == 0 { 7 } else { 0 }),
                 ("local_set", u128::from(stage(1) == 0)),
-                ("subtract", if stage(1) == 0 { 7 } else { 0 }),
                 ("main_en", u128::from(stage(2) == 0)),
                 ("main_set", 1),
             ];
-            always.into_iter().chain(taps).chain(planes).collect()
+            let turns = [("step_turn", 0), ("local_turn", 0), ("main_turn", 0)];
+            always.into_iter().chain(taps).chain(planes).chain(turns).collect()
         })
         .collect();
     Stimulus { name: "random taps".into(), inputs, expected: vec![], output: "total", bits: None }
