@@ -59,6 +59,14 @@ def with_outliers(model, factor):
     return model
 
 
+def of_words(model, tokens):
+    """The model with word numbers for its only input: all of one type, none masked."""
+    for name, value in (("token_type_ids", 0), ("attention_mask", 1)):
+        model.graph.initializer.append(numpy_helper.from_array(np.full((1, tokens), value, np.int64), name))
+    del model.graph.input[1:]
+    return model
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--qing", type=pathlib.Path, default=TARGET / "release/qing")
@@ -73,11 +81,10 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         random = np.random.default_rng(7)
         shape = (args.samples, args.tokens)
-        np.savez(f"{folder}/data.npz", input_ids=random.integers(0, VOCABULARY, shape), token_type_ids=np.zeros(shape, np.int64),
-                 attention_mask=np.ones(shape, np.int64))
+        np.savez(f"{folder}/data.npz", x=random.integers(0, VOCABULARY, shape))
         for norms in args.norms:
             model = networks.minilm(args.tokens, args.layers, vocabulary=VOCABULARY, first=norms != "after")
-            onnx.save(with_outliers(model, FACTOR[norms]), f"{folder}/net.onnx")
+            onnx.save(with_outliers(of_words(model, args.tokens), FACTOR[norms]), f"{folder}/net.onnx")
             for bits in args.bits:
                 row = []
                 for method in args.methods:
