@@ -10,7 +10,7 @@ of the size of MiniLM with random weights, which have no outliers of their own, 
 Where normalizations come first (`before`, as in GPT and vision transformers), three channels of each one's gain and bias are 30 times as
 large and the weights that read them a 30th: the network computes what it did. MiniLM itself normalizes after the sums (`after`), where a larger channel
 stays in the residual: there channels are 6 times as large, which makes it another network; it is compared with its own floating point.
-Figures are the power of the output over that of its error in decibels, on samples that calibrated.
+Figures are the power of the output over that of its error in decibels, on the first four samples that calibrated.
 """
 import argparse
 import json
