@@ -30,6 +30,9 @@ module npu_lane
     input logic main_set,
     output logic [31:0] total
 );
+  // State, once for every turn.
+  logic [TAPS-1:0] still_alive[TURNS];
+  logic [31:0] local_sums[TURNS], main_sums[TURNS];
   // Of a maximum: the taps that are the greatest in the planes so far.
   logic [TAPS-1:0] alive, candidates, kept;
   logic greatest;
@@ -39,6 +42,9 @@ module npu_lane
   logic [31:0] p0, p1, p2, twice, bits_a, bits_b, carries_a, carries_b;
   logic signed [31:0] sum, local_sum, block_sum, main_sum;
 
+  assign alive = still_alive[step_turn];
+  assign local_sum = local_sums[local_turn];
+  assign main_sum = main_sums[main_turn];
   assign candidates = first_plane ? counts : alive;
   assign kept = candidates & (bits ^ {TAPS{negative[0]}});
   assign greatest = kept != '0;
@@ -79,33 +85,8 @@ module npu_lane
     end
     // The local sum for stage 4, in which another turn may have stage 3.
     if (local_en) block_sum <= sum;
+    if (step_en) still_alive[step_turn] <= greatest ? kept : candidates;
+    if (local_en) local_sums[local_turn] <= sum;
+    if (main_en) main_sums[main_turn] <= total;
   end
-
-  npu_turns #(
-      .BITS(TAPS)
-  ) still_alive (
-      .clk(clk),
-      .write(step_en),
-      .turn(step_turn),
-      .next(greatest ? kept : candidates),
-      .now(alive)
-  );
-  npu_turns #(
-      .BITS(32)
-  ) local_sums (
-      .clk(clk),
-      .write(local_en),
-      .turn(local_turn),
-      .next(sum),
-      .now(local_sum)
-  );
-  npu_turns #(
-      .BITS(32)
-  ) main_sums (
-      .clk(clk),
-      .write(main_en),
-      .turn(main_turn),
-      .next(total),
-      .now(main_sum)
-  );
 endmodule

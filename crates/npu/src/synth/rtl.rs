@@ -18,7 +18,6 @@ const SOURCES: &[(&str, &str)] = &[
     ("npu_drain.sv", include_str!("../../rtl/npu_drain.sv")),
     ("npu_load.sv", include_str!("../../rtl/npu_load.sv")),
     ("npu_array.sv", include_str!("../../rtl/npu_array.sv")),
-    ("npu_turns.sv", include_str!("../../rtl/npu_turns.sv")),
     ("npu_lane.sv", include_str!("../../rtl/npu_lane.sv")),
     ("npu_aux.sv", include_str!("../../rtl/npu_aux.sv")),
     ("npu_post.sv", include_str!("../../rtl/npu_post.sv")),
