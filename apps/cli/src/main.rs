@@ -5,6 +5,7 @@
 
 mod accuracy;
 mod bench;
+mod calibration;
 mod compare;
 mod compress;
 mod evaluate;

@@ -4,6 +4,7 @@
 //! chip, to the bit. `docs/isa.md` specifies the chip for those who build it or program it otherwise; `rtl/` holds it in
 //! SystemVerilog. This crate knows no CPU kernel: what it computes is held to [`qing_graph::interpret`].
 
+pub mod area;
 pub mod compile;
 pub mod config;
 pub mod energy;

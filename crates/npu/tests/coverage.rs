@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
-use qing_graph::{Element, Graph, Op, Tensor, Type, ValueId, ops};
+use qing_graph::{Element, Graph, Op, Tensor, Type, ValueId, interpret::interpret, ops};
 use qing_npu::{Config, compile};
 use support::{Noise, activation, agrees, computes, typed, weights};
 
@@ -242,4 +242,86 @@ fn products_with_more_weights_than_there_is_room_for() {
     // Output channels are cut, so that one part is computed while the next is brought in.
     assert!(program.layers.len() > 2 && program.layers.iter().any(|l| !l.resident), "{:?}", program.layers);
     computes(&graph, program, &mut noise, "two products on nano");
+}
+
+/// Adds an op that moves values, after a point-wise layer, with everything else it takes as constants.
+fn moves(noise: &mut Noise, graph: &mut Graph, x: ValueId, op: Arc<dyn Op>, constants: &[Vec<i64>]) -> Vec<ValueId> {
+    let mut inputs = vec![Some(x)];
+    for values in constants {
+        inputs.push(Some(graph.add_constant("constant", Tensor::vector(values.clone()))));
+    }
+    let shape = graph.ty(x).known_shape().unwrap();
+    let float = Tensor::new(&shape, vec![0.0f32; shape.iter().product()]).unwrap();
+    // What it makes of floats says the shapes.
+    let mut probe = Graph::new("shapes");
+    let p = probe.add_input("x", Type::new(Element::F32, shape.iter().copied()));
+    let mut probed = vec![Some(p)];
+    for values in constants {
+        probed.push(Some(probe.add_constant("constant", Tensor::vector(values.clone()))));
+    }
+    let halves = if op.name() == "Split" { 2 } else { 1 };
+    let types = vec![Type::new(Element::F32, shape.iter().copied()).with_shape(None); halves];
+    for y in probe.add_typed_node(op.clone(), "op", &probed, types).unwrap() {
+        probe.mark_output(y);
+    }
+    let made = interpret(&probe, &[float]).unwrap();
+    let types = made.iter().map(|t| shaped(graph, x, t.shape())).collect();
+    let outputs = graph.add_typed_node(op, "op", &inputs, types).unwrap();
+    for y in &outputs {
+        let z = pointwise(noise, graph, *y, 9, 7);
+        graph.mark_output(*y);
+        graph.mark_output(z);
+    }
+    outputs
+}
+
+#[test]
+fn chosen_pixels_and_channels() {
+    let mut noise = Noise(0x05e1_ec70);
+    let pad = || Arc::new(ops::Pad::default());
+    let cases: [(&str, Arc<dyn Op>, Vec<Vec<i64>>); 8] = [
+        ("every other pixel", Arc::new(ops::Slice {}), vec![vec![0, 0], vec![9, 9], vec![2, 3], vec![2, 2]]),
+        ("from the second row", Arc::new(ops::Slice {}), vec![vec![1, 2], vec![9, 8], vec![2, 3], vec![1, 1]]),
+        ("some channels", Arc::new(ops::Slice {}), vec![vec![3], vec![11], vec![1], vec![2]]),
+        ("channels of zeros", pad(), vec![vec![0, 5, 0, 0, 0, 9, 0, 0]]),
+        ("a frame of zeros", pad(), vec![vec![0, 0, 2, 1, 0, 0, 0, 3]]),
+        ("halves", Arc::new(ops::Split { axis: 1, ..ops::Split::default() }), vec![vec![5, 7]]),
+        ("blocks as channels", Arc::new(ops::SpaceToDepth { blocksize: 2, ..Default::default() }), vec![]),
+        (
+            "channels in another order",
+            Arc::new(ops::Gather { axis: 1 }),
+            vec![vec![11, 0, 10, 1, 9, 2, 8, 3, 7, 4, 6, 5]],
+        ),
+    ];
+    for preset in PRESETS {
+        for (what, op, constants) in &cases {
+            for bits in [8, 3] {
+                let mut graph = Graph::new("choice");
+                let ty = activation(&mut noise, 8, &[1, 12, 8, 10]);
+                let input = graph.add_input("x", ty);
+                let x = pointwise(&mut noise, &mut graph, input, 12, bits);
+                moves(&mut noise, &mut graph, x, op.clone(), constants);
+                agrees(&graph, preset, &mut noise, &format!("{preset}: {what}, {bits} bits"));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_choice_is_refused_by_name() {
+    let mut noise = Noise(0x0ff);
+    let mirrored: (Arc<dyn Op>, Vec<Vec<i64>>) =
+        (Arc::new(ops::Slice {}), vec![vec![-1], vec![-99], vec![3], vec![-1]]);
+    let edge: (Arc<dyn Op>, Vec<Vec<i64>>) =
+        (Arc::new(ops::Pad { mode: "edge".into() }), vec![vec![0, 0, 1, 1, 0, 0, 1, 1]]);
+    for (op, constants) in [mirrored, edge] {
+        let mut graph = Graph::new("refused");
+        let ty = activation(&mut noise, 8, &[1, 12, 8, 10]);
+        let input = graph.add_input("x", ty);
+        let x = pointwise(&mut noise, &mut graph, input, 12, 8);
+        let name = op.name();
+        moves(&mut noise, &mut graph, x, op, &constants);
+        let error = compile(&graph, &Config::preset("core").unwrap()).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
 }

@@ -77,7 +77,9 @@ pub mod train {
 #[cfg(feature = "npu")]
 pub mod npu {
     pub use qing_npu::{
-        Config, Frame, NpuError, Program, Session, compile,
+        Config, Frame, NpuError, Program, Session,
+        area::AreaTable,
+        compile,
         compile::{LayerInfo, network},
         config::PRESETS,
         energy::EnergyTable,

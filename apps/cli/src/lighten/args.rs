@@ -5,10 +5,7 @@ use std::path::PathBuf;
 use qing::lighten::{Bits, Effort, Options, Override, QuantizeOptions, RangeMethod, Smoothing};
 
 use super::{recover::RecoverArgs, rounding::RoundingArgs, search::SearchArgs};
-use crate::feeds::PreprocessArgs;
-
-/// Most samples taken from calibration data unless --calibration-limit says otherwise.
-const ENOUGH: usize = 256;
+use crate::{calibration::DataArgs, feeds::PreprocessArgs};
 
 /// Make a network lighter: fold, calibrate, quantize, and report what was gained and lost
 ///
@@ -18,22 +15,8 @@ pub(crate) struct Args {
     /// A file (.onnx, .tflite, .qing) or zoo:NAME
     #[arg(value_name = "MODEL")]
     pub model: String,
-    /// Samples to choose ranges with, PATH[:SPLIT][@SLICE], labels not needed. A hundred typical ones are enough
-    #[arg(long, value_name = "DATA")]
-    pub calibrate: Option<String>,
-    /// Take at most N of them
-    #[arg(long, value_name = "N", default_value_t = ENOUGH)]
-    pub calibration_limit: usize,
-    /// See every calibration image so many times: as it is, then moved by up to a sixteenth and mirrored at random. Few images
-    /// go further in what is learned on them (--rounding reconstruct)
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub calibration_views: u32,
-    /// Labelled samples to measure accuracy on, before and after
-    #[arg(long, value_name = "DATA")]
-    pub evaluate: Option<String>,
-    /// Take at most N of them
-    #[arg(long, value_name = "N")]
-    pub limit: Option<usize>,
+    #[command(flatten)]
+    pub data: DataArgs,
     /// Bits of weights and activations, 1–8 each
     #[arg(long, value_name = "wXaY", default_value = "w4a8")]
     pub bits: Bits,

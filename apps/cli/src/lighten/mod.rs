@@ -1,7 +1,6 @@
 //! `qing lighten`: a trained network goes in, a lighter one comes out, and a table says what that cost.
 
 mod args;
-mod data;
 mod npu;
 mod recover;
 mod report;
@@ -18,7 +17,6 @@ pub(crate) use args::Args;
 
 use self::{
     args::options,
-    data::{calibration, test_data},
     show::{Side, as_json, show, show_one},
 };
 use crate::{
@@ -40,8 +38,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let feeds = Feeds::new(&model.graph, &args.preprocess)?;
     check_layers(args, &model)?;
     let outputs = output_paths(args, &model)?;
-    let test = test_data(args, &model)?;
-    let batches = calibration(args, &model, &feeds)?;
+    let test = args.data.test(&model)?;
+    let batches = args.data.calibration(&model, &feeds)?;
     if let Some(data) = &test {
         feeds.warn_if_guessed(&data.item(0)?);
     }

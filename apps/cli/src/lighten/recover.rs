@@ -11,8 +11,8 @@ use qing::{
     train::run::{self, Options},
 };
 
-use super::{Args, data::Batches};
-use crate::{feeds::Feeds, model::Model, train::Watcher};
+use super::Args;
+use crate::{calibration::Batches, feeds::Feeds, model::Model, train::Watcher};
 
 /// Learning again.
 #[derive(Debug, Clone, Default, clap::Args)]

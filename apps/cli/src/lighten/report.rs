@@ -11,8 +11,8 @@ use qing::{
     },
 };
 
-use super::{data::Batches, show::Side};
-use crate::{progress::Progress, run::has_extension};
+use super::show::Side;
+use crate::{calibration::Batches, progress::Progress, run::has_extension};
 
 /// Batches of calibration data that layers are looked at on.
 const SEEN: usize = 8;

@@ -14,11 +14,11 @@ use qing::{
 
 use super::{
     Args,
-    data::Batches,
     npu::{NAME, NpuCycles},
 };
 use crate::{
     accuracy,
+    calibration::Batches,
     feeds::{self, Feeds},
     model::Model,
     output::{self, note},
@@ -104,16 +104,12 @@ pub(crate) fn run(
 /// What a drop is measured on: labelled samples that are not those the result is reported on.
 fn judged(args: &Args, model: &Model) -> Result<Option<Dataset>> {
     if let Some(spec) = &args.search.validate {
-        if args.evaluate.as_ref().is_some_and(|e| feeds::overlap(e, spec)) {
+        if args.data.evaluate.as_ref().is_some_and(|e| feeds::overlap(e, spec)) {
             note("note: some samples both choose the widths and evaluate them; keep them apart with @0::2 and @1::2.");
         }
         return feeds::open("--validate", spec, Some(JUDGED)).map(Some);
     }
-    let spec = match (&args.calibrate, model.entry) {
-        (Some(spec), _) => spec.clone(),
-        (None, Some(_)) => format!("{}:calibrate", args.model),
-        (None, None) => return Ok(None),
-    };
+    let Some(spec) = args.data.calibration_spec(model) else { return Ok(None) };
     let data = feeds::open("--calibrate", &spec, Some(JUDGED))?;
     Ok(data.label(0).is_some().then_some(data))
 }

@@ -2,13 +2,17 @@
 
 mod compile;
 mod explore;
+mod pareto;
 mod profile;
 mod roofline;
 mod run;
 mod synth;
 mod trace;
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use qing::{
@@ -43,20 +47,31 @@ pub(crate) struct ChipArgs {
 impl ChipArgs {
     /// The sizes.
     fn config(&self) -> Result<Config> {
-        let Some(path) = &self.config else { return Ok(Config::preset(&self.preset)?) };
-        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        Config::parse(&text).with_context(|| path.display().to_string())
+        match &self.config {
+            Some(path) => read_config(path),
+            None => Ok(Config::preset(&self.preset)?),
+        }
     }
 
     /// The energy table.
     fn energy(&self) -> Result<EnergyTable> {
-        let Some(path) = &self.energy else { return Ok(EnergyTable::published()?) };
-        if let Some(table) = path.to_str().and_then(EnergyTable::named) {
-            return Ok(table);
-        }
-        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        EnergyTable::parse(&text).with_context(|| path.display().to_string())
+        self.energy.as_deref().map_or_else(|| Ok(EnergyTable::published()?), energy_table)
     }
+}
+
+/// The sizes of a chip from a file.
+fn read_config(path: &Path) -> Result<Config> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Config::parse(&text).with_context(|| path.display().to_string())
+}
+
+/// A table of energies by its name or its file.
+fn energy_table(named: &Path) -> Result<EnergyTable> {
+    if let Some(table) = named.to_str().and_then(EnergyTable::named) {
+        return Ok(table);
+    }
+    let text = fs::read_to_string(named).with_context(|| named.display().to_string())?;
+    EnergyTable::parse(&text).with_context(|| named.display().to_string())
 }
 
 /// Runs a subcommand.

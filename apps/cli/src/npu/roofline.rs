@@ -90,7 +90,8 @@ fn picture(model: &str, profile: &Profile, config: &Config) -> String {
     text
 }
 
-fn escape(text: &str) -> String {
+/// Text as it may stand in a picture.
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

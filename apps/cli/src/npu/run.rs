@@ -60,7 +60,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 /// The network up to what the chip computes.
-fn boundary(session: &Session) -> Graph {
+pub(super) fn boundary(session: &Session) -> Graph {
     let mut graph = session.program().graph.clone();
     graph.outputs = session.program().network.outputs.iter().map(|p| p.value).collect();
     graph.remove_dead_nodes();
@@ -68,7 +68,7 @@ fn boundary(session: &Session) -> Graph {
 }
 
 /// Holds what the chip computed to the engine.
-fn check(frame: &Frame, expected: &[Tensor], session: &Session) -> Result<()> {
+pub(super) fn check(frame: &Frame, expected: &[Tensor], session: &Session) -> Result<()> {
     for ((id, got), want) in frame.computed.iter().zip(expected) {
         if got.shape() != want.shape() || got.bytes() != want.bytes() {
             let name = &session.program().graph.value(*id).name;

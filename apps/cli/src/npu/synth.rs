@@ -1,6 +1,6 @@
 //! `qing npu synth`: the chip's RTL in a cell library or an FPGA.
 
-use std::{env, fs, path::PathBuf, slice};
+use std::{env, path::PathBuf, slice};
 
 use anyhow::{Context, Result};
 use qing::npu::{
@@ -9,7 +9,7 @@ use qing::npu::{
     synth::{Cells, Figures, Job, Report, Routed, Target, Tools, Unit, synthesize},
 };
 
-use super::program;
+use super::{program, read_config};
 use crate::{
     feeds::{Feeds, PreprocessArgs},
     model, output, run,
@@ -68,10 +68,7 @@ pub(crate) struct Args {
 /// Runs it.
 pub(super) fn run(args: &Args) -> Result<()> {
     let config = match &args.config {
-        Some(path) => {
-            let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-            Config::parse(&text).with_context(|| path.display().to_string())?
-        }
+        Some(path) => read_config(path)?,
         None => Config::preset(&args.preset)?,
     };
     // The names were checked when the arguments were read.

@@ -9,7 +9,10 @@ use qing_graph::{
     ops::{self, support::window::WindowAttrs},
 };
 
-use super::network::{Axis, Finish, Kind, Layer, Network, Port, Tensor, TensorId, View, Window};
+use super::{
+    network::{Axis, Finish, Kind, Layer, Network, Port, Tensor, TensorId, View, Window},
+    select::Selection,
+};
 use crate::NpuError;
 
 /// Where a value of the graph is.
@@ -235,6 +238,9 @@ impl Lowering<'_> {
         }
         if op.quantization() == QuantRule::Float || !quantized_output {
             return self.host(index, node, false);
+        }
+        if op.quantization() == QuantRule::Movement {
+            return self.choice(node);
         }
         Err(unmappable(node, "the chip has no way to compute it; `qing inspect` shows the graph"))
     }
@@ -654,6 +660,59 @@ impl Lowering<'_> {
         let moved = View { tensor: view.tensor, dims, shape: y };
         self.places.insert(node.outputs[0], Place::Chip(moved));
         Ok(())
+    }
+
+    /// An op that chooses among pixels and channels: evaluated on positions.
+    fn choice(&mut self, node: &Node) -> Result<(), NpuError> {
+        let view = self.image(node, 0)?;
+        let input = self.network.tensors[view.tensor].clone();
+        let refused = || unmappable(node, "the chip has no way to compute it; `qing inspect` shows the graph");
+        if input.bipolar || node.inputs.iter().skip(1).flatten().any(|id| self.graph.constant(*id).is_none()) {
+            return Err(refused());
+        }
+        let filling = node.input(2).filter(|_| node.op.is::<ops::Pad>()).and_then(|id| self.graph.constant(id));
+        if filling.is_some_and(|v| !v.element().is_float() || v.to_f32s().iter().any(|v| *v != 0.0)) {
+            return Err(unmappable(node, "only padding with zeros is for the chip"));
+        }
+        let from = [input.channels, input.height, input.width];
+        let count = from.iter().product::<usize>();
+        // Forwards and backwards: what compares values does not choose the same places both times.
+        let forwards = self.moved(node, &view, (1..=count).map(|i| i as f32).collect())?;
+        let backwards = self.moved(node, &view, (1..=count).rev().map(|i| i as f32).collect())?;
+        let mut outputs = vec![];
+        for (k, id) in node.outputs.iter().enumerate() {
+            let y = self.shape(node, *id)?;
+            let place = |v: f32| (v > 0.0).then(|| v as usize - 1);
+            let picked: Vec<Option<usize>> = forwards[k].iter().map(|v| place(*v)).collect();
+            let agree = picked.iter().zip(&backwards[k]).all(|(p, v)| *p == place(*v).map(|i| count - 1 - i));
+            let output = self.tensor(node, *id, &y)?;
+            let tensor = &self.network.tensors[output.tensor];
+            let (to, channels) = ([tensor.channels, tensor.height, tensor.width], tensor.channels);
+            let selection = Selection::of(from, to, &picked).filter(|_| agree).ok_or_else(refused)?;
+            let (window, weights) = selection
+                .dot(input.channels)
+                .ok_or_else(|| unmappable(node, "it moves pixels farther than the chip's windows reach"))?;
+            let zero = |c| if selection.comes_from_input(c) { 0 } else { input.zero };
+            let finish = Finish { bias: (0..channels).map(zero).collect(), ..self.unchanged(node)? };
+            self.push(node, Kind::Dense { weights, window }, view.tensor, finish, output.clone(), 0);
+            outputs.push((*id, Place::Chip(output)));
+        }
+        self.places.extend(outputs);
+        Ok(())
+    }
+
+    /// What an op of one activation makes of these values.
+    fn moved(&self, node: &Node, view: &View, values: Vec<f32>) -> Result<Vec<Vec<f32>>, NpuError> {
+        let failed = |e: qing_graph::OpError| unmappable(node, e.to_string());
+        let probe = Values::new(&view.shape, values).map_err(|e| failed(e.into()))?;
+        let mut inputs: Vec<Option<&Values>> =
+            node.inputs.iter().map(|id| id.and_then(|id| self.graph.constant(id))).collect();
+        inputs[0] = Some(&probe);
+        let outputs = node.outputs.iter().map(|id| Ok(Type::new(Element::F32, self.shape(node, *id)?)));
+        let outputs = outputs.collect::<Result<Vec<Type>, NpuError>>()?;
+        let types: Vec<Option<&Type>> = node.inputs.iter().map(|_| None).collect();
+        let moved = node.op.eval(&Eval { inputs: &inputs, types: &types, outputs: &outputs }).map_err(failed)?;
+        Ok(moved.iter().map(Values::to_f32s).collect())
     }
 
     /// The axes of a view in the dimensions of another shape, if none is cut.

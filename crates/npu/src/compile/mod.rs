@@ -11,6 +11,7 @@ mod lower;
 pub mod network;
 mod schedule;
 mod segment;
+mod select;
 mod split;
 mod unfold;
 mod weights;

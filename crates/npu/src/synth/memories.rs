@@ -62,7 +62,7 @@ pub(super) struct Macro {
 }
 
 /// The memories of a chip.
-pub(super) fn of(config: &Config) -> Vec<Memory> {
+pub(crate) fn of(config: &Config) -> Vec<Memory> {
     let make = |name, module: &'static str, instances, words, two_ports| {
         let cell = format!("memory_{}_{words}", module.trim_start_matches("npu_"));
         Memory { name, instances, words, bits: LANES, two_ports, composed: None, module, cell }
@@ -137,29 +137,36 @@ fn read_macro(cell: &liberty::Group) -> Option<(usize, Macro)> {
     Some((bits, read))
 }
 
+/// The least area of macros, given as words and area, that hold so many words; and how many of each it is made of, by their place.
+/// Nothing if there are no macros.
+pub(crate) fn least_area(words: usize, macros: &[(usize, f64)]) -> Option<(f64, BTreeMap<usize, usize>)> {
+    let step = macros.iter().map(|m| m.0).min()?;
+    // The least area for so many steps of words, and the macro that it ends with.
+    let steps = words.div_ceil(step);
+    let mut best: Vec<(f64, usize)> = vec![(0.0, 0)];
+    for n in 1..=steps {
+        let with = |(k, m): (usize, &(usize, f64))| (best[n.saturating_sub(m.0 / step)].0 + m.1, k);
+        best.push(macros.iter().enumerate().map(with).min_by(|a, b| a.0.total_cmp(&b.0))?);
+    }
+    let mut counts = BTreeMap::new();
+    let mut left = steps;
+    while left > 0 {
+        let k = best[left].1;
+        *counts.entry(k).or_default() += 1;
+        left = left.saturating_sub(macros[k].0 / step);
+    }
+    Some((best[steps].0, counts))
+}
+
 /// Composes each memory of the macros that take the least area.
 pub(super) fn compose(memories: &mut [Memory], macros: &[Macro]) {
-    let Some(step) = macros.iter().map(|m| m.words).min() else { return };
+    let sizes: Vec<(usize, f64)> = macros.iter().map(|m| (m.words, m.area)).collect();
     for memory in memories {
-        // The least area for so many steps of words, and the macro that it ends with.
-        let steps = memory.words.div_ceil(step);
-        let mut best: Vec<(f64, usize)> = vec![(0.0, 0)];
-        for n in 1..=steps {
-            let with = |(k, m): (usize, &Macro)| (best[n.saturating_sub(m.words / step)].0 + m.area, k);
-            let least = macros.iter().enumerate().map(with).min_by(|a, b| a.0.total_cmp(&b.0));
-            best.push(least.unwrap_or((f64::INFINITY, 0)));
-        }
-        let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
-        let mut left = steps;
-        while left > 0 {
-            let k = best[left].1;
-            *counts.entry(k).or_default() += 1;
-            left = left.saturating_sub(macros[k].words / step);
-        }
+        let Some((area_um2, counts)) = least_area(memory.words, &sizes) else { return };
         let most = |of: &dyn Fn(&Macro) -> f64| counts.keys().map(|k| of(&macros[*k])).fold(0.0, f64::max);
         memory.composed = Some(Composed {
             macros: counts.iter().map(|(k, n)| (macros[*k].words, *n)).collect(),
-            area_um2: best[steps].0,
+            area_um2,
             read_pj: most(&|m| m.read),
             write_pj: most(&|m| m.write),
             access_ns: most(&|m| m.access),

@@ -7,7 +7,7 @@ mod asic;
 mod ecp5;
 mod gates;
 mod liberty;
-mod memories;
+pub(crate) mod memories;
 mod netlist;
 mod power;
 mod reports;
