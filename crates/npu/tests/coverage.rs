@@ -325,3 +325,26 @@ fn what_is_no_choice_is_refused_by_name() {
         assert!(error.contains(name), "{error}");
     }
 }
+
+#[test]
+fn other_scales_take_no_tables() {
+    let mut noise = Noise(0x5ca1e);
+    for preset in PRESETS {
+        let mut graph = Graph::new("requantized");
+        let ty = activation(&mut noise, 8, &[1, 12, 5, 6]);
+        let input = graph.add_input("x", ty);
+        // A residual stream of eight bits, read by ever other layers with fewer: more of them than any preset has tables.
+        let mut stream = pointwise(&mut noise, &mut graph, input, 12, 8);
+        for _ in 0..20 {
+            graph.mark_output(stream);
+            let bits = 2 + noise.below(6) as u8;
+            let ty = activation(&mut noise, bits, &[1, 12, 5, 6]);
+            let narrow = typed(&mut graph, ops::Quantize {}, &[stream], ty);
+            stream = pointwise(&mut noise, &mut graph, narrow, 12, 8);
+        }
+        graph.mark_output(stream);
+        let program = compile(&graph, &Config::preset(preset).unwrap()).unwrap();
+        assert!(program.network.layers.iter().all(|l| l.finish.table.is_none()), "{preset}");
+        agrees(&graph, preset, &mut noise, preset);
+    }
+}

@@ -793,8 +793,16 @@ impl Lowering<'_> {
             self.places.insert(node.outputs[0], Place::Chip(view));
             return Ok(());
         }
-        let finish =
-            Finish { bias: vec![0], scale: vec![1.0], zero: 0, lo: x.lo, hi: x.hi, table: Some(bytes), raw: false };
+        // Another scale alone needs none of the chip's few tables.
+        let (lo, hi) = entries.iter().fold((i32::MAX, i32::MIN), |(lo, hi), e| (lo.min(*e), hi.max(*e)));
+        let scale = arithmetic::rescale_scale(x.scale, y.scale);
+        let rescaled = |q: i32| arithmetic::requantize(q - x.zero, scale, y.zero, lo, hi);
+        let finish = match entries.iter().zip(x.lo..).all(|(e, q)| *e == rescaled(q)) && element != Element::Bipolar {
+            true => Finish { bias: vec![-x.zero], scale: vec![scale], zero: y.zero, lo, hi, table: None, raw: false },
+            false => {
+                Finish { bias: vec![0], scale: vec![1.0], zero: 0, lo: x.lo, hi: x.hi, table: Some(bytes), raw: false }
+            }
+        };
         let output = self.like(node, &view)?;
         self.push(node, Kind::Sum { window: Window::POINT, repeat: [1, 1] }, view.tensor, finish, output, 0);
         Ok(())

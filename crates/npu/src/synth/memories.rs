@@ -180,6 +180,12 @@ pub(super) fn compose(memories: &mut [Memory], macros: &[Macro]) {
 pub(super) fn timing(memories: &[Memory]) -> String {
     let mut text = String::from("library (memories) {\n  time_unit : \"1ns\";\n  capacitive_load_unit (1, pf);\n");
     let out = &mut text;
+    // OpenSTA reads no library without these; the delays here are of no slew.
+    for (threshold, percent) in
+        [("input_threshold", 50), ("output_threshold", 50), ("slew_lower_threshold", 20), ("slew_upper_threshold", 80)]
+    {
+        let _ = writeln!(out, "  {threshold}_pct_rise : {percent};\n  {threshold}_pct_fall : {percent};");
+    }
     let width = |words: usize| usize::BITS as usize - (words.max(2) - 1).leading_zeros() as usize;
     let mut sizes: Vec<usize> = memories.iter().map(|m| width(m.words)).chain([LANES]).collect();
     sizes.sort_unstable();
