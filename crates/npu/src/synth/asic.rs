@@ -1,14 +1,14 @@
 //! Standard cells: Yosys maps the RTL to a library, OpenSTA times what came out.
 //!
-//! The hierarchy stays: what is there many times (elements, lanes, requantizers) is mapped once. Memories are black boxes; those of a
-//! library with macros get the macros' timing.
+//! The hierarchy stays: what is there many times (elements, lanes, requantizers) is mapped once; nets that lead through modules are buffered
+//! afterwards. Memories are black boxes; those of a library with macros get the macros' timing.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs};
 
 use serde::Serialize;
 
 use super::{
-    Job, Unit, liberty,
+    Job, Unit, buffers, liberty,
     memories::{self, Memory},
     netlist::Netlist,
     power::{self, Energy},
@@ -120,18 +120,26 @@ pub(super) fn run(job: &Job<'_>, technology: &Technology, sources: &[&str]) -> R
     }
     write("synth.ys", script(job, technology, sources, &libraries, &memories))?;
     job.tools.yosys(job.folder, "synth.ys")?;
-    write("netlist.v", single_assignments(&read("netlist.v")?))?;
-    let cell_library = liberty::parse(&read(&libraries[0])?)?;
-    let unit = time_unit(&cell_library);
+    let mut netlist = Netlist::parse(&read("netlist.json")?)?;
+    let parsed = libraries.iter().map(|l| liberty::parse(&read(l)?)).collect::<Result<Vec<_>, _>>()?;
+    let top = job.unit.module();
+    // A module by itself was mapped whole.
+    let buffers = match job.unit {
+        Unit::Element | Unit::Requantize | Unit::Lane => BTreeMap::new(),
+        Unit::Column | Unit::Top => buffers::insert(&mut netlist, top, &parsed, technology)?,
+    };
+    write("netlist.v", netlist.verilog(top))?;
+    let cell_library = &parsed[0];
+    let unit = time_unit(cell_library);
     write("timing.tcl", timing(job, &timed, unit))?;
     job.tools.sta(job.folder, "timing.tcl")?;
 
     let modules = reports::modules(&read("cells.json")?)?;
     let is_flip_flop = |cell: &str| cell_library.named("cell", cell).is_some_and(|c| c.of("ff").next().is_some());
-    let parts = parts(&modules, job.unit.module(), &is_flip_flop);
-    let netlist = Netlist::parse(&read("netlist.json")?)?;
+    let buffer = parsed.iter().find_map(|l| l.named("cell", technology.buffer.0)?.number("area")).unwrap_or(0.0);
+    let parts = parts(&modules, top, &is_flip_flop, &buffers, buffer);
     let slowest = reports::path(&read("timing.tcl.log")?, unit)?;
-    let path = critical(&slowest, job.period(), &netlist, job.unit.module());
+    let path = critical(&slowest, job.period(), &netlist, top);
     let area_um2 = parts.iter().map(|p| p.area_um2).sum();
     let density = job.macs_per_cycle().map(|macs| {
         let mhz = path.mhz.min(job.clock_mhz);
@@ -195,8 +203,7 @@ fn script(job: &Job<'_>, t: &Technology, sources: &[&str], libraries: &[String],
     }
     let _ = writeln!(s, "setparam -unset WORDS -unset BITS t:memory_*");
     let _ = writeln!(s, "splitnets\nsetundef -zero\nopt_clean -purge\nrename -enumerate -pattern u%");
-    let _ =
-        writeln!(s, "tee -q -o cells.json stat -json{libs}\nwrite_json netlist.json\nwrite_verilog -noattr netlist.v");
+    let _ = writeln!(s, "tee -q -o cells.json stat -json{libs}\nwrite_json netlist.json");
     text
 }
 
@@ -221,45 +228,14 @@ fn timing(job: &Job<'_>, libraries: &[String], unit: f64) -> String {
     text
 }
 
-/// Verilog in which no assignment has several targets, which OpenSTA cannot read.
-fn single_assignments(netlist: &str) -> String {
-    let mut text = String::with_capacity(netlist.len());
-    for line in netlist.lines() {
-        let sides = line.trim_start().strip_prefix("assign {").and_then(|l| l.split_once(" } = {"));
-        let sides = sides.and_then(|(to, from)| Some((bits(to), bits(from.strip_suffix("};")?))));
-        match sides {
-            Some((to, from)) if to.len() == from.len() => {
-                for (to, from) in to.iter().zip(&from) {
-                    let _ = writeln!(text, "  assign {to} = {from};");
-                }
-            }
-            _ => {
-                text.push_str(line);
-                text.push('\n');
-            }
-        }
-    }
-    text
-}
-
-/// The bits of a concatenation, each by its own name.
-fn bits(concatenation: &str) -> Vec<String> {
-    let mut bits = Vec::new();
-    for part in concatenation.split(',').map(str::trim) {
-        let range = part.strip_suffix(']').and_then(|p| p.rsplit_once('['));
-        let range = range.and_then(|(name, r)| Some((name, r.split_once(':')?)));
-        match range.map(|(name, (high, low))| (name, high.parse::<usize>(), low.parse::<usize>())) {
-            Some((name, Ok(high), Ok(low))) if high >= low => {
-                bits.extend((low..=high).rev().map(|k| format!("{name}[{k}]")));
-            }
-            _ => bits.push(format!("{part} ")),
-        }
-    }
-    bits
-}
-
-/// What every module below the top takes.
-fn parts(modules: &BTreeMap<String, reports::Module>, top: &str, is_flip_flop: &dyn Fn(&str) -> bool) -> Vec<Part> {
+/// What every module below the top takes, with so many buffers that were inserted, each of this area.
+fn parts(
+    modules: &BTreeMap<String, reports::Module>,
+    top: &str,
+    is_flip_flop: &dyn Fn(&str) -> bool,
+    buffers: &BTreeMap<String, usize>,
+    buffer: f64,
+) -> Vec<Part> {
     fn count(
         modules: &BTreeMap<String, reports::Module>,
         name: &str,
@@ -285,11 +261,12 @@ fn parts(modules: &BTreeMap<String, reports::Module>, top: &str, is_flip_flop: &
                 let cells = module.num_cells_by_type.iter().filter(|(c, _)| is_cell(c) && wanted(c));
                 cells.map(|(_, n)| n * instances).sum()
             };
+            let inserted = buffers.get(&name).copied().unwrap_or(0);
             Part {
                 instances,
-                cells: of(&|_| true),
+                cells: of(&|_| true) + inserted * instances,
                 flip_flops: of(is_flip_flop),
-                area_um2: module.area * instances as f64,
+                area_um2: (module.area + inserted as f64 * buffer) * instances as f64,
                 name: name.trim_start_matches("npu_").to_string(),
             }
         })
@@ -320,21 +297,4 @@ fn critical(path: &reports::Path, period: f64, netlist: &Netlist, top: &str) -> 
         |stage: Option<&reports::Stage>| stage.map_or(String::new(), |s| netlist.register(top, &s.instance, &s.pin));
     let ns = period - path.slack;
     CriticalPath { ns, mhz: 1e3 / ns, from: end(stages.first()), to: end(stages.last()), through }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn assignments_have_one_target() {
-        let text = "  assign { a[2:1], b[7] } = { c[0], d[4:3] };\n  assign x = y;\n";
-        assert_eq!(
-            single_assignments(text).split_whitespace().collect::<Vec<_>>().join(" "),
-            "assign a[2] = c[0] ; assign a[1] = d[4]; assign b[7] = d[3]; assign x = y;"
-        );
-        // What it cannot take apart stays.
-        let constant = "  assign { a[1], b } = 2'h0;\n";
-        assert_eq!(single_assignments(constant), constant);
-    }
 }

@@ -4,6 +4,7 @@
 //! What they wrote stays there.
 
 mod asic;
+mod buffers;
 mod ecp5;
 mod gates;
 mod liberty;

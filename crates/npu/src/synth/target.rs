@@ -50,6 +50,10 @@ pub(super) struct Technology {
     pub macros: Option<&'static str>,
     /// The cell that gates a clock: name, enable, clock, gated clock, and an input that stays at 0.
     pub gate: (&'static str, &'static str, &'static str, &'static str, Option<&'static str>),
+    /// The buffer of nets that drive much: name, input, output.
+    pub buffer: (&'static str, &'static str, &'static str),
+    /// Inputs of that buffer that one gate may drive.
+    pub fanout: f64,
 }
 
 const ASAP7: Technology = Technology {
@@ -62,12 +66,16 @@ const ASAP7: Technology = Technology {
     ],
     macros: None,
     gate: ("ICGx1_ASAP7_75t_R", "ENA", "CLK", "GCLK", Some("SE")),
+    buffer: ("BUFx8_ASAP7_75t_R", "A", "Y"),
+    fanout: 16.0,
 };
 
 const IHP: Technology = Technology {
     files: &[("sg13g2_stdcell_typ", ".lib")],
     macros: Some("RM_IHPSG13_1P_"),
     gate: ("sg13g2_lgcp_1", "GATE", "CLK", "GCLK", None),
+    buffer: ("sg13g2_buf_8", "A", "X"),
+    fanout: 16.0,
 };
 
 /// The Liberty files among what was given, files and folders; compressed ones (`.lib.gz`) count.
