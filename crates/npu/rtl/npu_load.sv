@@ -169,13 +169,14 @@ module npu_load
     logic [YB-1:0] y;
     logic [XB-1:0] x;
     logic [ADDR-1:0] at;
-    count = take_rows ? walk_count : tile_count;
+    // A step that begins pixels takes the walker's rows; the register says so earlier than `take_rows`.
+    count = first_of_pixels ? walk_count : tile_count;
     tap_lane = 6'((10'(s) << 6) >> lgt);
     channels = k == cg ? 7'(cl) + 7'd1 : 7'd64;
     for (int r = 0; r < ROWS; r++) begin
-      y = (take_rows ? next_y[r] : tile_y[r]) + YB'(kyd);
-      x = (take_rows ? next_x[r] : tile_x[r]) + XB'(kxd);
-      at = (take_rows ? next_at[r] : tile_at[r]) + tap_at;
+      y = (first_of_pixels ? next_y[r] : tile_y[r]) + YB'(kyd);
+      x = (first_of_pixels ? next_x[r] : tile_x[r]) + XB'(kxd);
+      at = (first_of_pixels ? next_at[r] : tile_at[r]) + tap_at;
       valid[r] = COUNT_BITS'(r) < count;
       // Negative coordinates are large ones.
       in_input[r] = y <= YB'(h) && x <= XB'(w);
