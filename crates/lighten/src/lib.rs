@@ -25,8 +25,8 @@ pub use effort::Effort;
 pub use error::LightenError;
 pub use pipeline::{Lightened, Options, Progress, Search, lighten, lighten_within};
 pub use quantize::{
-    Bits, Granularity, Override, QuantizeOptions, RangeMethod, Reconstructed, Reconstruction, Rotated, Rounding,
-    Smoothed, Smoothing, matches,
+    Bits, Codebook, Granularity, Override, QuantizeOptions, RangeMethod, Reconstructed, Reconstruction, Rotated,
+    Rounding, Smoothed, Smoothing, matches,
 };
 pub use recover::Recovery;
 pub use report::{Calibration, Island, Layer, Report, Totals, layers, totals};

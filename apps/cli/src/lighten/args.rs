@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use qing::lighten::{Bits, Effort, Options, Override, QuantizeOptions, RangeMethod, Smoothing};
+use qing::lighten::{Bits, Codebook, Effort, Options, Override, QuantizeOptions, RangeMethod, Smoothing};
 
 use super::{recover::RecoverArgs, rounding::RoundingArgs, search::SearchArgs};
 use crate::{calibration::DataArgs, feeds::PreprocessArgs};
@@ -48,6 +48,10 @@ pub(crate) struct Args {
     /// Do not let roundings make up for each other's errors
     #[arg(long)]
     pub no_error_feedback: bool,
+    /// Take the weights of all layers but the first and the last from codebooks: LENGTHxENTRIES, 4x256 being words of 4 weights and 256 of
+    /// them to a layer, so 2 bits for a weight. With --bits w8a8 for what the words are made of; .qing outputs are compressed
+    #[arg(long, value_name = "LxE")]
+    pub codebook: Option<Codebook>,
     /// One weight scale for a whole layer rather than one for each output channel
     #[arg(long)]
     pub per_tensor: bool,
@@ -117,6 +121,7 @@ pub(super) fn options(args: &Args, threads: usize) -> Options {
         edge_bits: (args.edge_bits > 0).then_some(args.edge_bits),
         range: args.range,
         per_channel: !args.per_tensor,
+        codebook: args.codebook,
         bias_correction: !args.no_bias_correction,
         equalize: base.equalize && !args.no_equalize,
         smooth: args.smooth.unwrap_or(base.smooth),

@@ -149,7 +149,11 @@ fn output_paths(args: &Args, model: &Model) -> Result<Vec<PathBuf>> {
 
 fn write(graph: &Graph, path: &Path, args: &Args) -> Result<()> {
     if has_extension(path, "qing") {
-        let write = if args.compress { formats::qing::write_compressed } else { formats::qing::write };
+        let write = if args.compress || args.codebook.is_some() {
+            formats::qing::write_compressed
+        } else {
+            formats::qing::write
+        };
         return Ok(write(graph, path)?);
     }
     let options = formats::onnx::WriteOptions { external_data: args.external_data, ..Default::default() };

@@ -21,20 +21,10 @@ pub(super) fn round_group(
     quantized: &mut QuantizedRows,
 ) {
     let width = rows.width();
-    let mean = (0..width).map(|i| moments[i * width + i]).sum::<f64>() / width.max(1) as f64;
-    if !(mean > 0.0 && mean.is_finite()) {
-        return;
-    }
     // Columns that matter most first: they have the most others to make up for them.
     let mut order: Vec<usize> = (0..width).collect();
     order.sort_by(|a, b| moments[b * width + b].total_cmp(&moments[a * width + a]).then(a.cmp(b)));
-    let mut damped = vec![0.0; width * width];
-    for (i, a) in order.iter().enumerate() {
-        for (j, b) in order.iter().enumerate() {
-            damped[i * width + j] = moments[a * width + b] + if i == j { DAMPING * mean } else { 0.0 };
-        }
-    }
-    let Some(factor) = inverse_factor(damped, width) else { return };
+    let Some(factor) = damped(moments, &order).and_then(|h| inverse_factor(h, width)) else { return };
     for row in first..first + count {
         let scale = f64::from(quantized.scale(row));
         let mut open: Vec<f64> = order.iter().map(|c| rows.row(row)[*c]).collect();
@@ -50,6 +40,22 @@ pub(super) fn round_group(
             }
         }
     }
+}
+
+/// Second moments in another order of columns, with what keeps their inverse tame; nothing if they are not usable.
+pub(super) fn damped(moments: &[f64], order: &[usize]) -> Option<Vec<f64>> {
+    let width = order.len();
+    let mean = (0..width).map(|i| moments[i * width + i]).sum::<f64>() / width.max(1) as f64;
+    if !(mean > 0.0 && mean.is_finite()) {
+        return None;
+    }
+    let mut damped = vec![0.0; width * width];
+    for (i, a) in order.iter().enumerate() {
+        for (j, b) in order.iter().enumerate() {
+            damped[i * width + j] = moments[a * width + b] + if i == j { DAMPING * mean } else { 0.0 };
+        }
+    }
+    Some(damped)
 }
 
 /// The upper triangular `U` with `Uᵀ·U = H⁻¹`; `None` if `H` is not positive definite.

@@ -4,7 +4,8 @@ use qing_graph::{Graph, Node, QuantRule, Tensor, ops};
 
 use super::{
     assign::{LayerWeights, least_scale, weight_type},
-    bitsplit::{Group, choose_group},
+    bitsplit::{self, choose_group},
+    codebook::{Codebook, Group},
     feedback::round_group,
     matrix::{Rows, tensor_of_rows},
     options::QuantizeOptions,
@@ -12,7 +13,8 @@ use super::{
 };
 use crate::{LightenError, calibrate::Moments};
 
-/// Quantizes the weights of a dot at `bits`, and if `correct` corrects its bias for what that changes on average.
+/// Quantizes the weights of a dot at `bits`, from a codebook if there is one, and if `correct` corrects its bias for what that changes
+/// on average.
 ///
 /// # Errors
 /// If the node is no dot with constant weights.
@@ -23,6 +25,7 @@ pub(super) fn quantize(
     x_scale: f32,
     moments: Option<&Moments>,
     correct: bool,
+    codebook: Option<Codebook>,
     options: &QuantizeOptions,
 ) -> Result<LayerWeights, LightenError> {
     let correct = correct && options.bias_correction;
@@ -53,16 +56,24 @@ pub(super) fn quantize(
     let least = |row: usize| old_bias.as_ref().map_or(0.0, |b| f64::from(least_scale(b[row], x_scale)));
     let rounded = nearest(&rows, bits, scale);
     let mut quantized = rounded.clone();
-    if let Some(m) = moments.filter(|_| options.error_feedback) {
-        let per_group = rows.count / m.groups();
-        for g in 0..m.groups() {
-            if let Some(h) = products(m, g, correct) {
-                let first = g * per_group;
-                round_group(&rows, first, per_group, &h, bits, &mut quantized);
+    let count = moments.map_or(1, Moments::groups);
+    let (per_group, m) = (rows.count / count, moments.filter(|_| options.error_feedback));
+    let groups: Vec<Group> = (0..count)
+        .map(|g| Group {
+            first: g * per_group,
+            count: per_group,
+            importance: importance.get(g).cloned().unwrap_or_default(),
+            moments: m.and_then(|m| products(m, g, correct)),
+        })
+        .collect();
+    if !codebook.is_some_and(|c| c.round(&rows, &groups, bits, &mut quantized)) {
+        for group in groups {
+            if let Some(moments) = group.moments {
+                round_group(&rows, group.first, group.count, &moments, bits, &mut quantized);
                 if options.bit_split {
-                    let span = first..first + per_group;
+                    let span = group.first..group.first + group.count;
                     let least = options.per_channel.then_some(&least as &dyn Fn(usize) -> f64);
-                    choose_group(Group { rows: &rows, span, moments: h, bits, least }, &rounded, &mut quantized);
+                    choose_group(bitsplit::Group { rows: &rows, span, moments, bits, least }, &rounded, &mut quantized);
                 }
             }
         }

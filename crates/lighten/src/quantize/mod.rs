@@ -2,11 +2,12 @@
 //!
 //! The stages, each a file: which nodes compute on integers ([`decide`]), evener
 //! channels of convolutions ([`equalize`]) and of what matrix products read ([`smooth`], [`rotate`]), ranges of activations ([`range`]), scales and
-//! integers of weights ([`weights`], [`feedback`], [`bitsplit`]), what is learned of both block by block ([`reconstruct`]), and the
+//! integers of weights ([`weights`], [`feedback`], [`bitsplit`], [`codebook`]), what is learned of both block by block ([`reconstruct`]), and the
 //! typed graph ([`assign`]). None of them looks at labels.
 
 mod assign;
 mod bitsplit;
+mod codebook;
 mod decide;
 mod dense;
 mod equalize;
@@ -30,6 +31,7 @@ use qing_graph::{Graph, NodeId, QuantRule, Tensor, ValueId};
 
 pub(crate) use assign::Assigned;
 use assign::Chosen;
+pub use codebook::Codebook;
 pub(crate) use decide::Mode;
 pub(crate) use equalize::equalize;
 pub(crate) use feedback::inverse_factor;
@@ -146,7 +148,10 @@ fn choose(
         let x_scale = chosen.read(graph, &decision, *i).map_or(1.0, |(_, quant)| quant.scale(0));
         // A sum after a matrix product is in floating point.
         let correct = layer::takes_bias(node) || decision.modes[*i] == Mode::RealDot;
-        layer::quantize(graph, node, bits.weights[i], x_scale, statistics.moments.get(i), correct, options)
+        // The first and the last layer are spared where widths spare them.
+        let edge = options.edge_bits.is_some() && (dots.first() == Some(i) || dots.last() == Some(i));
+        let codebook = options.codebook.filter(|_| !edge);
+        layer::quantize(graph, node, bits.weights[i], x_scale, statistics.moments.get(i), correct, codebook, options)
     };
     let mut parameters = BTreeMap::new();
     // Layers do not depend on each other: as many at a time as there are threads.

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
+use super::codebook::Codebook;
 use crate::LightenError;
 
 /// Widths of weights and activations: `w4a8`.
@@ -222,6 +223,8 @@ pub struct QuantizeOptions {
     pub error_feedback: bool,
     /// After error feedback, choose planes of digits and scales of weights in turns (Wang et al., ICML 2020).
     pub bit_split: bool,
+    /// Take the weights of all layers but the first and the last (unless `edge_bits` is `None`) from codebooks.
+    pub codebook: Option<Codebook>,
     /// Then learn roundings, scales and biases block by block.
     pub reconstruct: Option<Reconstruction>,
     /// Where blocks that are reconstructed are noted, so that a run that was killed goes on behind them.
@@ -244,6 +247,7 @@ impl Default for QuantizeOptions {
             rotate: true,
             error_feedback: true,
             bit_split: false,
+            codebook: None,
             reconstruct: None,
             checkpoint: None,
         }
@@ -282,6 +286,11 @@ impl QuantizeOptions {
             && !(0.0..=1.0).contains(&share)
         {
             return Err(LightenError::Option(format!("smoothing by a share of {share}; it goes from 0 to 1")));
+        }
+        if self.codebook.is_some() && self.reconstruct.is_some() {
+            return Err(LightenError::Option(
+                "weights from codebooks cannot be learned one by one: take another rounding than reconstruct".into(),
+            ));
         }
         match self.range {
             RangeMethod::Percentile(p) if !(50.0..=100.0).contains(&p) => {

@@ -3,13 +3,15 @@
 //!
 //! [`symbols`] codes integers of up to eight bits with a table of frequencies for each tensor (range asymmetric numeral systems,
 //! Duda, arXiv:1311.2540); [`adaptive`] codes bytes with probabilities that are learned on the way: short tensors, for which a
-//! table would cost more than it saves, tensors of wider elements, and the header. The shortest is taken, none if none is
+//! table would cost more than it saves, tensors of wider elements, and the header; [`vectors`] finds that a tensor is made of few
+//! code words and codes which. The shortest is taken, none if none is
 //! shorter than the plain bytes.
 //!
 //! A decoder allocates what the caller says that there is; [`fits`] bounds it by the coded bytes before.
 
 pub(super) mod adaptive;
 pub(super) mod symbols;
+pub(super) mod vectors;
 
 use qing_graph::{Element, Tensor};
 use qing_tensor::{pack_bits, unpack_bits};
@@ -30,11 +32,14 @@ pub(super) enum Coding {
     Adaptive = 2,
     /// By what came right before: zeros in runs.
     Context = 3,
+    /// By code words of several values.
+    Vectors = 4,
 }
 
 impl Coding {
     pub(super) fn of(number: u32) -> Option<Coding> {
-        [Coding::Plain, Coding::Symbols, Coding::Adaptive, Coding::Context].into_iter().find(|c| *c as u32 == number)
+        use Coding::{Adaptive, Context, Plain, Symbols, Vectors};
+        [Plain, Symbols, Adaptive, Context, Vectors].into_iter().find(|c| *c as u32 == number)
     }
 }
 
@@ -58,6 +63,10 @@ pub(super) fn encode(tensor: &Tensor) -> (Coding, Vec<u8>) {
             unpack_bits(plain, tensor.len(), element.bits(), false).iter().map(|v| *v as u8).collect();
         if let Some(bytes) = symbols::encode(&values) {
             consider(Coding::Symbols, bytes);
+        }
+        let columns = tensor.shape().last().copied().filter(|_| tensor.rank() == 2);
+        if let Some(bytes) = vectors::encode(&values, columns) {
+            consider(Coding::Vectors, bytes);
         }
         // A table costs little beside many values; contexts help where zeros come together.
         let zeros = values.iter().filter(|v| **v == 0).count();
@@ -88,6 +97,8 @@ pub(super) fn decode(coding: Coding, bytes: &[u8], element: Element, count: usiz
         Coding::Plain => return Ok(bytes.to_vec()),
         Coding::Symbols if width > 8 => return Err(format!("values of {element} cannot be coded as symbols")),
         Coding::Symbols => symbols::decode(bytes, values)?,
+        Coding::Vectors if width > 8 => return Err(format!("values of {element} cannot be coded as words")),
+        Coding::Vectors => vectors::decode(bytes, values)?,
         Coding::Adaptive => adaptive::decode(bytes, values, width.div_ceil(8), 1)?,
         Coding::Context => adaptive::decode(bytes, values, width.div_ceil(8), adaptive::ORDERS)?,
     };
