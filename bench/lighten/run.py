@@ -27,10 +27,11 @@ sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "bench/peers")]
 from markdown import commit, cpu_name, table, write_section  # noqa: E402
 
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-# Name: model, preprocessing, calibration, its limit, evaluation; of each setting the points that may be lost.
+# Name: model, preprocessing, calibration, its limit, evaluation; of each setting (widths, or a budget; with a codebook behind it) the
+# points that may be lost.
 ROWS = {
     "resnet20": ("resnet20_cifar10", "imagenet", "cifar10:train@0::50", 1000, "cifar10:test",
-                 {"w8a8": None, "w4a8": 0.33, "w4a4": 1.13, "w3a4": 2.23, "w2a4": 5.73}),
+                 {"w8a8": None, "w4a8": 0.33, "w4a4": 1.13, "w3a4": 2.23, "w2a4": 5.73, "w2a8": None, "w8a8 4x256": None}),
     "mobilenetv2": ("mobilenetv2", "imagenet", "imagenet_sample@0::5", 100, "imagenet_sample@!0::5",
                     {"w8a8": 0.4, "w4a8": 1.2, "w4a4": 4.5, "size<=1860kB": 0.6}),
     "efficientnet_lite0": ("efficientnet_lite0", "lite0", "imagenet_sample@0::5", 100, "imagenet_sample@!0::5",
@@ -50,11 +51,14 @@ PEERS = ["ONNX Runtime", "NNCF"]
 def lighten(args, name, bits, rounding):
     """Accuracy before and after, the file's bytes, seconds by the clock and of processors, and peak memory."""
     model, preset, calibrate, limit, evaluate, _ = ROWS[name]
+    bits, _, codebook = bits.partition(" ")
     with tempfile.TemporaryDirectory() as folder:
         command = [args.qing, "lighten", args.shared / f"models/{model}.onnx", "--preset", preset,
                    "--calibrate", args.shared / f"data/{calibrate}", "--calibration-limit", limit,
                    "--evaluate", args.shared / f"data/{evaluate}", "--budget" if "<=" in bits else "--bits", bits,
                    *ROUNDINGS[rounding], "--seconds", 0, "--threads", args.threads, "--json", "-o", f"{folder}/light.qing"]
+        if codebook:
+            command += ["--codebook", codebook]
         if "reconstruct" in rounding and args.iterations:
             command += ["--iterations", args.iterations]
         start = time.monotonic()
@@ -154,7 +158,7 @@ def main():
             if args.bits and bits not in args.bits:
                 continue
             got = {r: measured(f"{name} {bits} {r} {args.iterations or ''}".strip(), lambda: lighten(args, name, bits, r))
-                   for r in ROUNDINGS if r in args.roundings or args.report}
+                   for r in ROUNDINGS if (r in args.roundings or args.report) and not (" " in bits and "reconstruct" in r)}
             peers = [measured(f"{name} {p}", lambda: peer(args, name, p)) if bits == "w8a8" and p in args.peers else None for p in PEERS]
             best = next((got[r] for r in reversed(list(ROUNDINGS)) if got.get(r)), None)
             if best is None:
