@@ -15,6 +15,10 @@ use crate::{
 
 /// Most samples taken from calibration data unless --calibration-limit says otherwise.
 const ENOUGH: usize = 256;
+/// Samples that learning should see: fewer images are seen in several views.
+const LEARNED: usize = 400;
+/// Views of an image at most, where nobody said how many.
+const MOST_VIEWS: usize = 8;
 /// Samples in one batch of calibration data.
 const CALIBRATION_BATCH: usize = 8;
 /// Images made up where there is no calibration data.
@@ -29,10 +33,10 @@ pub(crate) struct DataArgs {
     /// Take at most N of them
     #[arg(long, value_name = "N", default_value_t = ENOUGH)]
     calibration_limit: usize,
-    /// See every calibration image so many times: as it is, then moved by up to a sixteenth and mirrored at random. Few images
-    /// go further in what is learned on them (--rounding reconstruct)
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
-    calibration_views: u32,
+    /// See every calibration image so many times: as it is, then moved by up to a sixteenth and mirrored at random [default: 1; where
+    /// roundings are learned, as many as make 400 samples, so that few images go further]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    calibration_views: Option<u32>,
     /// Labelled samples to measure accuracy on
     #[arg(long, value_name = "DATA")]
     pub evaluate: Option<String>,
@@ -62,8 +66,8 @@ impl DataArgs {
         self.calibrate.clone().or_else(own)
     }
 
-    /// The calibration data; made up, with a warning, if there is none.
-    pub(crate) fn calibration(&self, model: &Model, feeds: &Feeds) -> Result<Batches> {
+    /// The calibration data, on which roundings are learned or not; made up, with a warning, if there is none.
+    pub(crate) fn calibration(&self, model: &Model, feeds: &Feeds, learns: bool) -> Result<Batches> {
         let Some(spec) = self.calibration_spec(model) else {
             note(
                 "WARNING: no calibration data. Ranges are chosen on made-up inputs, and accuracy may suffer badly.\n\
@@ -81,11 +85,14 @@ impl DataArgs {
         let items = (0..data.len()).map(|i| data.item(i)).collect::<Result<Vec<_>, _>>()?;
         feeds.warn_if_guessed(&items[0]);
         let samples = items.len();
+        let images = items.iter().all(|item| matches!(item, Item::Image(_)));
+        let enough = if learns && images { LEARNED.div_ceil(samples.max(1)).min(MOST_VIEWS) as u32 } else { 1 };
+        let count = self.calibration_views.unwrap_or(enough);
         let mut source = format!("{samples} samples of {}", data.name());
-        if self.calibration_views > 1 {
-            source += &format!(", each in {} views", self.calibration_views);
+        if count > 1 {
+            source += &format!(", each in {count} views");
         }
-        let items = views(&items, self.calibration_views)?;
+        let items = views(&items, count)?;
         Ok(Batches { tensors: batched(items, feeds)?, source, spec, samples, synthetic: false })
     }
 }

@@ -50,6 +50,13 @@ fn json(folder: &Path, args: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("qing {}: {e}", args.join(" ")))
 }
 
+/// What a command that fails says.
+fn fails(folder: &Path, args: &[&str]) -> String {
+    let out = qing(folder, args);
+    assert!(!out.status.success(), "{args:?}");
+    String::from_utf8(out.stderr).unwrap()
+}
+
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
@@ -338,6 +345,58 @@ fn compressed_files_are_smaller_and_the_same_network() {
     assert_eq!(made["compressed"].as_f64(), Some(size("again.qing") as f64));
     let accuracy = json(here, &["evaluate", "again.qing", "--data", "zoo:fashion", "--json"]);
     assert_eq!(accuracy["top1"], plain["after"]["accuracy"]["top1"]);
+}
+
+#[test]
+fn weights_from_codebooks_take_less() {
+    let dir = folder();
+    let here = dir.path();
+    let lighten = |file: &str, more: &[&str]| {
+        let args = [
+            "lighten",
+            "zoo:fashion",
+            "--bits",
+            "w8a8",
+            "--seconds",
+            "0",
+            "--threads",
+            "1",
+            "--limit",
+            "300",
+            "--json",
+        ];
+        json(here, &[&args[..], &["-o", file], more].concat())
+    };
+    let plain = lighten("plain.qing", &["--compress"]);
+    let coded = lighten("coded.qing", &["--codebook", "4x64"]);
+    let size = |file: &str| fs::metadata(here.join(file)).unwrap().len();
+    assert!(size("coded.qing") < size("plain.qing") / 2, "{} {}", size("coded.qing"), size("plain.qing"));
+    let top1 = |made: &serde_json::Value| made["after"]["accuracy"]["top1"].as_f64().unwrap();
+    assert!(top1(&coded) > top1(&plain) - 0.1, "{} {}", top1(&coded), top1(&plain));
+    let error = fails(here, &["lighten", "zoo:fashion", "--codebook", "4x64", "--rounding", "reconstruct"]);
+    assert!(error.contains("codebooks cannot be learned"), "{error}");
+}
+
+#[test]
+fn chips_and_widths_side_by_side() {
+    let dir = folder();
+    let here = dir.path();
+    let args = ["npu", "explore", "zoo:fashion", "--bits", "w4a4,w1a2", "--limit", "60", "--threads", "1", "--json"];
+    let made = json(here, &[&args[..], &["--chips", "nano,core", "--plot", "front.svg"]].concat());
+    let rows = made["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 4, "{made}");
+    for row in rows {
+        assert!(row["measured"]["cycles"].as_u64() > Some(1000), "{row}");
+        assert!(row["measured"]["microjoules"].as_f64() > Some(0.0) && row["accuracy"].as_f64() > Some(0.1), "{row}");
+    }
+    // One network is as accurate on every chip, and faster on the larger; the first has more bits.
+    assert_eq!(rows[0]["accuracy"], rows[1]["accuracy"]);
+    let ms = |i: usize| rows[i]["measured"]["ms"].as_f64().unwrap();
+    assert!(ms(1) < ms(0) && ms(2) < ms(0), "{made}");
+    assert!(rows.iter().any(|r| r["front"] == true));
+    assert!(fs::read_to_string(here.join("front.svg")).unwrap().contains("milliseconds a frame"));
+    let error = fails(here, &["npu", "explore", "zoo:fashion", "--chips", "giant"]);
+    assert!(error.contains("nano, edge, core") && error.contains("giant"), "{error}");
 }
 
 #[test]

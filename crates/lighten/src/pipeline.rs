@@ -102,6 +102,7 @@ fn run(
     search: Option<Search<'_>>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Lightened, LightenError> {
+    options.quantize.validate()?;
     let mut float = graph.clone();
     passes::normalize(&mut float)?;
     let float = float.compacted();

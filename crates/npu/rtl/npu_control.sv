@@ -34,6 +34,8 @@ module npu_control
   logic [1:0] queue;
   logic [15:0] pc;
   logic [COUNTER-1:0] cycles;
+  // What happened is known late in a cycle: it is held for one before it is counted, and added where counters are read.
+  logic [7:0] counting;
   logic [7:0][COUNTER-1:0] counters;
   logic [WATCH-1:0] idle;
   logic command, soft_reset, start;
@@ -68,11 +70,15 @@ module npu_control
     if (clear) begin
       idle <= '0;
       cycles <= '0;
+      counting <= '0;
       counters <= '0;
-    end else if (run) begin
-      idle <= progress ? '0 : idle + WATCH'(1);
-      cycles <= cycles + COUNTER'(1);
-      for (int n = 0; n < 8; n++) counters[n] <= counters[n] + COUNTER'(count[n]);
+    end else begin
+      if (run) begin
+        idle <= progress ? '0 : idle + WATCH'(1);
+        cycles <= cycles + COUNTER'(1);
+      end
+      counting <= run ? count : '0;
+      for (int n = 0; n < 8; n++) counters[n] <= counters[n] + COUNTER'(counting[n]);
     end
     if (!rst_n) entries <= '0;
     else if (ctl_write && ctl_addr == 20'd2) entries <= ctl_wdata;
@@ -81,7 +87,7 @@ module npu_control
       if (ctl_addr == 20'd1) ctl_rdata <= {32'b0, pc, 6'b0, queue, error, 2'b0, state};
       if (ctl_addr == 20'd3) ctl_rdata <= 64'(cycles);
       if (ctl_addr[19:4] == '0 && ctl_addr[3:0] >= 4'd4 && ctl_addr[3:0] < 4'd12)
-        ctl_rdata <= 64'(counters[3'(ctl_addr[3:0]-4'd4)]);
+        ctl_rdata <= 64'(counters[3'(ctl_addr[3:0]-4'd4)] + COUNTER'(counting[3'(ctl_addr[3:0]-4'd4)]));
     end
   end
 endmodule

@@ -39,14 +39,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     check_layers(args, &model)?;
     let outputs = output_paths(args, &model)?;
     let test = args.data.test(&model)?;
-    let batches = args.data.calibration(&model, &feeds)?;
+    let threads = args.threads.unwrap_or_else(process::cores);
+    let mut options = options(args, threads);
+    let batches = args.data.calibration(&model, &feeds, options.quantize.reconstruct.is_some())?;
     if let Some(data) = &test {
         feeds.warn_if_guessed(&data.item(0)?);
     }
-    let threads = args.threads.unwrap_or_else(process::cores);
 
     let mut progress = Progress::new("lighten", 1);
-    let mut options = options(args, threads);
     options.quantize.checkpoint = args.rounding.checkpoint(&outputs);
     let mut lightened = search::run(args, &model, &feeds, &batches, &options, &mut |p| {
         progress.stage(p.stage, p.done, p.total);

@@ -224,7 +224,8 @@ fn forms(args: &Args, model: &Model, feeds: &Feeds, test: Option<&Dataset>) -> R
         let accuracy = accuracy(&model.graph)?;
         return Ok(vec![Form { bits: "as it is".into(), graph: model.graph.clone(), accuracy, output_db: None }]);
     }
-    let batches = args.data.calibration(model, feeds)?;
+    let learns = matches!(args.rounding, Some(Rounding::Reconstruct(_)));
+    let batches = args.data.calibration(model, feeds, learns)?;
     let mut forms = vec![];
     for &bits in &args.bits {
         let quantize = QuantizeOptions {
