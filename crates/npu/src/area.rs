@@ -79,7 +79,7 @@ impl AreaTable {
             ("elements", rows * (columns + 1.0) * self.element),
             ("operand buffers", (rows + columns) * self.operand_buffer),
             ("requantizers", columns * self.requantizer),
-            ("aux lanes", config.lanes as f64 * self.lane),
+            ("aux lanes", config.aux_lanes as f64 * self.lane),
             ("arbiter", banks * banks * self.arbiter),
             ("load, post, control", rows * self.load_row + columns * self.post_column + self.control),
             ("memories", memories::of(config).iter().map(|m| m.instances as f64 * self.memory(m.words)).sum()),
