@@ -26,7 +26,7 @@ pub(crate) enum Command {
     Run(run::Args),
     Compile(compile::Args),
     Profile(profile::Args),
-    Explore(explore::Args),
+    Explore(Box<explore::Args>),
     Synth(synth::Args),
 }
 

@@ -95,7 +95,10 @@ pub(in super::super) fn decode(bytes: &[u8], count: usize) -> Result<Vec<u8>, St
         let word = words.get(first..first + length).ok_or_else(|| format!("code word {index} of {number}"))?;
         values.extend_from_slice(word);
     }
-    Ok(if rows > 0 { transposed(&values, count / rows, rows) } else { values })
+    Ok(match count.checked_div(rows) {
+        Some(columns) => transposed(&values, columns, rows),
+        None => values,
+    })
 }
 
 fn put(out: &mut Vec<u8>, mut number: usize) {
