@@ -24,6 +24,12 @@ const CALIBRATION_BATCH: usize = 8;
 /// Images made up where there is no calibration data.
 const SYNTHETIC: usize = 64;
 
+/// Where calibration data comes from: what was named, or the network's own.
+pub(crate) fn spec(named: Option<&String>, model: &Model) -> Option<String> {
+    let own = || Some(format!("zoo:{}:calibrate", model.entry?.name));
+    named.cloned().or_else(own)
+}
+
 /// Samples to look at and samples to judge by.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct DataArgs {
@@ -60,10 +66,9 @@ impl DataArgs {
         }
     }
 
-    /// Where calibration data comes from: what was named, or the network's own.
+    /// Where calibration data comes from.
     pub(crate) fn calibration_spec(&self, model: &Model) -> Option<String> {
-        let own = || Some(format!("zoo:{}:calibrate", model.entry?.name));
-        self.calibrate.clone().or_else(own)
+        spec(self.calibrate.as_ref(), model)
     }
 
     /// The calibration data, on which roundings are learned or not; made up, with a warning, if there is none.

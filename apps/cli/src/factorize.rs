@@ -10,7 +10,7 @@ use qing::lighten::{
 use serde_json::json;
 
 use crate::{
-    accuracy,
+    accuracy, calibration,
     feeds::{self, Feeds, PreprocessArgs},
     model,
     output::{self, count, percent},
@@ -79,10 +79,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let feeds = Feeds::new(&model.graph, &args.preprocess)?;
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}-factorized.onnx", model.name)));
     model::check_output(&output)?;
-    let spec = match (&args.calibrate, model.entry) {
-        (None, Some(_)) => Some(format!("{}:calibrate", args.model)),
-        (given, _) => given.clone(),
-    };
+    let spec = calibration::spec(args.calibrate.as_ref(), &model);
     ensure!(spec.is_some() || args.plain, "give typical samples with --calibrate DATA, or --plain to go without");
     let batches = match &spec {
         Some(spec) => feeds.batches(spec, args.calibration_limit, BATCH)?,

@@ -72,7 +72,7 @@ impl AreaTable {
         Ok(table)
     }
 
-    /// Square micrometres of a chip by part, in a fixed order; the last is its memories.
+    /// Square micrometres of a chip's logic by part, in a fixed order.
     pub fn parts(&self, config: &Config) -> Vec<(&'static str, f64)> {
         let [rows, columns, banks] = [config.rows, config.columns, config.banks].map(|n| n as f64);
         vec![
@@ -82,13 +82,17 @@ impl AreaTable {
             ("aux lanes", config.aux_lanes as f64 * self.lane),
             ("arbiter", banks * banks * self.arbiter),
             ("load, post, control", rows * self.load_row + columns * self.post_column + self.control),
-            ("memories", memories::of(config).iter().map(|m| m.instances as f64 * self.memory(m.words)).sum()),
         ]
     }
 
-    /// Square micrometres of a chip's logic: all [`parts`](AreaTable::parts) but the memories.
+    /// Square micrometres of a chip's logic.
     pub fn logic(&self, config: &Config) -> f64 {
-        self.parts(config).iter().filter(|p| p.0 != "memories").map(|p| p.1).sum()
+        self.parts(config).iter().map(|p| p.1).sum()
+    }
+
+    /// Square micrometres of a chip's memories.
+    pub fn memories(&self, config: &Config) -> f64 {
+        memories::of(config).iter().map(|m| m.instances as f64 * self.memory(m.words)).sum()
     }
 
     /// Square micrometres of a memory of so many words of 64 bits.
@@ -124,7 +128,7 @@ mod tests {
     #[test]
     fn memories_are_bits_or_macros() {
         let config = Config::preset("nano").unwrap();
-        let of = |table: &AreaTable| table.parts(&config).last().unwrap().1;
+        let of = |table: &AreaTable| table.memories(&config);
         let bits: usize = memories::of(&config).iter().map(|m| m.instances * m.words * m.bits).sum();
         let seven = AreaTable::named("asap7").unwrap();
         assert!((of(&seven) - bits as f64 * seven.bit.unwrap()).abs() < 1e-6);

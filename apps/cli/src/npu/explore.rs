@@ -1,9 +1,6 @@
 //! `qing npu explore`: which chip and which bits.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use qing::{
@@ -15,7 +12,7 @@ use qing::{
 use serde_json::{Value, json};
 
 use super::{
-    energy_table, pareto, read_config,
+    energy_table, pareto, read,
     run::{boundary, check},
     traffic,
 };
@@ -196,7 +193,7 @@ fn chip_of(named: &Path, clock: Option<u64>) -> Result<Config> {
     let preset = PRESETS.iter().find(|p| Some(p.0) == named.to_str());
     let mut config = match preset {
         Some((name, _)) => Config::preset(name)?,
-        None => read_config(named)
+        None => read(named, Config::parse)
             .with_context(|| format!("--chips: a preset ({}) or a file", PRESETS.map(|p| p.0).join(", ")))?,
     };
     config.clock_mhz = clock.unwrap_or(config.clock_mhz);
@@ -208,8 +205,7 @@ fn area_table(named: &Path) -> Result<AreaTable> {
     if let Some(table) = named.to_str().and_then(AreaTable::named) {
         return Ok(table);
     }
-    let text = fs::read_to_string(named).with_context(|| named.display().to_string())?;
-    AreaTable::parse(&text).with_context(|| named.display().to_string())
+    read(named, AreaTable::parse)
 }
 
 /// The network as it is if it is quantized, else at every pair of widths.
@@ -262,14 +258,12 @@ fn measure(form: &Form, config: &Config, energy: &EnergyTable, area: &AreaTable)
     let frame = session.run(&inputs)?;
     check(&frame, &Runner::new(&boundary(&session), 1).run(&inputs)?, &session)?;
     let profile = session.program().profile(&frame.run);
-    let parts = area.parts(config);
-    let sum = |memories: bool| parts.iter().filter(|p| (p.0 == "memories") == memories).map(|p| p.1 * 1e-6).sum();
     Ok(Outcome::Measured(Measured {
         cycles: profile.cycles,
         ms: profile.cycles as f64 / config.clock_mhz as f64 / 1e3,
         microjoules: energy.parts(&frame.run.counters, config).iter().map(|p| p.1).sum(),
-        logic_mm2: sum(false),
-        memory_mm2: sum(true),
+        logic_mm2: area.logic(config) * 1e-6,
+        memory_mm2: area.memories(config) * 1e-6,
         weight_bytes,
         array_use: profile.array_use,
         external,

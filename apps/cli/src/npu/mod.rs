@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result};
 use qing::{
     Graph,
-    npu::{Config, EnergyTable, PRESETS, Program},
+    npu::{Config, EnergyTable, NpuError, PRESETS, Program},
 };
 
 /// Networks on the chip: an ultra-low-bit NPU, simulated to the bit and to the cycle
@@ -48,7 +48,7 @@ impl ChipArgs {
     /// The sizes.
     fn config(&self) -> Result<Config> {
         match &self.config {
-            Some(path) => read_config(path),
+            Some(path) => read(path, Config::parse),
             None => Ok(Config::preset(&self.preset)?),
         }
     }
@@ -59,10 +59,10 @@ impl ChipArgs {
     }
 }
 
-/// The sizes of a chip from a file.
-fn read_config(path: &Path) -> Result<Config> {
+/// What a TOML file says.
+fn read<T>(path: &Path, parse: impl Fn(&str) -> Result<T, NpuError>) -> Result<T> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    Config::parse(&text).with_context(|| path.display().to_string())
+    parse(&text).with_context(|| path.display().to_string())
 }
 
 /// A table of energies by its name or its file.
@@ -70,8 +70,7 @@ fn energy_table(named: &Path) -> Result<EnergyTable> {
     if let Some(table) = named.to_str().and_then(EnergyTable::named) {
         return Ok(table);
     }
-    let text = fs::read_to_string(named).with_context(|| named.display().to_string())?;
-    EnergyTable::parse(&text).with_context(|| named.display().to_string())
+    read(named, EnergyTable::parse)
 }
 
 /// Runs a subcommand.

@@ -9,7 +9,7 @@ use qing::npu::{
     synth::{Cells, Figures, Job, Report, Routed, Target, Tools, Unit, synthesize},
 };
 
-use super::{program, read_config};
+use super::{program, read};
 use crate::{
     feeds::{Feeds, PreprocessArgs},
     model, output, run,
@@ -68,7 +68,7 @@ pub(crate) struct Args {
 /// Runs it.
 pub(super) fn run(args: &Args) -> Result<()> {
     let config = match &args.config {
-        Some(path) => read_config(path)?,
+        Some(path) => read(path, Config::parse)?,
         None => Config::preset(&args.preset)?,
     };
     // The names were checked when the arguments were read.

@@ -6,15 +6,12 @@
 //! The paper begins with every weight at its nearest integer; here a row begins with those or with what error feedback
 //! ([`super::feedback`]) made of it, and the better of both results is kept.
 
-use std::ops::Range;
-
 use super::{
-    matrix::Rows,
+    feedback::damped,
+    matrix::{Group, Rows},
     weights::{QuantizedRows, largest},
 };
 
-/// Damping, relative to the mean of the diagonal, as for error feedback.
-const DAMPING: f64 = 0.01;
 /// Times that planes and scale are chosen in turns, at most.
 const ROUNDS: usize = 24;
 /// Sweeps over the digits of a plane in a round, at most.
@@ -119,40 +116,29 @@ impl Split {
     }
 }
 
-/// One group of output channels.
-pub(super) struct Group<'a> {
-    /// The weights of all groups.
-    pub rows: &'a Rows,
-    /// Those of this one.
-    pub span: Range<usize>,
-    /// Second moments of its inputs, `width²`.
-    pub moments: Vec<f64>,
-    /// Width of the integers.
-    pub bits: u8,
-    /// The least scale of a row; `None` if scales are to stay as they are.
-    pub least: Option<&'a dyn Fn(usize) -> f64>,
-}
-
-/// Chooses the integers of a group anew, and the scales if they may change, from those in `quantized` and those in `nearest`. Leaves
-/// them as they are if the moments are not usable.
-pub(super) fn choose_group(group: Group<'_>, nearest: &QuantizedRows, quantized: &mut QuantizedRows) {
-    let Group { rows, bits, .. } = group;
+/// Chooses the integers of a group anew, `bits` wide, and the scales if there is a least one for each row, from those in `quantized` and those
+/// in `nearest`. Leaves them as they are if there are no moments, or none that are usable.
+pub(super) fn choose_group(
+    rows: &Rows,
+    group: &Group,
+    bits: u8,
+    least: Option<&dyn Fn(usize) -> f64>,
+    nearest: &QuantizedRows,
+    quantized: &mut QuantizedRows,
+) {
     let width = rows.width();
-    let mut weigh = Weigh { width, moments: group.moments };
-    let mean = (0..width).map(|i| weigh.moments[i * width + i]).sum::<f64>() / width.max(1) as f64;
-    if !(mean > 0.0 && mean.is_finite()) {
-        return;
-    }
-    (0..width).for_each(|i| weigh.moments[i * width + i] += DAMPING * mean);
+    let order: Vec<usize> = (0..width).collect();
+    let Some(moments) = group.moments.as_ref().and_then(|h| damped(h, &order)) else { return };
+    let weigh = Weigh { width, moments };
     let digits: &[i8] = if bits == 1 { &[-1, 1] } else { &[-1, 0, 1] };
-    for row in group.span {
+    for row in group.span.clone() {
         let (weights, span) = (rows.row(row), row * width..(row + 1) * width);
         let mut best: Option<(f64, Split)> = None;
         for start in [&*quantized, nearest] {
             let mut split = Split::of(&start.ints[span.clone()], bits, f64::from(start.scale(row)));
             let mut error = split.error(weights, &weigh);
             for _ in 0..ROUNDS {
-                if let Some(least) = group.least {
+                if let Some(least) = least {
                     split.choose_scale(weights, &weigh, least(row));
                 }
                 split.choose_digits(weights, &weigh, digits);
@@ -170,7 +156,7 @@ pub(super) fn choose_group(group: Group<'_>, nearest: &QuantizedRows, quantized:
         let Some((_, split)) = best else { continue };
         debug_assert!(split.stitch().iter().all(|q| f64::from(q.abs()) <= largest(bits)));
         quantized.ints[span].copy_from_slice(&split.stitch());
-        if group.least.is_some() {
+        if least.is_some() {
             quantized.scales[row] = split.scale as f32;
         }
     }
@@ -184,25 +170,12 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 mod tests {
     use super::*;
     use crate::quantize::{
-        feedback::{round_group, tests::example},
+        feedback::{
+            round_group,
+            tests::{error, example, group},
+        },
         weights::{nearest, scales},
     };
-
-    fn error(rows: &Rows, h: &[f64], q: &QuantizedRows) -> f64 {
-        let width = rows.width();
-        let weigh = Weigh { width, moments: h.to_vec() };
-        let of = |r: usize| {
-            let ints = &q.ints[r * width..(r + 1) * width];
-            let rest: Vec<f64> =
-                rows.row(r).iter().zip(ints).map(|(w, i)| w - f64::from(*i) * f64::from(q.scale(r))).collect();
-            dot(&rest, &weigh.times(&rest))
-        };
-        (0..rows.count).map(of).sum()
-    }
-
-    fn group(rows: &Rows, moments: Vec<f64>, bits: u8) -> Group<'_> {
-        Group { rows, span: 0..rows.count, moments, bits, least: Some(&|_| 0.0) }
-    }
 
     #[test]
     fn planes_are_put_together_again() {
@@ -218,9 +191,10 @@ mod tests {
         for bits in 1..=4 {
             let plain = nearest(&rows, bits, scales(&rows, bits, true, |_| vec![]));
             let mut fed = plain.clone();
-            round_group(&rows, 0, rows.count, &h, bits, &mut fed);
+            let group = group(&rows, h.clone());
+            round_group(&rows, &group, bits, &mut fed);
             let mut split = fed.clone();
-            choose_group(group(&rows, h.clone(), bits), &plain, &mut split);
+            choose_group(&rows, &group, bits, Some(&|_| 0.0), &plain, &mut split);
             assert!(split.ints.iter().all(|q| f64::from(q.abs()) <= largest(bits)), "{bits}");
             let (fed, split) = (error(&rows, &h, &fed), error(&rows, &h, &split));
             assert!(split < 0.9 * fed, "{bits}: {fed} {split}");
@@ -233,10 +207,10 @@ mod tests {
         rows.values[3] = 0.0;
         let plain = nearest(&rows, 3, scales(&rows, 3, true, |_| vec![]));
         let mut split = plain.clone();
-        choose_group(group(&rows, h, 3), &plain, &mut split);
+        choose_group(&rows, &group(&rows, h), 3, Some(&|_| 0.0), &plain, &mut split);
         assert_eq!(split.ints[3], 0);
         let mut same = plain.clone();
-        choose_group(group(&rows, vec![0.0; 64], 3), &plain, &mut same);
+        choose_group(&rows, &group(&rows, vec![0.0; 64]), 3, Some(&|_| 0.0), &plain, &mut same);
         assert_eq!((plain.ints, plain.scales), (same.ints, same.scales));
     }
 }

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use super::{
     feedback::{damped, inverse_factor},
-    matrix::Rows,
+    matrix::{Group, Rows},
     weights::{QuantizedRows, largest},
 };
 use crate::LightenError;
@@ -44,18 +44,6 @@ const FEWEST: usize = 16;
 const SEEN: usize = 1 << 15;
 /// Rounds of k-means.
 const ROUNDS: usize = 15;
-
-/// Rows that share their inputs' second moments.
-pub(super) struct Group {
-    /// The first of its rows.
-    pub first: usize,
-    /// Their number.
-    pub count: usize,
-    /// How much the error of each column matters.
-    pub importance: Vec<f64>,
-    /// Second moments of the inputs, `width²`, if they were kept.
-    pub moments: Option<Vec<f64>>,
-}
 
 impl Codebook {
     /// Code words that a layer of so many weights, `width` to a row, gets; nothing if it gets none: its rows cannot be cut into words,
@@ -93,7 +81,7 @@ impl Codebook {
         let step = vectors.div_ceil(SEEN).max(1);
         let (mut values, mut weights) = (vec![], vec![]);
         for group in groups {
-            for row in group.first..group.first + group.count {
+            for row in group.span.clone() {
                 let scale = f64::from(quantized.scale(row));
                 for part in (0..per_row).filter(|part| (row * per_row + part) % step == 0) {
                     for c in part * length..(part + 1) * length {
@@ -160,7 +148,7 @@ impl Codebook {
         parts.sort_by(|a, b| weight(*b).total_cmp(&weight(*a)).then(a.cmp(b)));
         let order: Vec<usize> = parts.iter().flat_map(|p| p * length..(p + 1) * length).collect();
         let factor = group.moments.as_ref().and_then(|h| damped(h, &order)).and_then(|h| inverse_factor(h, width));
-        for row in group.first..group.first + group.count {
+        for row in group.span.clone() {
             let scale = f64::from(quantized.scale(row));
             let mut open: Vec<f64> = order.iter().map(|c| rows.row(row)[*c] / scale).collect();
             for first in (0..width).step_by(length) {
@@ -201,7 +189,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::quantize::weights::{nearest as nearest_ints, scales};
+    use crate::quantize::{
+        feedback::tests::error,
+        weights::{nearest as nearest_ints, scales},
+    };
 
     fn noise(i: usize) -> f64 {
         let h = i.wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -222,15 +213,7 @@ mod tests {
             }
         }
         let importance = (0..width).map(|i| h[i * width + i]).collect();
-        (rows, Group { first: 0, count, importance, moments: Some(h) })
-    }
-
-    /// Squared error of the output.
-    fn error(rows: &Rows, q: &QuantizedRows, h: &[f64]) -> f64 {
-        let width = rows.width();
-        let of = |r: usize, i: usize| rows.row(r)[i] - f64::from(q.ints[r * width + i]) * f64::from(q.scale(r));
-        let row = |r: usize| -> f64 { (0..width * width).map(|k| of(r, k / width) * h[k] * of(r, k % width)).sum() };
-        (0..rows.count).map(row).sum()
+        (rows, Group { span: 0..count, importance, moments: Some(h) })
     }
 
     #[test]
@@ -245,10 +228,10 @@ mod tests {
         let without = Group { moments: None, ..example(256, 48).1 };
         assert!(codebook.round(&rows, &[without], 8, &mut alone));
         let h = group.moments.as_ref().unwrap();
-        let (fed, alone) = (error(&rows, &fed, h), error(&rows, &alone, h));
+        let (fed, alone) = (error(&rows, h, &fed), error(&rows, h, &alone));
         assert!(fed < 0.8 * alone, "{fed} {alone}");
         // Eight bits for four weights are better than two bits for each.
-        let two = error(&rows, &nearest_ints(&rows, 2, scales(&rows, 2, true, |_| vec![])), h);
+        let two = error(&rows, h, &nearest_ints(&rows, 2, scales(&rows, 2, true, |_| vec![])));
         assert!(alone < two, "{alone} {two}");
     }
 

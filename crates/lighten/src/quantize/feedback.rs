@@ -3,29 +3,22 @@
 //! arXiv:2210.17323).
 
 use super::{
-    matrix::Rows,
+    matrix::{Group, Rows},
     weights::{QuantizedRows, round},
 };
 
 /// Damping, relative to the mean of the diagonal: keeps the inverse tame where calibration saw little.
 const DAMPING: f64 = 0.01;
 
-/// Rounds the rows `first .. first + count` (one group of output channels) whose inputs have the second moments `moments`
-/// (`width²`). Writes into `quantized`; leaves it as it is if the moments are not usable.
-pub(super) fn round_group(
-    rows: &Rows,
-    first: usize,
-    count: usize,
-    moments: &[f64],
-    bits: u8,
-    quantized: &mut QuantizedRows,
-) {
+/// Rounds the rows of a group. Writes into `quantized`; leaves it as it is if there are no moments, or none that are usable.
+pub(super) fn round_group(rows: &Rows, group: &Group, bits: u8, quantized: &mut QuantizedRows) {
+    let Some(moments) = &group.moments else { return };
     let width = rows.width();
     // Columns that matter most first: they have the most others to make up for them.
     let mut order: Vec<usize> = (0..width).collect();
     order.sort_by(|a, b| moments[b * width + b].total_cmp(&moments[a * width + a]).then(a.cmp(b)));
     let Some(factor) = damped(moments, &order).and_then(|h| inverse_factor(h, width)) else { return };
-    for row in first..first + count {
+    for row in group.span.clone() {
         let scale = f64::from(quantized.scale(row));
         let mut open: Vec<f64> = order.iter().map(|c| rows.row(row)[*c]).collect();
         for j in 0..width {
@@ -123,6 +116,19 @@ pub(super) mod tests {
         (rows, h)
     }
 
+    /// All rows as one group.
+    pub(in crate::quantize) fn group(rows: &Rows, moments: Vec<f64>) -> Group {
+        Group { span: 0..rows.count, importance: vec![], moments: Some(moments) }
+    }
+
+    /// Squared error of the output, whose inputs have these second moments.
+    pub(in crate::quantize) fn error(rows: &Rows, h: &[f64], q: &QuantizedRows) -> f64 {
+        let width = rows.width();
+        let of = |r: usize, i: usize| rows.row(r)[i] - f64::from(q.ints[r * width + i]) * f64::from(q.scale(r));
+        let row = |r: usize| -> f64 { (0..width * width).map(|k| of(r, k / width) * h[k] * of(r, k % width)).sum() };
+        (0..rows.count).map(row).sum()
+    }
+
     #[test]
     fn the_factor_is_that_of_the_inverse() {
         let n = 7;
@@ -146,22 +152,9 @@ pub(super) mod tests {
         let (rows, h) = example(width);
         let plain = nearest(&rows, 3, scales(&rows, 3, true, |_| vec![]));
         let mut fed = plain.clone();
-        round_group(&rows, 0, 4, &h, 3, &mut fed);
-        let error = |q: &QuantizedRows| {
-            let mut total = 0.0;
-            for r in 0..4 {
-                let e: Vec<f64> = (0..width)
-                    .map(|i| rows.row(r)[i] - f64::from(q.ints[r * width + i]) * f64::from(q.scale(r)))
-                    .collect();
-                for i in 0..width {
-                    for j in 0..width {
-                        total += e[i] * h[i * width + j] * e[j];
-                    }
-                }
-            }
-            total
-        };
-        assert!(error(&fed) < 0.5 * error(&plain), "{} {}", error(&fed), error(&plain));
+        round_group(&rows, &group(&rows, h.clone()), 3, &mut fed);
+        let (fed, plain) = (error(&rows, &h, &fed), error(&rows, &h, &plain));
+        assert!(fed < 0.5 * plain, "{fed} {plain}");
     }
 
     #[test]
@@ -169,7 +162,7 @@ pub(super) mod tests {
         let (rows, _) = example(4);
         let plain = nearest(&rows, 4, scales(&rows, 4, true, |_| vec![]));
         let mut same = plain.clone();
-        round_group(&rows, 0, 4, &[0.0; 16], 4, &mut same);
+        round_group(&rows, &group(&rows, vec![0.0; 16]), 4, &mut same);
         assert_eq!(plain.ints, same.ints);
     }
 }

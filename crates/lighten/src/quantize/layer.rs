@@ -4,10 +4,10 @@ use qing_graph::{Graph, Node, QuantRule, Tensor, ops};
 
 use super::{
     assign::{LayerWeights, least_scale, weight_type},
-    bitsplit::{self, choose_group},
-    codebook::{Codebook, Group},
+    bitsplit::choose_group,
+    codebook::Codebook,
     feedback::round_group,
-    matrix::{Rows, tensor_of_rows},
+    matrix::{Group, Rows, tensor_of_rows},
     options::QuantizeOptions,
     weights::{QuantizedRows, element, nearest, scales},
 };
@@ -60,21 +60,17 @@ pub(super) fn quantize(
     let (per_group, m) = (rows.count / count, moments.filter(|_| options.error_feedback));
     let groups: Vec<Group> = (0..count)
         .map(|g| Group {
-            first: g * per_group,
-            count: per_group,
+            span: g * per_group..(g + 1) * per_group,
             importance: importance.get(g).cloned().unwrap_or_default(),
             moments: m.and_then(|m| products(m, g, correct)),
         })
         .collect();
     if !codebook.is_some_and(|c| c.round(&rows, &groups, bits, &mut quantized)) {
-        for group in groups {
-            if let Some(moments) = group.moments {
-                round_group(&rows, group.first, group.count, &moments, bits, &mut quantized);
-                if options.bit_split {
-                    let span = group.first..group.first + group.count;
-                    let least = options.per_channel.then_some(&least as &dyn Fn(usize) -> f64);
-                    choose_group(bitsplit::Group { rows: &rows, span, moments, bits, least }, &rounded, &mut quantized);
-                }
+        let least = options.per_channel.then_some(&least as &dyn Fn(usize) -> f64);
+        for group in &groups {
+            round_group(&rows, group, bits, &mut quantized);
+            if options.bit_split {
+                choose_group(&rows, group, bits, least, &rounded, &mut quantized);
             }
         }
     }

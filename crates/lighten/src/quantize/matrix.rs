@@ -1,5 +1,7 @@
 //! Weights as a matrix with one row per output channel, whatever axis the channels are on.
 
+use std::ops::Range;
+
 use qing_graph::{OpError, Tensor};
 
 /// Weights, one row per output channel, columns in the order in which the tensor holds the other axes.
@@ -29,6 +31,16 @@ impl Rows {
         let width = self.width();
         &self.values[i * width..(i + 1) * width]
     }
+}
+
+/// Rows of weights (one group of output channels) that meet the same inputs.
+pub(super) struct Group {
+    /// Which rows.
+    pub span: Range<usize>,
+    /// How much the error of each column matters; all alike if empty.
+    pub importance: Vec<f64>,
+    /// Second moments of the inputs, `width²`, if they were kept.
+    pub moments: Option<Vec<f64>>,
 }
 
 /// For each place of the rows, the place in the tensor.

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use qing_graph::{Graph, NodeId, Tensor, ValueId};
 
 use super::{
+    decide::{Decision, decide},
     dense::{Matrix, matrix},
+    dots,
     matrix::Rows,
     options::QuantizeOptions,
     range,
@@ -65,6 +67,39 @@ pub(super) fn sample(
     Ok(samples)
 }
 
+/// A network whose values are measured at the widths they would have.
+pub(super) struct Trials<'a> {
+    graph: &'a Graph,
+    pub decision: Decision,
+    widths: Widths,
+    options: &'a QuantizeOptions,
+}
+
+impl<'a> Trials<'a> {
+    pub(super) fn new(graph: &'a Graph, options: &'a QuantizeOptions) -> Trials<'a> {
+        let decision = decide(graph, options);
+        let widths = Widths::new(graph, &decision, &dots(graph, &decision), options);
+        Trials { graph, decision, widths, options }
+    }
+
+    /// A value and those of `layers`, which read it, that compute on integers.
+    pub(super) fn probe<'s>(&'s self, value: ValueId, layers: &[NodeId], sample: &'s Sample) -> Probe<'s> {
+        let leader = self.decision.leader(value);
+        let reader = |node: &NodeId| {
+            let weight_bits = *self.widths.weights.get(node)?;
+            let activation_bits = self.widths.narrow.get(node).copied().unwrap_or(self.widths.activation(leader));
+            let columns = columns(&matrix(self.graph, &self.graph.nodes[*node])?);
+            Some(Reader { columns, weight_bits, activation_bits })
+        };
+        Probe { sample, readers: layers.iter().filter_map(reader).collect(), options: self.options }
+    }
+}
+
+/// What is gained where an error falls from `before` to `after`.
+pub(super) fn decibels(before: f64, after: f64) -> f64 {
+    10.0 * (before / after.max(f64::MIN_POSITIVE)).max(f64::MIN_POSITIVE).log10()
+}
+
 /// A layer that reads the value.
 struct Reader {
     columns: Rows,
@@ -79,24 +114,7 @@ pub(super) struct Probe<'a> {
     options: &'a QuantizeOptions,
 }
 
-impl<'a> Probe<'a> {
-    /// Of those of `layers` that compute on integers.
-    pub(super) fn new(
-        graph: &Graph,
-        sample: &'a Sample,
-        layers: &[(NodeId, ValueId)],
-        widths: &Widths,
-        options: &'a QuantizeOptions,
-    ) -> Probe<'a> {
-        let reader = |(node, leader): &(NodeId, ValueId)| {
-            let weight_bits = *widths.weights.get(node)?;
-            let activation_bits = widths.narrow.get(node).copied().unwrap_or(widths.activation(*leader));
-            let columns = columns(&matrix(graph, &graph.nodes[*node])?);
-            Some(Reader { columns, weight_bits, activation_bits })
-        };
-        Probe { sample, readers: layers.iter().filter_map(reader).collect(), options }
-    }
-
+impl Probe<'_> {
     /// Power of the error over that of the result, of all layers together, where `rows` changes what they read and `weights` the
     /// weights of each output channel to make up for that, but for a constant.
     ///

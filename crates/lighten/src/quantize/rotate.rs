@@ -20,16 +20,14 @@ use qing_graph::{Element, Graph, NodeId, OpError, Tensor, ValueId, ops};
 use serde::Serialize;
 
 use super::{
-    decide::{Mode, decide},
+    decide::Mode,
     dense::{
         Links, Writer, attended, bias_place, is_norm, map_constant, map_inputs, map_outputs, matrix, sizes, sort,
         writer,
     },
-    dots,
     hadamard::{Rotation, power_of_two},
     options::QuantizeOptions,
-    probe::{Probe, sample},
-    widths::Widths,
+    probe::{Trials, decibels, sample},
 };
 use crate::LightenError;
 
@@ -70,15 +68,10 @@ pub(crate) fn rotate(
     options: &QuantizeOptions,
     threads: usize,
 ) -> Result<(Graph, Vec<Rotated>), LightenError> {
-    options.validate()?;
     let (streamed, mut done) = streams(graph, batches, options, threads)?;
     let (made, more) = values(&streamed, batches, options, threads)?;
     done.extend(more);
     Ok((made, done))
-}
-
-fn decibels(before: f64, after: f64) -> f64 {
-    10.0 * (before / after.max(f64::MIN_POSITIVE)).max(f64::MIN_POSITIVE).log10()
 }
 
 /// Rotates what single layers or those that read one value read.
@@ -88,17 +81,15 @@ fn values(
     options: &QuantizeOptions,
     threads: usize,
 ) -> Result<(Graph, Vec<Rotated>), LightenError> {
-    let decision = decide(graph, options);
-    let widths = Widths::new(graph, &decision, &dots(graph, &decision), options);
+    let trials = Trials::new(graph, options);
     let links = Links::new(graph);
-    let sites = sites(graph, &links, &decision.modes);
+    let sites = sites(graph, &links, &trials.decision.modes);
     let wanted: Vec<(ValueId, usize)> = sites.iter().map(|s| (s.value, s.channels)).collect();
     let samples = sample(graph, &wanted, batches, threads)?;
     let (mut made, mut done) = (graph.clone(), vec![]);
     for site in &sites {
         let Some(seen) = samples.get(&site.value) else { continue };
-        let layers: Vec<_> = site.layers.iter().map(|i| (*i, decision.leader(site.value))).collect();
-        let probe = Probe::new(graph, seen, &layers, &widths, options);
+        let probe = trials.probe(site.value, &site.layers, seen);
         let plain = probe.error(&|_| {}, &|_| {})?;
         let Some((error, rotation)) =
             best(|seed| Rotation::of(site.block, seed), |r| probe.error(&|row| r.apply(row), &|row| r.apply(row)))?
@@ -256,8 +247,7 @@ fn streams(
     options: &QuantizeOptions,
     threads: usize,
 ) -> Result<(Graph, Vec<Rotated>), LightenError> {
-    let decision = decide(graph, options);
-    let widths = Widths::new(graph, &decision, &dots(graph, &decision), options);
+    let trials = Trials::new(graph, options);
     let found: Vec<Stream> = find(graph)
         .into_iter()
         .filter(|s| {
@@ -274,8 +264,7 @@ fn streams(
         for (norm, layers) in &stream.norms {
             let (value, affine) = (graph.nodes[*norm].outputs[0], affine(graph, *norm, stream.channels));
             let Some(seen) = samples.get(&value) else { continue };
-            let layers: Vec<_> = layers.iter().map(|i| (*i, decision.leader(value))).collect();
-            probes.push((Probe::new(graph, seen, &layers, &widths, options), affine));
+            probes.push((trials.probe(value, layers, seen), affine));
         }
         let mut plain = 0.0;
         for (probe, _) in &probes {

@@ -14,12 +14,10 @@ use qing_graph::{Graph, NodeId, OpError, Tensor, ValueId, ops};
 use serde::Serialize;
 
 use super::{
-    decide::{Mode, decide},
+    decide::Mode,
     dense::{Links, Writer, attended, map_inputs, map_outputs, sizes, sort, writer},
-    dots,
     options::{QuantizeOptions, Smoothing},
-    probe::{Probe, Sample, sample},
-    widths::Widths,
+    probe::{Sample, Trials, decibels, sample},
 };
 use crate::LightenError;
 
@@ -66,22 +64,19 @@ pub(crate) fn smooth(
     options: &QuantizeOptions,
     threads: usize,
 ) -> Result<(Graph, Vec<Smoothed>), LightenError> {
-    options.validate()?;
     let strengths: &[f64] = match &options.smooth {
         Smoothing::Off => return Ok((graph.clone(), vec![])),
         Smoothing::Measured => &STRENGTHS,
         Smoothing::Strength(one) => std::slice::from_ref(one),
     };
-    let decision = decide(graph, options);
-    let widths = Widths::new(graph, &decision, &dots(graph, &decision), options);
-    let sites = sites(graph, &decision.modes);
+    let trials = Trials::new(graph, options);
+    let sites = sites(graph, &trials.decision.modes);
     let values: Vec<(ValueId, usize)> = sites.iter().map(|s| (s.value, s.channels)).collect();
     let samples = sample(graph, &values, batches, threads)?;
     let (mut made, mut done) = (graph.clone(), vec![]);
     for site in &sites {
         let Some(seen) = samples.get(&site.value) else { continue };
-        let layers: Vec<_> = site.layers.iter().map(|i| (*i, decision.leader(site.value))).collect();
-        let probe = Probe::new(graph, seen, &layers, &widths, options);
+        let probe = trials.probe(site.value, &site.layers, seen);
         let plain = probe.error(&|_| {}, &|_| {})?;
         let mut best: Option<(f64, f64, Vec<f64>)> = None;
         for strength in strengths {
@@ -109,7 +104,7 @@ pub(crate) fn smooth(
             layers: site.layers.iter().map(|i| graph.nodes[*i].name.clone()).collect(),
             strength,
             multiplied: site.writer.is_none(),
-            gain_db: 10.0 * (plain / error.max(f64::MIN_POSITIVE)).max(f64::MIN_POSITIVE).log10(),
+            gain_db: decibels(plain, error),
         });
     }
     sort(&mut made);

@@ -618,14 +618,8 @@ impl Lowering<'_> {
         shape[1] = 1;
         let mut expected_shape = y.clone();
         expected_shape[1] = 1;
-        let probe = Values::new(&shape, plane).map_err(|e| unmappable(node, e.to_string()))?;
-        let mut inputs: Vec<Option<&Values>> =
-            node.inputs.iter().map(|id| id.and_then(|id| self.graph.constant(id))).collect();
-        inputs[0] = Some(&probe);
         // Sizes speak of all channels; scales are the same for one.
-        let out = vec![Type::new(Element::F32, expected_shape.clone())];
-        let types: Vec<Option<&Type>> = node.inputs.iter().map(|_| None).collect();
-        let result = node.op.eval(&Eval { inputs: &inputs, types: &types, outputs: &out });
+        let result = self.moved(node, &shape, plane, &[expected_shape.clone()]);
         let whole = result.ok().and_then(|r| r.into_iter().next()).is_some_and(|r| {
             r.shape() == expected_shape
                 && r.to_f32s().iter().enumerate().all(|(i, v)| {
@@ -677,15 +671,17 @@ impl Lowering<'_> {
         let from = [input.channels, input.height, input.width];
         let count = from.iter().product::<usize>();
         // Forwards and backwards: what compares values does not choose the same places both times.
-        let forwards = self.moved(node, &view, (1..=count).map(|i| i as f32).collect())?;
-        let backwards = self.moved(node, &view, (1..=count).rev().map(|i| i as f32).collect())?;
+        let shapes = node.outputs.iter().map(|id| self.shape(node, *id)).collect::<Result<Vec<_>, _>>()?;
+        let moved = |values: Vec<f32>| self.moved(node, &view.shape, values, &shapes);
+        let forwards = moved((1..=count).map(|i| i as f32).collect())?;
+        let backwards = moved((1..=count).rev().map(|i| i as f32).collect())?;
         let mut outputs = vec![];
         for (k, id) in node.outputs.iter().enumerate() {
-            let y = self.shape(node, *id)?;
             let place = |v: f32| (v > 0.0).then(|| v as usize - 1);
-            let picked: Vec<Option<usize>> = forwards[k].iter().map(|v| place(*v)).collect();
-            let agree = picked.iter().zip(&backwards[k]).all(|(p, v)| *p == place(*v).map(|i| count - 1 - i));
-            let output = self.tensor(node, *id, &y)?;
+            let (forwards, backwards) = (forwards[k].to_f32s(), backwards[k].to_f32s());
+            let picked: Vec<Option<usize>> = forwards.iter().map(|v| place(*v)).collect();
+            let agree = picked.iter().zip(&backwards).all(|(p, v)| *p == place(*v).map(|i| count - 1 - i));
+            let output = self.tensor(node, *id, &shapes[k])?;
             let tensor = &self.network.tensors[output.tensor];
             let (to, channels) = ([tensor.channels, tensor.height, tensor.width], tensor.channels);
             let selection = Selection::of(from, to, &picked).filter(|_| agree).ok_or_else(refused)?;
@@ -701,18 +697,22 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// What an op of one activation makes of these values.
-    fn moved(&self, node: &Node, view: &View, values: Vec<f32>) -> Result<Vec<Vec<f32>>, NpuError> {
+    /// What an op of one activation makes of these values, in the shapes that it is to give.
+    fn moved(
+        &self,
+        node: &Node,
+        shape: &[usize],
+        values: Vec<f32>,
+        shapes: &[Vec<usize>],
+    ) -> Result<Vec<Values>, NpuError> {
         let failed = |e: qing_graph::OpError| unmappable(node, e.to_string());
-        let probe = Values::new(&view.shape, values).map_err(|e| failed(e.into()))?;
+        let probe = Values::new(shape, values).map_err(|e| failed(e.into()))?;
         let mut inputs: Vec<Option<&Values>> =
             node.inputs.iter().map(|id| id.and_then(|id| self.graph.constant(id))).collect();
         inputs[0] = Some(&probe);
-        let outputs = node.outputs.iter().map(|id| Ok(Type::new(Element::F32, self.shape(node, *id)?)));
-        let outputs = outputs.collect::<Result<Vec<Type>, NpuError>>()?;
+        let outputs: Vec<Type> = shapes.iter().map(|shape| Type::new(Element::F32, shape.iter().copied())).collect();
         let types: Vec<Option<&Type>> = node.inputs.iter().map(|_| None).collect();
-        let moved = node.op.eval(&Eval { inputs: &inputs, types: &types, outputs: &outputs }).map_err(failed)?;
-        Ok(moved.iter().map(Values::to_f32s).collect())
+        node.op.eval(&Eval { inputs: &inputs, types: &types, outputs: &outputs }).map_err(failed)
     }
 
     /// The axes of a view in the dimensions of another shape, if none is cut.

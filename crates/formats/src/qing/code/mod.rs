@@ -43,6 +43,15 @@ impl Coding {
     }
 }
 
+/// Appends a number, seven bits to a byte, the lowest first (LEB128).
+fn put(out: &mut Vec<u8>, mut number: usize) {
+    while number >= 128 {
+        out.push(number as u8 | 128);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
 /// Whether so many coded bytes may stand for so many plain ones.
 pub(super) fn fits(coded: usize, plain: usize) -> bool {
     coded.checked_mul(DENSEST).is_none_or(|most| plain <= most)

@@ -24,12 +24,7 @@ pub(in super::super) fn encode(values: &[u8]) -> Option<Vec<u8>> {
     }
     let mut out = vec![first as u8, (last - first) as u8];
     for f in &frequencies {
-        let mut rest = *f;
-        while rest >= 128 {
-            out.push(rest as u8 | 128);
-            rest >>= 7;
-        }
-        out.push(rest as u8);
+        super::put(&mut out, *f as usize);
     }
     let (mut state, mut tail) = (LOW, vec![]);
     for v in values.iter().rev() {

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use super::{adaptive, symbols};
+use super::{adaptive, put, symbols};
 
 /// Lengths that are tried.
 const LENGTHS: [usize; 10] = [16, 12, 9, 8, 6, 5, 4, 3, 2, 7];
@@ -99,14 +99,6 @@ pub(in super::super) fn decode(bytes: &[u8], count: usize) -> Result<Vec<u8>, St
         Some(columns) => transposed(&values, columns, rows),
         None => values,
     })
-}
-
-fn put(out: &mut Vec<u8>, mut number: usize) {
-    while number >= 128 {
-        out.push(number as u8 | 128);
-        number >>= 7;
-    }
-    out.push(number as u8);
 }
 
 fn take(bytes: &[u8], at: &mut usize) -> Option<usize> {
