@@ -42,6 +42,9 @@ A recipe:
   epochs = 60
   # [quantize] bits = \"w2a2\", [distill] teacher = \"net.onnx\", [update] memory = \"1MB\"
 
+With augment.views = 8 there are eight augmented views of each sample, shown in turn, and
+distill.cache = \"said.npz\" keeps what the teacher says of them: this run and later ones ask it once.
+
 A key that means nothing is an error that lists those that do. Paths are seen from the recipe's folder.";
 
 /// Train a network as a recipe says: model, data, loss, optimizer, schedule

@@ -63,6 +63,7 @@ fn source(graph: &Graph, data: &str, batch: usize) -> Source {
         classes: 10,
         batch,
         augment: Augment::default(),
+        views: None,
         smoothing: 0.0,
         mixup: 0.0,
         seed: 1,

@@ -2,7 +2,8 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use qing_formats::onnx;
+use qing_data::npz;
+use qing_formats::{npy, onnx};
 use qing_graph::{Dim, Element, Graph, Op, Tensor, Type, ValueId, ops};
 use qing_train::{
     Purpose, Random, TrainError,
@@ -169,6 +170,80 @@ fn a_teacher_is_learnt_from() {
     let alone = Recipe::parse(RECIPE, &["schedule.epochs=1".into()]).expect("a recipe");
     let alone = train(&alone, &options(folder.path(), 2), &mut |_| true).expect("trains");
     assert_ne!(weights(&outcome), weights(&alone));
+}
+
+/// A recipe with a teacher whose words are kept in `said.npz`, and settings over it.
+fn cached(settings: &[&str]) -> Recipe {
+    let taught = format!("{RECIPE}\n[distill]\nteacher = 'zoo:fashion'\nweight = 0.9\ncache = 'said.npz'\n");
+    let settings = ["augment.mixup=0", "augment.views=2"].iter().chain(settings).map(ToString::to_string);
+    Recipe::parse(&taught, &settings.collect::<Vec<_>>()).expect("a recipe")
+}
+
+#[test]
+fn what_a_teacher_said_is_kept_and_changes_no_weight() {
+    let folder = folder();
+    let file = folder.path().join("said.npz");
+    let recipe = cached(&[]);
+    let mut asked = recipe.clone();
+    asked.distill.as_mut().expect("a teacher").cache = None;
+    let asked = train(&asked, &options(folder.path(), 1), &mut |_| true).expect("trains");
+    assert!(!file.exists());
+    // Killed in the first epoch and in the second, by another number of threads.
+    let mut resumable = options(folder.path(), 2);
+    for stop in [(0, 5), (1, 3)] {
+        let stopped = train(&recipe, &resumable, &mut |event| match event {
+            Event::Step { epoch, step, .. } => (*epoch, *step) < stop,
+            _ => true,
+        });
+        assert!(stopped.expect_err("stopped").to_string().contains("--resume"));
+        assert!(file.exists());
+        resumable.resume = true;
+    }
+    let filled = train(&recipe, &resumable, &mut |_| true).expect("goes on");
+    assert_eq!(weights(&asked), weights(&filled));
+    // The second run has nothing to ask, and nothing to write.
+    let written = fs::metadata(&file).and_then(|m| m.modified()).expect("a file");
+    let read = train(&recipe, &options(folder.path(), 1), &mut |_| true).expect("trains");
+    assert_eq!(weights(&asked), weights(&read));
+    assert_eq!(fs::metadata(&file).and_then(|m| m.modified()).expect("a file"), written);
+    // It reads the file: with other numbers there it learns something else.
+    let arrays = npy::read_npz(&file).expect("an archive");
+    let halved: Vec<(String, Tensor)> = (arrays.into_iter())
+        .map(|(name, array)| match name.starts_with("logits.") {
+            true => {
+                let half = array.to_f32s().iter().map(|v| v / 2.0).collect::<Vec<f32>>();
+                (name, Tensor::new(array.shape(), half).expect("fits"))
+            }
+            false => (name, array),
+        })
+        .collect();
+    npz::write(&file, &halved).expect("writes");
+    let other = train(&recipe, &options(folder.path(), 1), &mut |_| true).expect("trains");
+    assert_ne!(weights(&asked), weights(&other));
+}
+
+#[test]
+fn what_another_teacher_said_is_refused() {
+    let folder = folder();
+    let run = |settings: &[&str]| train(&cached(settings), &options(folder.path(), 2), &mut |_| true);
+    run(&["schedule.epochs=1"]).expect("trains");
+    run(&["schedule.epochs=1", "data.batch=40", "augment.views=3"]).expect("the same samples in other batches");
+    for (setting, word) in [
+        ("distill.teacher=network.onnx", "teacher: "),
+        ("seed=4", "seed: 4"),
+        ("augment.crop=2", "crop: 2"),
+        ("data.limit=400", "samples: 400"),
+        ("data.train='zoo:fashion@!1::5'", "answers another input"),
+        ("augment.mixup=0.2", "mixed anew"),
+        ("augment.views=0", "views"),
+    ] {
+        let error = run(&["schedule.epochs=1", setting]).expect_err(setting).to_string();
+        assert!(error.contains(word), "{setting}: {error}");
+    }
+    let mut endless = cached(&[]);
+    endless.augment.views = None;
+    let error = train(&endless, &options(folder.path(), 1), &mut |_| true).expect_err("no views").to_string();
+    assert!(error.contains("augment.views"), "{error}");
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub struct Source {
     pub batch: usize,
     /// Changes to samples.
     pub augment: Augment,
+    /// How many augmented views of each sample there are, shown in turn; a new one in every epoch if `None`.
+    pub views: Option<u32>,
     /// Share of a target that is spread over all classes (Szegedy et al. 2016).
     pub smoothing: f32,
     /// Parameter of the beta distribution by which pairs of samples are mixed (Zhang et al., "mixup", 2018); 0 for none.
@@ -50,6 +52,10 @@ pub struct Batch {
     pub targets: Tensor,
     /// The class of each sample; of mixed ones, that of the larger share.
     pub labels: Vec<usize>,
+    /// The numbers of the samples in their data set.
+    pub samples: Vec<usize>,
+    /// Which view of each is shown.
+    pub view: u32,
 }
 
 impl Source {
@@ -65,6 +71,9 @@ impl Source {
         }
         if !(0.0..1.0).contains(&self.smoothing) || !(0.0..=100.0).contains(&self.mixup) {
             return Err(TrainError::invalid("label smoothing is 0 to below 1, mixup at least 0"));
+        }
+        if self.views == Some(0) {
+            return Err(TrainError::invalid("augment.views is at least 1; without it every epoch has new views"));
         }
         for i in 0..if self.unlabelled { 0 } else { self.data.len() } {
             match self.data.label(i) {
@@ -83,6 +92,11 @@ impl Source {
         if self.unlabelled { 0 } else { self.data.label(i).unwrap_or(0) }
     }
 
+    /// Which view of the samples an epoch shows.
+    fn view(&self, epoch: u32) -> u32 {
+        self.views.map_or(epoch, |n| epoch % n.max(1))
+    }
+
     /// Batches in an epoch.
     pub fn batches(&self) -> usize {
         self.data.len() / self.batch
@@ -98,9 +112,10 @@ impl Source {
     /// Batch `step` of an epoch.
     fn prepare(&self, order: &[usize], epoch: u32, step: usize) -> Result<Batch, TrainError> {
         let picked = &order[step * self.batch..][..self.batch];
+        let view = self.view(epoch);
         let mut items = Vec::with_capacity(picked.len());
         for i in picked {
-            let mut random = Random::new(self.seed, Purpose::Augment, epoch, *i as u32);
+            let mut random = Random::new(self.seed, Purpose::Augment, view, *i as u32);
             let item = match (self.data.item(*i)?, &self.feed.preprocess) {
                 // What is seen is changed, not what was stored: sizes are those of the network's input.
                 (qing_data::Item::Image(image), Some(p)) => qing_data::Item::Image(p.view(image)?),
@@ -128,7 +143,8 @@ impl Source {
                 labels = partner.iter().map(|p| labels[*p]).collect();
             }
         }
-        Ok(Batch { input, targets: Tensor::new(&[picked.len(), self.classes], targets)?, labels })
+        let targets = Tensor::new(&[picked.len(), self.classes], targets)?;
+        Ok(Batch { input, targets, labels, samples: picked.to_vec(), view })
     }
 }
 
@@ -204,6 +220,7 @@ mod tests {
             classes: 10,
             batch,
             augment: Augment { crop: 2, flip: 0.5, ..Augment::default() },
+            views: None,
             smoothing: 0.1,
             mixup: 0.0,
             seed: 5,
@@ -237,6 +254,24 @@ mod tests {
     }
 
     #[test]
+    fn views_come_again_in_other_orders() {
+        let shown = |e: u32| {
+            let batches = epoch(Source { views: Some(2), ..source(100) }, e, 0);
+            let rows = |b: &Batch| b.input.to_f32s().chunks(784).map(<[f32]>::to_vec).collect::<Vec<_>>();
+            assert!(batches.iter().all(|b| b.view == e % 2));
+            let order: Vec<usize> = batches.iter().flat_map(|b| b.samples.clone()).collect();
+            let rows: Vec<Vec<f32>> = batches.iter().flat_map(rows).collect();
+            let mut of_sample = vec![vec![]; 1000];
+            order.iter().zip(rows).for_each(|(i, row)| of_sample[*i] = row);
+            (order, of_sample)
+        };
+        let (first, second, third) = (shown(0), shown(1), shown(2));
+        assert_ne!(first.1, second.1);
+        assert_eq!(first.1, third.1);
+        assert_ne!(first.0, third.0);
+    }
+
+    #[test]
     fn mixed_targets_stay_shares() {
         let mixed = Source { mixup: 1.0, smoothing: 0.0, ..source(32) };
         let batch = &epoch(mixed, 0, 28)[0];
@@ -252,8 +287,19 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         assert!(source(128).check().is_ok());
-        for bad in [source(0), source(1001), Source { classes: 9, ..source(8) }, Source { smoothing: 1.0, ..source(8) }]
-        {
+        let with = |change: fn(&mut Source)| {
+            let mut source = source(8);
+            change(&mut source);
+            source
+        };
+        let bad = [
+            source(0),
+            source(1001),
+            with(|s| s.classes = 9),
+            with(|s| s.smoothing = 1.0),
+            with(|s| s.views = Some(0)),
+        ];
+        for bad in bad {
             assert!(bad.check().is_err());
         }
     }

@@ -76,6 +76,9 @@ pub struct AugmentSection {
     pub flip: f32,
     /// Parameter of mixup; 0 for none.
     pub mixup: f32,
+    /// How many augmented views of each sample there are: epochs show them in turn. A new one in every epoch if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub views: Option<u32>,
     /// A square that is blotted out.
     pub cutout: Option<CutoutSection>,
     /// Changes of colour.
@@ -211,6 +214,11 @@ pub struct DistillSection {
     /// Temperature at which both are compared.
     #[serde(default = "four")]
     pub temperature: f32,
+    /// A file (`.npz`, seen from the recipe's folder) that keeps the teacher's logits for each view of each sample, so that it is
+    /// asked once, whatever epochs and runs follow. Needs `augment.views`. Filled as far as runs come; one of another teacher,
+    /// other data, another augmentation or another seed is refused. It changes no weight, on the machine it was made on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<String>,
 }
 
 fn half() -> f32 {

@@ -1,6 +1,8 @@
 //! What a recipe says, done: from files to files.
 
 mod prepare;
+mod soft_labels;
+mod teacher;
 mod update;
 
 use std::{
@@ -15,6 +17,7 @@ use qing_engine::Pool;
 use qing_graph::{Graph, Tensor};
 
 pub use prepare::{Prepared, prepare};
+pub use teacher::Teacher;
 
 use crate::{
     TrainError,
@@ -230,6 +233,9 @@ impl<'a> Run<'a> {
     }
 
     fn save(&mut self) -> Result<(), TrainError> {
+        if let Some(teacher) = &mut self.prepared.teacher {
+            teacher.save()?;
+        }
         let checkpoint = Checkpoint {
             recipe: self.text.clone(),
             epoch: self.epoch,
@@ -302,7 +308,7 @@ impl<'a> Run<'a> {
 
     fn one(&mut self, batch: &Batch, rate: f32) -> Result<f32, TrainError> {
         let taught: Option<Tensor> = match &mut self.prepared.teacher {
-            Some(teacher) => Some(teacher.run(std::slice::from_ref(&batch.input))?.swap_remove(0)),
+            Some(teacher) => Some(teacher.logits(batch)?),
             None => None,
         };
         let mut inputs = vec![&batch.input, &batch.targets];

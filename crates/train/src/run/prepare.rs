@@ -1,10 +1,10 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use qing_data::{Dataset, Feed, LABELS_KEY, zoo};
-use qing_engine::{Options, Plan, Pool, Session};
+use qing_engine::{Options, Pool};
 use qing_graph::{Dim, Element, Graph, Tensor, Type};
 
-use super::{preprocess_of, update};
+use super::{preprocess_of, teacher::Teacher, update};
 use crate::{
     TrainError, architectures,
     data::Source,
@@ -32,7 +32,7 @@ pub struct Prepared {
     /// Read once.
     pub test: Option<Dataset>,
     /// Gives logits to learn from.
-    pub teacher: Option<Session>,
+    pub teacher: Option<Teacher>,
     /// What the trained network's metadata gets.
     pub metadata: BTreeMap<String, String>,
     /// What could be updated within a budget of memory, and what is.
@@ -156,7 +156,7 @@ pub(crate) fn assemble(
     let (batch, classes) = rows_and_classes(&model)?;
     let source = source(recipe, folder, network, batch, classes)?;
     let objective = attach(recipe, &mut model)?;
-    let teacher = teacher(recipe, folder, &source, pool)?;
+    let teacher = Teacher::open(recipe, folder, &source, pool)?;
     Ok(Prepared {
         objective,
         // Sums of integers must come out as integers.
@@ -208,6 +208,7 @@ pub(super) fn source(
         classes,
         batch,
         augment: recipe.augment.augment(),
+        views: recipe.augment.views,
         smoothing: recipe.loss.label_smoothing,
         mixup: recipe.augment.mixup,
         seed: recipe.seed,
@@ -241,44 +242,4 @@ pub(super) fn attach(recipe: &Recipe, model: &mut Model) -> Result<Objective, Tr
         objective.loss = t.add(own, apart)?;
     }
     Ok(objective)
-}
-
-/// The network to learn from, if there is one.
-pub(super) fn teacher(
-    recipe: &Recipe,
-    folder: &Path,
-    source: &Source,
-    pool: &Arc<Pool>,
-) -> Result<Option<Session>, TrainError> {
-    let Some(distill) = &recipe.distill else { return Ok(None) };
-    Ok(Some(teacher_session(&read_model(folder, &distill.teacher)?, source, pool)?))
-}
-
-/// The teacher on batches of the same kind.
-fn teacher_session(teacher: &Graph, source: &Source, pool: &Arc<Pool>) -> Result<Session, TrainError> {
-    let own = Feed::for_input(teacher, 0)?;
-    let described = qing_data::Preprocess::is_in(&teacher.metadata);
-    if described && own.preprocess != source.feed.preprocess {
-        return Err(TrainError::invalid(
-            "teacher and student prepare their images differently; give the recipe's [data] the teacher's numbers",
-        ));
-    }
-    let mut shape = vec![source.batch];
-    let dims = source.feed.ty.shape.clone().unwrap_or_default();
-    shape.extend(dims.iter().skip(1).map(|d| d.known().unwrap_or(1)));
-    let options = Options { input_shapes: Some(vec![shape]), ..Options::threads(pool.threads()) };
-    let plan = Plan::new(teacher, &options)?;
-    let mut session = Session::with_pool(Arc::new(plan), pool.clone());
-    let probe = source.feed.batch(vec![source.data.item(0)?; source.batch])?;
-    let logits = session.run(&[probe])?.swap_remove(0);
-    if logits.shape() != [source.batch, source.classes] || logits.element() != Element::F32 {
-        return Err(TrainError::invalid(format!(
-            "the teacher gives {:?} of {}, the student [{}, {}] of f32",
-            logits.shape(),
-            logits.element(),
-            source.batch,
-            source.classes
-        )));
-    }
-    Ok(session)
 }

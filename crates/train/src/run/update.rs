@@ -5,7 +5,10 @@ use std::{path::Path, sync::Arc};
 use qing_engine::{Options, Pool};
 use qing_graph::{Graph, Tensor};
 
-use super::prepare::{Prepared, assemble, attach, rows_and_classes, source, teacher};
+use super::{
+    prepare::{Prepared, assemble, attach, rows_and_classes, source},
+    teacher::Teacher,
+};
 use crate::{
     TrainError,
     data::{Loader, Source},
@@ -41,14 +44,11 @@ pub(super) fn prepare(
     let whole = source(recipe, folder, network, recipe.data.batch, classes)?;
     let probe = |batch: usize| -> Result<Vec<Tensor>, TrainError> {
         let source = Source { batch, ..whole.clone() };
-        let mut teacher = teacher(recipe, folder, &source, pool)?;
+        let teacher = recipe.distill.as_ref().map(|d| Teacher::uncached(d, folder, &source, pool)).transpose()?;
         let first = Loader::start(&Arc::new(source), 0, 0).next();
         let batch = first.ok_or_else(|| TrainError::invalid("there is no batch to probe with"))??;
-        let mut inputs = vec![batch.input, batch.targets];
-        if let Some(teacher) = &mut teacher {
-            inputs.push(teacher.run(&inputs[..1])?.swap_remove(0));
-        }
-        Ok(inputs)
+        let taught = teacher.map(|mut teacher| teacher.logits(&batch)).transpose()?;
+        Ok([batch.input, batch.targets].into_iter().chain(taught).collect())
     };
     let request = Request {
         network,
