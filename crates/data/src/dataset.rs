@@ -36,6 +36,19 @@ pub(crate) enum Source {
     Images { width: usize, height: usize, channels: usize, data: Vec<u8>, labels: Option<Vec<usize>> },
     /// The slices of an array along its first axis.
     Arrays { x: Tensor, labels: Option<Vec<usize>> },
+    /// One data set behind the other.
+    Chain(Vec<Dataset>),
+}
+
+/// The data set that sample `i` of a chain is in, and which it is there.
+fn in_chain(parts: &[Dataset], mut i: usize) -> Option<(&Dataset, usize)> {
+    for part in parts {
+        if i < part.len() {
+            return Some((part, i));
+        }
+        i -= part.len();
+    }
+    None
 }
 
 impl Source {
@@ -55,6 +68,7 @@ impl Source {
             Source::Sheets(sheets) => sheets.len(),
             Source::Images { width, height, channels, data, .. } => data.len() / (width * height * channels).max(1),
             Source::Arrays { x, .. } => x.shape().first().copied().unwrap_or(0),
+            Source::Chain(parts) => parts.iter().map(Dataset::len).sum(),
         }
     }
 
@@ -63,6 +77,7 @@ impl Source {
             Source::Files(files) => files.get(i)?.1,
             Source::Sheets(sheets) => sheets.label(i),
             Source::Images { labels, .. } | Source::Arrays { labels, .. } => labels.as_ref()?.get(i).copied(),
+            Source::Chain(parts) => in_chain(parts, i).and_then(|(part, i)| part.label(i)),
         }
     }
 
@@ -79,6 +94,10 @@ impl Source {
                 let n: usize = shape.iter().product();
                 Ok(Item::Array(x.take(shape, i * n..(i + 1) * n)?))
             }
+            Source::Chain(parts) => match in_chain(parts, i) {
+                Some((part, i)) => part.item(i),
+                None => Err(DataError::invalid(format!("sample {i} of {}", self.len()))),
+            },
         }
     }
 }
@@ -121,6 +140,12 @@ impl Dataset {
     /// Images from files, without labels.
     pub fn from_files(paths: &[PathBuf]) -> Dataset {
         Dataset::new("files", Source::Files(paths.iter().map(|p| (p.clone(), None)).collect()))
+    }
+
+    /// The samples of several data sets, one behind the other. They keep their labels, whatever these mean.
+    pub fn chain(parts: Vec<Dataset>) -> Dataset {
+        let name = parts.iter().map(Dataset::name).collect::<Vec<_>>().join(", ");
+        Dataset::new(&name, Source::Chain(parts))
     }
 
     /// What the data was opened as.
@@ -218,5 +243,25 @@ impl Item {
                 format!("{}{:?}", x.element(), x.shape())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_has_the_samples_of_its_parts_in_order() {
+        let part = |spec: &str| Dataset::open(spec).unwrap();
+        let parts = [part("zoo:fashion@3:6"), part("zoo:fashion:calibrate@0:2"), part("zoo:fashion@0:2")];
+        let chain = Dataset::chain(parts.to_vec());
+        assert_eq!(chain.len(), 7);
+        let each = parts.iter().flat_map(|p| (0..p.len()).map(move |i| (p.item(i).unwrap(), p.label(i))));
+        for (i, (item, label)) in each.enumerate() {
+            assert_eq!((chain.item(i).unwrap(), chain.label(i)), (item, label), "sample {i}");
+        }
+        assert!(chain.item(7).is_err() && chain.label(7).is_none());
+        assert_eq!(chain.take(4).len(), 4);
+        assert!(Dataset::chain(vec![]).is_empty());
     }
 }

@@ -2,13 +2,14 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use qing_data::npz;
+use qing_data::{Dataset, npz};
+use qing_engine::Pool;
 use qing_formats::{npy, onnx};
 use qing_graph::{Dim, Element, Graph, Op, Tensor, Type, ValueId, ops};
 use qing_train::{
     Purpose, Random, TrainError,
     recipe::Recipe,
-    run::{Event, Options, Outcome, train},
+    run::{Event, Options, Outcome, prepare, train},
 };
 
 /// A network that even reference semantics trains in a moment: two strided convolutions and a classifier.
@@ -247,10 +248,38 @@ fn what_another_teacher_said_is_refused() {
 }
 
 #[test]
+fn unlabelled_images_are_added_where_a_teacher_alone_judges() {
+    let folder = folder();
+    let extra = "data.extra=['zoo:fashion:calibrate']";
+    let settings = ["distill.cache=other.npz", extra, "data.limit=100"];
+    let error =
+        train(&cached(&settings), &options(folder.path(), 1), &mut |_| true).expect_err("no labels").to_string();
+    assert!(error.contains("no label"), "{error}");
+    let recipe = cached(&[&settings[..], &["distill.weight=1.0", "data.batch=20"]].concat());
+    let source = prepare(&recipe, folder.path(), &Arc::new(Pool::new(1))).expect("fits").source;
+    let extra = Dataset::open("zoo:fashion:calibrate").expect("data").len();
+    assert!(source.data.len() == 100 + extra && extra > 0);
+    train(&recipe, &options(folder.path(), 2), &mut |_| true).expect("trains");
+}
+
+#[test]
+fn folded_normalizations_keep_their_statistics() {
+    let folder = folder();
+    let text = format!("{RECIPE}\n[quantize]\nbits = 'w4a4'\ncalibration = 50\n");
+    for (fold, normalizations) in [(false, 2), (true, 0)] {
+        let recipe = Recipe::parse(&text, &[format!("quantize.fold={fold}")]).expect("a recipe");
+        let model = prepare(&recipe, folder.path(), &Arc::new(Pool::new(1))).expect("fits").model.expect("new");
+        // A mean and a variance each.
+        assert_eq!(model.statistics.len(), 2 * normalizations);
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_named() {
     let folder = folder();
     for (setting, word) in [
         ("data.train=nowhere:train", "data.train"),
+        ("data.extra=['nowhere']", "data.extra"),
         ("data.train=zoo:fashion:calibrate", "no label"),
         ("data.batch=5000", "batches of 5000"),
         ("model.file=zoo:none", "zoo:none"),

@@ -45,6 +45,9 @@ pub struct DataSection {
     /// Only so many of them, from the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// More data to train on, behind that. Where a teacher alone says what the network should give, any images do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra: Vec<String>,
     /// Held out: measured after every epoch, to judge settings by.
     pub validate: Option<String>,
     /// Measured once, at the end.
@@ -253,6 +256,10 @@ pub struct QuantizeSection {
     /// Batches from which the statistics of normalizations are taken in the end; their running averages if 0.
     #[serde(default = "some_batches")]
     pub statistics: usize,
+    /// Whether normalizations are folded into their layers beforehand, with the statistics that the network came with, rather than
+    /// trained on those of batches: for data that is not quite what the network was trained on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fold: bool,
     /// Whether every convolution of a residual block gets a shortcut of its own.
     #[serde(default)]
     pub shortcuts: bool,

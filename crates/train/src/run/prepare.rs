@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use qing_data::{Dataset, Feed, LABELS_KEY, zoo};
 use qing_engine::{Options, Pool};
-use qing_graph::{Dim, Element, Graph, Tensor, Type};
+use qing_graph::{Dim, Element, Graph, Tensor, Type, passes};
 
 use super::{preprocess_of, teacher::Teacher, update};
 use crate::{
@@ -60,6 +60,10 @@ pub fn prepare(recipe: &Recipe, folder: &Path, pool: &Arc<Pool>) -> Result<Prepa
                     "quantize.shortcuts: the network has no residual block of two convolutions to rewire",
                 ));
             }
+            if section.fold {
+                passes::fold_constants(&mut graph)?;
+                passes::fold_affine(&mut graph)?;
+            }
             let samples = calibration(recipe, folder, &graph, section.calibration)?;
             quantize::prepare(&graph, batch, &section.config()?, &samples)?
         }
@@ -75,8 +79,7 @@ pub(crate) fn calibration(
     network: &Graph,
     samples: usize,
 ) -> Result<Vec<Vec<Tensor>>, TrainError> {
-    let data = Dataset::open(&beside(folder, &recipe.data.train))?;
-    let data = recipe.data.limit.map_or(data.clone(), |n| data.take(n));
+    let data = training_data(recipe, folder)?;
     let feed = Feed::for_input(network, 0)?;
     let count = samples.clamp(1, data.len());
     let mut batches = vec![];
@@ -175,6 +178,20 @@ fn open(folder: &Path, what: &str, spec: &str) -> Result<Dataset, TrainError> {
     Dataset::open(&beside(folder, spec)).map_err(|e| TrainError::invalid(format!("data.{what} = \"{spec}\": {e}")))
 }
 
+/// All samples to train on.
+fn training_data(recipe: &Recipe, folder: &Path) -> Result<Dataset, TrainError> {
+    let data = open(folder, "train", &recipe.data.train)?;
+    let data = match recipe.data.limit {
+        Some(n) => data.take(n),
+        None => data,
+    };
+    if recipe.data.extra.is_empty() {
+        return Ok(data);
+    }
+    let extra = recipe.data.extra.iter().map(|spec| open(folder, "extra", spec));
+    Ok(Dataset::chain([Ok(data)].into_iter().chain(extra).collect::<Result<_, TrainError>>()?))
+}
+
 /// Samples of a batch and classes, by the first output.
 pub(super) fn rows_and_classes(model: &Model) -> Result<(usize, usize), TrainError> {
     let logits = *model.graph.outputs.first().ok_or_else(|| TrainError::invalid("the network has no output"))?;
@@ -200,10 +217,7 @@ pub(super) fn source(
         return Err(TrainError::invalid(format!("model.labels has {n} names, the network {classes} classes")));
     }
     let source = Source {
-        data: match recipe.data.limit {
-            Some(n) => open(folder, "train", &recipe.data.train)?.take(n),
-            None => open(folder, "train", &recipe.data.train)?,
-        },
+        data: training_data(recipe, folder)?,
         feed: Feed::for_input(network, 0)?,
         classes,
         batch,
