@@ -22,55 +22,79 @@ module npu_activations
     output logic [63:0] drain_data,
     // Bit b: bank b is written, at its row.
     input logic [BANKS-1:0] write,
-    input logic [BANKS-1:0][BANK_ROW-1:0] write_row,
+    input logic [BANKS-1:0][BANK_ADDR-1:0] write_row,
     input logic [BANKS-1:0][63:0] write_data,
     input logic [BANKS-1:0][63:0] write_mask
 );
   localparam int MACRO_WORDS = BANK_WORDS / SECTIONS;
   localparam int MACRO_BITS = $clog2(MACRO_WORDS);
   localparam int SECTION_BITS = SECTIONS > 1 ? $clog2(SECTIONS) : 1;
-  localparam int IN_RANGE = $clog2(BANK_WORDS);
 
-  function automatic logic [SECTION_BITS-1:0] section(input logic [BANK_ROW-1:0] row);
+  function automatic logic [SECTION_BITS-1:0] section(input logic [BANK_ADDR-1:0] row);
     section = SECTIONS > 1 ? SECTION_BITS'(row >> MACRO_BITS) : '0;
   endfunction
 
-  // The first request of each bank, and whose it is.
+  // Requests by bank: whether it is in the memory, and its row there.
   localparam int REQS = ROWS + TAPS + 1;
-  logic [REQS-1:0] valid, served;
+  logic [REQS-1:0] valid, served, exists;
   logic [REQS-1:0][ADDR-1:0] addr;
-  logic [BANKS-1:0] asked, ok, in_range, write_hits;
-  logic [BANKS-1:0][1:0] unit;
-  logic [BANKS-1:0][BANK_ROW-1:0] row;
+  logic [REQS-1:0][BANKS-1:0] asks;
   assign valid = {drain_valid, aux_valid, load_valid};
   assign addr = {drain_addr, aux_addr, load_addr};
   assign {drain_served, aux_served, load_served} = served;
-
-  function automatic logic [1:0] unit_of(input int request);
-    unit_of = request < ROWS ? 2'd0 : request < ROWS + TAPS ? 2'd1 : 2'd2;
-  endfunction
-
   always_comb begin
-    asked = '0;
-    row = '0;
-    unit = '0;
-    for (int k = REQS - 1; k >= 0; k--) begin
-      if (valid[k]) begin
-        asked[addr[k][BANK_BITS-1:0]] = 1'b1;
-        row[addr[k][BANK_BITS-1:0]] = addr[k][ADDR-1:BANK_BITS];
-        unit[addr[k][BANK_BITS-1:0]] = unit_of(k);
+    for (int k = 0; k < REQS; k++) begin
+      exists[k] = (addr[k][ADDR-1:BANK_BITS] >> BANK_ADDR) == '0;
+      for (int b = 0; b < BANKS; b++) asks[k][b] = valid[k] && addr[k][BANK_BITS-1:0] == BANK_BITS'(b);
+    end
+  end
+
+  // The first request of its unit for its bank; and with which of them a request shares its word. Pairs are compared at once, not after the choice.
+  logic [REQS-1:0] first, shares;
+  always_comb begin
+    logic same_bank, same_word;
+    first = valid;
+    for (int k = 0; k < REQS; k++) begin
+      for (int e = k < ROWS ? 0 : k < ROWS + TAPS ? ROWS : k; e < k; e++) begin
+        same_bank = addr[e][BANK_BITS-1:0] == addr[k][BANK_BITS-1:0];
+        if (valid[e] && same_bank) first[k] = 1'b0;
       end
     end
-    for (int b = 0; b < BANKS; b++) begin
-      in_range[b] = (row[b] >> IN_RANGE) == '0;
-      write_hits[b] = write[b] && (write_row[b] >> IN_RANGE) == '0;
-      ok[b] = asked[b] && !(write_hits[b] && in_range[b] && section(write_row[b]) == section(row[b]));
-    end
-    // Together with it all requests of the same unit for the same word.
+    shares = first;
     for (int k = 0; k < REQS; k++) begin
-      served[k] = valid[k] && ok[addr[k][BANK_BITS-1:0]] && unit[addr[k][BANK_BITS-1:0]] == unit_of(k)
-          && row[addr[k][BANK_BITS-1:0]] == addr[k][ADDR-1:BANK_BITS];
+      for (int e = k < ROWS ? 0 : k < ROWS + TAPS ? ROWS : k; e < k; e++) begin
+        same_word = addr[e] == addr[k];
+        if (valid[k] && first[e] && same_word) shares[k] = 1'b1;
+      end
     end
+  end
+
+  // Banks: which unit they serve, and the row that they read.
+  logic [BANKS-1:0] of_load, of_aux, ok_load, ok_aux, ok_drain, ok, in_range;
+  logic [BANKS-1:0][BANK_ADDR-1:0] row;
+  always_comb begin
+    logic free;
+    of_load = '0;
+    of_aux = '0;
+    row = '0;
+    in_range = '0;
+    for (int k = 0; k < ROWS; k++) of_load |= asks[k];
+    for (int k = ROWS; k < ROWS + TAPS; k++) of_aux |= asks[k];
+    for (int b = 0; b < BANKS; b++) begin
+      for (int k = 0; k < REQS; k++) begin
+        if (first[k] && asks[k][b] && (k < ROWS || !of_load[b]) && (k < ROWS + TAPS || !of_aux[b])) begin
+          row[b] |= addr[k][BANK_BITS+:BANK_ADDR];
+          in_range[b] |= exists[k];
+        end
+      end
+      free = !(write[b] && in_range[b] && section(write_row[b]) == section(row[b]));
+      ok_load[b] = free && of_load[b];
+      ok_aux[b] = free && !of_load[b] && of_aux[b];
+      ok_drain[b] = free && !of_load[b] && !of_aux[b] && asks[REQS-1][b];
+      ok[b] = ok_load[b] || ok_aux[b] || ok_drain[b];
+    end
+    for (int k = 0; k < REQS; k++)
+      served[k] = shares[k] && (asks[k] & (k < ROWS ? ok_load : k < ROWS + TAPS ? ok_aux : ok_drain)) != '0;
   end
 
   // Macros, and per bank which of them was read.
@@ -82,7 +106,7 @@ module npu_activations
     for (genvar s = 0; s < SECTIONS; s++) begin : macro
       logic reads, writes;
       assign reads = run && ok[b] && in_range[b] && section(row[b]) == SECTION_BITS'(s);
-      assign writes = run && write_hits[b] && section(write_row[b]) == SECTION_BITS'(s);
+      assign writes = run && write[b] && section(write_row[b]) == SECTION_BITS'(s);
       npu_ram_masked #(
           .WORDS(MACRO_WORDS),
           .BITS(64)
@@ -110,6 +134,15 @@ module npu_activations
   always_ff @(posedge clk) begin
     if (run) for (int k = 0; k < REQS; k++) bank_of[k] <= addr[k][BANK_BITS-1:0];
   end
-  always_comb for (int k = 0; k < REQS; k++) data[k] = bank_data[bank_of[k]];
+  for (genvar k = 0; k < REQS; k++) begin : request
+    npu_select #(
+        .COUNT(BANKS),
+        .BITS(64)
+    ) bank_word (
+        .index(bank_of[k]),
+        .words(bank_data),
+        .word(data[k])
+    );
+  end
   assign {drain_data, aux_data, load_data} = data;
 endmodule

@@ -144,8 +144,15 @@ module npu_array
   assign row_read = 4'(slot << lg_slot) | {1'b0, i};
   assign column_read = 4'(slot << lg_slot) | {1'b0, j};
 
-  logic [31:0] mains[ROWS][COLS+1];
-  always_comb for (int c = 0; c <= COLS; c++) main[c] = mains[main_row][c];
+  logic [ROWS-1:0][COLS:0][31:0] mains;
+  npu_select #(
+      .COUNT(ROWS),
+      .BITS((COLS + 1) * 32)
+  ) row_of_main (
+      .index(main_row),
+      .words(mains),
+      .word(main)
+  );
 
   for (genvar r = 0; r < ROWS; r++) begin : row
     logic [63:0] buffer[BUFFER_PLANES];
@@ -157,13 +164,16 @@ module npu_array
     for (genvar c = 0; c <= COLS; c++) begin : column
       npu_element element (
           .clk(clk),
+          .clear(clear),
           .en(en),
           .x(x[r]),
           .w(c == COLS ? '1 : w[c == COLS ? 0 : c]),
+          .count_subtract(subtract[2]),
           .local_en(v[3]),
           .local_set(set[3]),
           .local_double(double[3]),
           .local_subtract(subtract[3]),
+          .local_last(end_group[3]),
           .main_en(v4),
           .main_set(group_first4),
           .main(mains[r][c])

@@ -80,8 +80,9 @@ module npu_aux
   assign xrep = q[AUX_XREP_LSB+:2];
   assign yrep = q[AUX_YREP_LSB+:2];
   assign n = q[AUX_N_LSB+:18];
-  assign ma = q[ADD_MA_LSB+:16];
-  assign mb = q[ADD_MB_LSB+:16];
+  // Of other instructions there is nothing to multiply.
+  assign ma = add ? q[ADD_MA_LSB+:16] : '0;
+  assign mb = add ? q[ADD_MB_LSB+:16] : '0;
   assign top = add && bbits > abits ? bbits : abits;
 
   // Loops.
@@ -168,6 +169,8 @@ module npu_aux
   // Of the instruction that starts: its top plane, its strides, its first row.
   logic [2:0] start_top;
   logic [ADDR-1:0] start_stride, start_bstride, start_line;
+  logic start_counts;
+  assign start_counts = instruction[3:0] != OP_ADD && !instruction[AUX_MODE_LSB+1];
   assign start_top = instruction[3:0] == OP_ADD && instruction[ADD_BBITS_LSB+:3] > instruction[AUX_ABITS_LSB+:3]
       ? instruction[ADD_BBITS_LSB+:3] : instruction[AUX_ABITS_LSB+:3];
   assign start_stride = plane_stride(instruction[AUX_PS_LSB+:16]);
@@ -286,7 +289,7 @@ module npu_aux
       end
     end
   end
-  // Weight words arrive in the cycle after they were read.
+  // Weight words arrive in the cycle after they were read. Instructions without weights begin with ones, those that add nothing up with zeros.
   logic [TAP_WORDS*COLS-1:0][63:0] taps_weights;
   logic arrives, arrives_zero;
   logic [WORD_BITS-1:0] arrives_word;
@@ -300,6 +303,10 @@ module npu_aux
         for (int k = 0; k < TAP_WORDS; k++) begin
           if (arrives_word == WORD_BITS'(k)) taps_weights[k*COLS+:COLS] <= arrives_zero ? '0 : weight_data;
         end
+      end
+      if (start) begin
+        if (start_counts) taps_weights <= {TAP_WORDS * COLS * 8{8'd1}};
+        else taps_weights <= '0;
       end
     end
   end
@@ -395,7 +402,18 @@ module npu_aux
   for (genvar t = 0; t < TAPS; t++) begin : tap
     logic [511:0] all;
     assign all = taps_weights[8*t+:8];
-    assign chosen_weights[t] = all[8*AUX_LANES*32'(number_t)+:8*AUX_LANES];
+    if (TURNS == 1) begin : of_all
+      assign chosen_weights[t] = all;
+    end else begin : of_turn
+      npu_select #(
+          .COUNT(TURNS),
+          .BITS(8 * AUX_LANES)
+      ) weights (
+          .index(number_t),
+          .words(all),
+          .word(chosen_weights[t])
+      );
+    end
   end
 
   // Choosing is a stage of its own where there is something to choose.
@@ -457,9 +475,7 @@ module npu_aux
     end
     npu_lane unit (
         .clk(clk),
-        .weighted(weighted),
         .maximum(maximum),
-        .add(add),
         .ma(ma),
         .mb(mb),
         .step_en(run && turn2),

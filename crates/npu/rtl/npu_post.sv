@@ -28,10 +28,10 @@ module npu_post
     input logic [COLS-1:0][63:0] param_data,
     output logic [COLS-1:0][11:0] table_addr,
     input logic [COLS-1:0][7:0] table_data,
-    // Activation memory.
+    // Activation memory. Rows beyond it are not written.
     output logic writes,
     output logic [BANKS-1:0] write,
-    output logic [BANKS-1:0][BANK_ROW-1:0] write_row,
+    output logic [BANKS-1:0][BANK_ADDR-1:0] write_row,
     output logic [BANKS-1:0][63:0] write_data,
     output logic [63:0] write_mask,
     output logic array_done,
@@ -298,14 +298,21 @@ module npu_post
     assign table_addr[c] = {i6[CONV_TSEL_LSB+:4], y[c][7:0]};
   end
 
-  // Planes of the vector, in the lanes it belongs to; bank b gets plane (b - first bank).
+  // Planes of the vector, every COLS lanes the same, so turned that its first element is in its lane; which lanes are written the mask says. Bank b gets
+  // plane (b - first bank).
+  localparam int COL_BITS = $clog2(COLS);
   logic [7:0][COLS-1:0] planes;
+  logic [COLS-1:0][7:0] bytes7;
+  logic [7:0] written7;
   logic [63:0] lanes;
   logic [BANKS-1:0][BANK_BITS-1:0] plane_of;
+  logic [BANKS-1:0][COLS-1:0] turned;
   always_comb begin
     for (int b = 0; b < BANKS; b++) plane_of[b] = BANK_BITS'(b) - bank7;
+    bytes7 = table7 ? table_data : y7;
+    for (int p = 0; p < 8; p++) written7[p] = planes7[p] && (rows7[p] >> BANK_ADDR) == '0;
     for (int c = 0; c < COLS; c++) begin
-      for (int p = 0; p < 8; p++) planes[p][c] = table7 ? table_data[c][p] : y7[c][p];
+      for (int p = 0; p < 8; p++) planes[p][c] = bytes7[COL_BITS'(c)-lane[7][COL_BITS-1:0]][p];
     end
     lanes = '0;
     for (int c = 0; c < COLS; c++) lanes[c] = COUNT_BITS'(c) < elements[7];
@@ -315,12 +322,13 @@ module npu_post
     else if (run) begin
       write_mask <= lanes << lane[7];
       for (int b = 0; b < BANKS; b++) begin
-        write[b] <= valid[7] && 5'(plane_of[b]) < 5'd8 && planes7[plane_of[b][2:0]];
-        write_row[b] <= rows7[plane_of[b][2:0]];
-        write_data[b] <= {{64 - COLS{1'b0}}, planes[plane_of[b][2:0]]} << lane[7];
+        write[b] <= valid[7] && 5'(plane_of[b]) < 5'd8 && written7[plane_of[b][2:0]];
+        write_row[b] <= rows7[plane_of[b][2:0]][BANK_ADDR-1:0];
+        turned[b] <= planes[plane_of[b][2:0]];
       end
     end
   end
+  always_comb for (int b = 0; b < BANKS; b++) write_data[b] = {64 / COLS{turned[b]}};
   assign writes = valid[8];
 
   // The last vector is written in this cycle.

@@ -13,11 +13,20 @@ module npu_ram #(
     input logic [$clog2(WORDS)-1:0] waddr,
     input logic [BITS-1:0] wdata
 );
-  logic [BITS-1:0] mem[WORDS];
-
-  always_ff @(posedge clk) begin
-    if (write) mem[waddr] <= wdata;
-    if (read) rdata <= mem[raddr];
+  // In an FPGA, what would leave most of a block RAM empty is made of LUTs.
+  if (WORDS <= 64) begin : in_luts
+    (* ram_style = "distributed" *)
+    logic [BITS-1:0] mem[WORDS];
+    always_ff @(posedge clk) begin
+      if (write) mem[waddr] <= wdata;
+      if (read) rdata <= mem[raddr];
+    end
+  end else begin : in_blocks
+    logic [BITS-1:0] mem[WORDS];
+    always_ff @(posedge clk) begin
+      if (write) mem[waddr] <= wdata;
+      if (read) rdata <= mem[raddr];
+    end
   end
 endmodule
 

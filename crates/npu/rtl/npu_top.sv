@@ -104,23 +104,25 @@ module npu_top
   // Every bank takes a word of post or else of fetch.
   logic post_writes, fetch_write, fetch_blocked;
   logic [BANKS-1:0] post_write, write;
-  logic [BANKS-1:0][BANK_ROW-1:0] post_row, write_row;
+  logic [BANKS-1:0][BANK_ADDR-1:0] post_row, write_row;
   logic [BANKS-1:0][63:0] post_data, write_data, write_mask;
   logic [63:0] post_mask;
   logic [1:0] fetch_space;
   logic [ADDR-1:0] fetch_addr;
   logic [BANK_BITS-1:0] fetch_bank;
+  logic [BANK_ROW-1:0] fetch_row;
   assign fetch_bank = fetch_addr[BANK_BITS-1:0];
-  assign fetch_blocked = post_writes && post_write[fetch_bank] && post_row[fetch_bank] < BANK_ROW'(BANK_WORDS);
+  assign fetch_row = fetch_addr[ADDR-1:BANK_BITS];
+  assign fetch_blocked = post_writes && post_write[fetch_bank];
   always_comb begin
     for (int b = 0; b < BANKS; b++) begin
       write[b] = post_writes && post_write[b];
       write_row[b] = post_row[b];
       write_data[b] = post_data[b];
       write_mask[b] = post_mask;
-      if (fetch_write && fetch_space == 2'd0 && fetch_bank == BANK_BITS'(b)) begin
+      if (fetch_write && fetch_space == 2'd0 && fetch_bank == BANK_BITS'(b) && (fetch_row >> BANK_ADDR) == '0) begin
         write[b] = 1'b1;
-        write_row[b] = fetch_addr[ADDR-1:BANK_BITS];
+        write_row[b] = fetch_row[BANK_ADDR-1:0];
         write_data[b] = in_data;
         write_mask[b] = '1;
       end

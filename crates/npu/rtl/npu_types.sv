@@ -6,6 +6,8 @@ package npu_types;
   localparam int ADDR = 24;
   localparam int BANK_BITS = $clog2(BANKS);
   localparam int BANK_ROW = ADDR - BANK_BITS;
+  // Rows that exist.
+  localparam int BANK_ADDR = $clog2(BANK_WORDS);
   localparam int ROW_BITS = $clog2(ROWS);
   // Coordinates of input pixels; columns stay within 17 bits, rows within 22.
   localparam int YB = 22;

@@ -1,5 +1,5 @@
 // The masked memory and its form for FPGAs, side by side: what is read is the same, whatever was written before. `suite/npu/run` proves it by
-// induction; `npu_ram_fpga` is what it calls the form for FPGAs.
+// induction; `npu_ram_masked_fpga` is what it calls the form for FPGAs.
 module ram (
     input logic clk,
     input logic read,
@@ -11,7 +11,7 @@ module ram (
   logic [1:0] a, b;
   logic was_read;
   npu_ram_masked #(.WORDS(4), .BITS(2)) macro (.clk, .read(read && !write), .write, .addr, .wdata, .wmask, .rdata(a));
-  npu_ram_fpga #(.WORDS(4), .BITS(2)) fpga (.clk, .read(read && !write), .write, .addr, .wdata, .wmask, .rdata(b));
+  npu_ram_masked_fpga #(.WORDS(4), .BITS(2)) fpga (.clk, .read(read && !write), .write, .addr, .wdata, .wmask, .rdata(b));
   always_ff @(posedge clk) was_read <= read && !write;
   always_comb begin
     if (was_read) assert (a == b);

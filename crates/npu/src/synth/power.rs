@@ -164,7 +164,10 @@ fn element(bits: (usize, usize), groups: &[&Operands]) -> Stimulus {
     let take = (CYCLES / order.len()).clamp(1, groups.len());
     // A pair is in stage k in the k-th cycle after it was issued.
     let cycles = take * order.len() + MAC_STAGES + 1;
-    inputs.resize(cycles, vec![("en", 1), ("local_en", 0), ("main_en", 0)]);
+    inputs.resize(
+        cycles,
+        vec![("en", 1), ("clear", 0), ("count_subtract", 0), ("local_en", 0), ("local_last", 0), ("main_en", 0)],
+    );
     let mut sum = 0u32;
     for (g, group) in groups[..take].iter().enumerate() {
         for (k, (i, j)) in order.iter().enumerate() {
@@ -236,8 +239,7 @@ fn random_taps() -> Stimulus {
     let inputs = (0..CYCLES)
         .map(|t| {
             let stage = |late: usize| (t + 8 - late) % 8;
-            let always =
-                [("weighted", 1), ("maximum", 0), ("add", 0), ("ma", 0), ("mb", 0), ("step_en", 1), ("local_en", 1)];
+            let always = [("maximum", 0), ("ma", 0), ("mb", 0), ("step_en", 1), ("local_en", 1)];
             let taps = [("bits", u128::from(random() & 0x1ff)), ("counts", 0x1ff), ("weights", weights)];
             let planes = [
                 ("first_plane", u128::from(stage(0) == 0)),

@@ -8,6 +8,7 @@ use crate::Config;
 /// Every source of `rtl/files.txt` in its order: a file may use those before it.
 const SOURCES: &[(&str, &str)] = &[
     ("npu_types.sv", include_str!("../../rtl/npu_types.sv")),
+    ("npu_select.sv", include_str!("../../rtl/npu_select.sv")),
     ("npu_ram.sv", include_str!("../../rtl/npu_ram.sv")),
     ("npu_ram_masked.sv", include_str!("../../rtl/npu_ram_masked.sv")),
     ("npu_requantize.sv", include_str!("../../rtl/npu_requantize.sv")),
@@ -26,8 +27,16 @@ const SOURCES: &[(&str, &str)] = &[
     ("npu_top.sv", include_str!("../../rtl/npu_top.sv")),
 ];
 
-/// What an FPGA has in place of a source of the same name: block RAM has no mask for single bits.
-const FPGA: (&str, &str) = ("npu_ram_masked.sv", include_str!("../../rtl/fpga/npu_ram_masked.sv"));
+/// What an FPGA has in place of sources of the same name: block RAM has no mask for single bits, carry
+/// chains add in fewer LUTs, and so do its own multiplexers choose.
+const FPGA: [(&str, &str); 4] = [
+    ("npu_select.sv", include_str!("../../rtl/fpga/npu_select.sv")),
+    ("npu_ram_masked.sv", include_str!("../../rtl/fpga/npu_ram_masked.sv")),
+    ("npu_element.sv", include_str!("../../rtl/fpga/npu_element.sv")),
+    ("npu_lane.sv", include_str!("../../rtl/fpga/npu_lane.sv")),
+];
+/// What only these use: chains of the FPGA's own carry cells.
+const CARRY: (&str, &str) = ("npu_carry.sv", include_str!("../../rtl/fpga/npu_carry.sv"));
 
 /// Writes the package of constants and all sources into a folder; gives their names in the order in which a tool reads them.
 ///
@@ -35,11 +44,14 @@ const FPGA: (&str, &str) = ("npu_ram_masked.sv", include_str!("../../rtl/fpga/np
 /// If a file cannot be written.
 pub(super) fn write(config: &Config, target: Target, folder: &Path) -> io::Result<Vec<&'static str>> {
     fs::write(folder.join("npu_pkg.sv"), config.package())?;
-    for (name, text) in SOURCES {
-        let text = if target == Target::Ecp5 && *name == FPGA.0 { FPGA.1 } else { text };
-        fs::write(folder.join(name), text)?;
+    let mut names = vec!["npu_pkg.sv"];
+    let fpga = target == Target::Ecp5;
+    for (name, text) in fpga.then_some(&CARRY).into_iter().chain(SOURCES) {
+        let own = FPGA.iter().find(|(of, _)| fpga && of == name);
+        fs::write(folder.join(name), own.map_or(*text, |(_, text)| text))?;
+        names.push(name);
     }
-    Ok([&["npu_pkg.sv"][..], &SOURCES.iter().map(|s| s.0).collect::<Vec<_>>()].concat())
+    Ok(names)
 }
 
 #[cfg(test)]
