@@ -100,9 +100,8 @@ module npu_element
       .s(s4)
   );
 
-  logic ends, unused;
+  logic ends;
   assign ends = en && local_en && local_last;
-  assign unused = local_set;
   always_ff @(posedge clk) begin
     if (en) begin
       counts <= counted;

@@ -48,7 +48,7 @@ module npu_lane
   for (genvar r = 0; r < 3; r++) begin : taps
     logic [2:0][9:0] weight;
     logic [9:0] two;
-    for (genvar t = 0; t < 3; t++) assign weight[t] = {{2{weights[3*r+t][7]}}, weights[3*r+t]};
+    always_comb for (int t = 0; t < 3; t++) weight[t] = {{2{weights[3*r+t][7]}}, weights[3*r+t]};
     npu_carry #(
         .PLACES(10),
         .INIT({10{ADD_ANDS}})

@@ -46,8 +46,9 @@ module npu_select #(
     for (genvar l = 0; l <= LEVELS; l++) begin : level
       logic [(COUNT>>l)-1:0] of;
       for (genvar k = 0; k < COUNT >> l; k++) begin : one
-        if (l == 0) assign of[k] = words[k][b];
-        else if (l == 1) begin : one_lut
+        if (l == 0) begin : given
+          assign of[k] = words[k][b];
+        end else if (l == 1) begin : one_lut
           // The cell itself: a LUT that serves two multiplexers cannot be placed, so none may be merged with its like.
           LUT4 #(.INIT(16'hCACA)) mux (.A(level[0].of[2*k]), .B(level[0].of[2*k+1]), .C(index[0]), .D(1'b0), .Z(of[k]));
         end else if (l == 2) begin : two_luts
