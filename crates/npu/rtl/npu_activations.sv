@@ -34,7 +34,7 @@ module npu_activations
     section = SECTIONS > 1 ? SECTION_BITS'(row >> MACRO_BITS) : '0;
   endfunction
 
-  // Requests by bank: whether it is in the memory, and its row there.
+  // Requests: which bank they ask, and whether what they ask for is in the memory.
   localparam int REQS = ROWS + TAPS + 1;
   logic [REQS-1:0] valid, served, exists;
   logic [REQS-1:0][ADDR-1:0] addr;
@@ -49,20 +49,25 @@ module npu_activations
     end
   end
 
+  // The first request of the unit that request k is of.
+  function automatic int unit_start(input int k);
+    unit_start = k < ROWS ? 0 : k < ROWS + TAPS ? ROWS : ROWS + TAPS;
+  endfunction
+
   // The first request of its unit for its bank; and with which of them a request shares its word. Pairs are compared at once, not after the choice.
   logic [REQS-1:0] first, shares;
   always_comb begin
     logic same_bank, same_word;
     first = valid;
     for (int k = 0; k < REQS; k++) begin
-      for (int e = k < ROWS ? 0 : k < ROWS + TAPS ? ROWS : k; e < k; e++) begin
+      for (int e = unit_start(k); e < k; e++) begin
         same_bank = addr[e][BANK_BITS-1:0] == addr[k][BANK_BITS-1:0];
         if (valid[e] && same_bank) first[k] = 1'b0;
       end
     end
     shares = first;
     for (int k = 0; k < REQS; k++) begin
-      for (int e = k < ROWS ? 0 : k < ROWS + TAPS ? ROWS : k; e < k; e++) begin
+      for (int e = unit_start(k); e < k; e++) begin
         same_word = addr[e] == addr[k];
         if (valid[k] && first[e] && same_word) shares[k] = 1'b1;
       end
