@@ -300,7 +300,6 @@ module npu_post
 
   // Planes of the vector, every COLS lanes the same, so turned that its first element is in its lane; which lanes are written the mask says. Bank b gets
   // plane (b - first bank).
-  localparam int COL_BITS = $clog2(COLS);
   logic [7:0][COLS-1:0] planes;
   logic [COLS-1:0][7:0] bytes7;
   logic [7:0] written7;

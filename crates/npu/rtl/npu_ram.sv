@@ -14,19 +14,12 @@ module npu_ram #(
     input logic [BITS-1:0] wdata
 );
   // In an FPGA, what would leave most of a block RAM empty is made of LUTs.
-  if (WORDS <= 64) begin : in_luts
-    (* ram_style = "distributed" *)
-    logic [BITS-1:0] mem[WORDS];
-    always_ff @(posedge clk) begin
-      if (write) mem[waddr] <= wdata;
-      if (read) rdata <= mem[raddr];
-    end
-  end else begin : in_blocks
-    logic [BITS-1:0] mem[WORDS];
-    always_ff @(posedge clk) begin
-      if (write) mem[waddr] <= wdata;
-      if (read) rdata <= mem[raddr];
-    end
+  (* ram_style = WORDS <= 64 ? "distributed" : "auto" *)
+  logic [BITS-1:0] mem[WORDS];
+
+  always_ff @(posedge clk) begin
+    if (write) mem[waddr] <= wdata;
+    if (read) rdata <= mem[raddr];
   end
 endmodule
 

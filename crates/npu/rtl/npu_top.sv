@@ -154,7 +154,6 @@ module npu_top
   logic load_weights, aux_weights, aux_granted;
   logic [WEIGHT_BITS-1:0] load_weight_addr, aux_weight_addr, weight_read_addr;
   logic [COLS-1:0][63:0] weight_data;
-  localparam int COL_BITS = $clog2(COLS);
   logic [ADDR-COL_BITS-1:0] fetch_word;
   logic [COL_BITS-1:0] fetch_column;
   logic [WEIGHT_ADDR-1:0] weight_addr;

@@ -9,6 +9,7 @@ package npu_types;
   // Rows that exist.
   localparam int BANK_ADDR = $clog2(BANK_WORDS);
   localparam int ROW_BITS = $clog2(ROWS);
+  localparam int COL_BITS = $clog2(COLS);
   // Coordinates of input pixels; columns stay within 17 bits, rows within 22.
   localparam int YB = 22;
   localparam int XB = 17;

@@ -35,8 +35,7 @@ package npu_places;
   localparam logic [15:0] MAKE = 16'h00AA;  // a is the carry
   localparam logic [15:0] MAKE_AND = 16'h0008;  // a & b is the carry
   localparam logic [15:0] MAKE_XOR = 16'h0066;  // a ^ b is the carry
-  localparam logic [15:0] ADD = 16'h5AAA;  // a + c
-  localparam logic [15:0] ADD_AND = 16'h5AAA;  // a + (c & d)
+  localparam logic [15:0] ADD = 16'h5AAA;  // a + (c & d)
   localparam logic [15:0] ADD_ANDS = 16'h7888;  // (a & b) + (c & d)
   localparam logic [15:0] ADD_XORS = 16'h5A66;  // (a ^ b) + (c ^ b)
   localparam logic [15:0] ADD_SIGNED = 16'h6996;  // (a ^ b) + (c ^ d)

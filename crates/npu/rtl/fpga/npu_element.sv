@@ -55,12 +55,10 @@ module npu_element
 
   // Stage 2: their sum, or what is one less than its negative; the last lane of all waits once more, inverted with it.
   logic [17:0] a2, b2, c2, s2;
-  logic sub;
   logic [5:0] count;
   logic last_lane;
-  assign sub = count_subtract;
   assign a2 = {odds[3], 1'b0, s2[5:1], odds[2], counts[2], odds[1], counts[0], odds[0]};
-  assign b2 = {sub, 1'b0, {6{sub}}, 10'b0};
+  assign b2 = {count_subtract, 1'b0, {6{count_subtract}}, 10'b0};
   assign c2 = {2'b0, s2[10:6], 1'b0, counts[3], 1'b0, counts[1], 1'b0};
   npu_carry #(
       .PLACES(18),

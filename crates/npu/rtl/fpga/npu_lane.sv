@@ -61,7 +61,7 @@ module npu_lane
     );
     npu_carry #(
         .PLACES(10),
-        .INIT({10{ADD_AND}})
+        .INIT({10{ADD}})
     ) add_third (
         .a(two),
         .b('0),
