@@ -15,6 +15,8 @@ use crate::quantized::epilogue::{Epilogue, Output};
 
 /// Output pixels in a row below which tiles that end with the row are too small, beside the taps they need not copy.
 const MIN_WIDTH: usize = 12;
+/// Bytes of a kernel row up to which copying its taps, a few bytes at a time, takes longer than multiplying them in small tiles.
+const SHORT: usize = 16;
 /// Output channels up to which the copy of the taps takes a share of the time that is worth saving.
 const MOST_COLUMNS: usize = 128;
 /// Bytes that a kernel row is read in.
@@ -44,7 +46,7 @@ impl Image {
             && isa == Isa::Avx512
             && g.groups == 1
             && g.dilation == [1, 1]
-            && g.out_w >= MIN_WIDTH
+            && (g.out_w >= MIN_WIDTH || g.kernel[1] * g.in_c <= SHORT)
             && g.out_c <= MOST_COLUMNS
             && !(g.is_pointwise() && g.in_c.is_multiple_of(STEP));
         if !suits {

@@ -177,24 +177,48 @@ fn one<const WIDE: bool>(
     run: usize,
 ) {
     let channels = g.group_in();
+    // Where neighbouring taps are neighbours in the image, those inside it are one piece.
+    let pieces = if g.groups == 1 && g.dilation[1] == 1 { 1 } else { g.kernel[1] };
+    let taps = g.kernel[1] / pieces;
+    let left = g.pad_left.saturating_sub(ox * g.stride[1]).min(taps);
+    let right = (g.in_w + g.pad_left).saturating_sub(ox * g.stride[1]).clamp(left, taps);
     for ky in 0..g.kernel[0] {
         let line = g.input_row(oy, ky).map(|iy| (n * g.in_h + iy) * g.in_w);
-        for kx in 0..g.kernel[1] {
-            let to = &mut row[size(WIDE) * (ky * run + kx * channels)..][..size(WIDE) * channels];
-            let from = line.zip(g.input_col(ox, kx)).map(|(line, ix)| &x[(line + ix) * g.in_c + group * channels..]);
-            if WIDE {
-                let (to, _) = to.as_chunks_mut::<2>();
-                match from {
-                    Some(from) => to.iter_mut().zip(from).for_each(|(to, from)| *to = u16::from(*from).to_ne_bytes()),
-                    None => to.fill(u16::from(x_zero).to_ne_bytes()),
-                }
-            } else {
-                match from {
-                    Some(from) => to.copy_from_slice(&from[..channels]),
-                    None => to.fill(x_zero),
-                }
-            }
+        for kx in 0..pieces {
+            let to = &mut row[size(WIDE) * (ky * run + kx * channels)..][..size(WIDE) * taps * channels];
+            let inside = if pieces == 1 { (left, right) } else { (0, 1) };
+            let from = line.zip(g.input_col(ox, kx + inside.0)).filter(|_| inside.0 < inside.1);
+            let Some((line, ix)) = from else {
+                fill::<WIDE>(to, x_zero);
+                continue;
+            };
+            let (before, rest) = to.split_at_mut(size(WIDE) * inside.0 * channels);
+            let (to, behind) = rest.split_at_mut(size(WIDE) * (inside.1 - inside.0) * channels);
+            fill::<WIDE>(before, x_zero);
+            copy::<WIDE>(&x[(line + ix) * g.in_c + group * channels..], to);
+            fill::<WIDE>(behind, x_zero);
         }
+    }
+}
+
+/// Fills `to` with numbers from the beginning of `from`.
+#[inline(always)]
+fn copy<const WIDE: bool>(from: &[u8], to: &mut [u8]) {
+    if WIDE {
+        let (to, _) = to.as_chunks_mut::<2>();
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = u16::from(*from).to_ne_bytes());
+    } else {
+        to.copy_from_slice(&from[..to.len()]);
+    }
+}
+
+#[inline(always)]
+fn fill<const WIDE: bool>(to: &mut [u8], x_zero: u8) {
+    if WIDE {
+        let (to, _) = to.as_chunks_mut::<2>();
+        to.fill(u16::from(x_zero).to_ne_bytes());
+    } else {
+        to.fill(x_zero);
     }
 }
 

@@ -224,39 +224,47 @@ impl Bands {
         pool.run_indexed(jobs.div_ceil(batch), &|worker, chunk| {
             // SAFETY: a worker runs one chunk at a time and its range is its own.
             let scratch = unsafe { scratch.slice(worker * part..(worker + 1) * part) };
-            for job in chunk * batch..((chunk + 1) * batch).min(jobs) {
+            let end = ((chunk + 1) * batch).min(jobs);
+            let mut job = chunk * batch;
+            while job < end {
                 let (image, band) = (job / pieces / bands, job / pieces % bands);
+                let bands = band..if pieces == 1 { bands.min(band + end - job) } else { band + 1 };
                 let blocks = job % pieces * piece..((job % pieces + 1) * piece).min(blocks);
-                let first = band * self.rows;
-                let rows = self.rows.min(g.out_h - first);
-                let start = (image * g.out_h + first) * g.out_w * g.out_c;
-                let store = match (&bytes, &floats, epilogue) {
-                    (Some(y), _, Epilogue::Requantize(to)) => Store::U8(y.as_mut_ptr().wrapping_add(start), to),
-                    (_, Some(y), _) => Store::F32(y.as_mut_ptr().wrapping_add(start)),
-                    _ => unreachable!("the output was checked against the epilogue"),
-                };
-                // SAFETY: the machine has the instructions, as these weights were packed for it; the band lies in the
-                // output, whose length was checked, and no other job has these channels of it.
-                unsafe {
-                    self.band(
-                        g,
-                        &x[image * g.in_h * g.in_w * g.in_c..],
-                        x_zero,
-                        first,
-                        rows,
-                        blocks.clone(),
-                        store,
-                        scratch,
-                    );
+                job += bands.len();
+                let x = &x[image * g.in_h * g.in_w * g.in_c..][..g.in_h * g.in_w * g.in_c];
+                let start = image * g.out_h * g.out_w * g.out_c;
+                if self.slides
+                    && let (Some(y), Epilogue::Requantize(to)) = (&bytes, epilogue)
+                {
+                    let padding = &mut scratch[..g.in_w * g.in_c];
+                    padding.fill(x_zero);
+                    let share = slide::Share { geometry: g, x, x_zero, padding, bands, blocks, to };
+                    // SAFETY: windows only slide where the machine has the instructions; the image lies in the output, whose length
+                    // was checked, and no other job has these channels of these bands.
+                    unsafe { slide::run(self, share, y.as_mut_ptr().add(start)) };
+                    continue;
                 }
-                let (Some(table), Some(y)) = (table, &bytes) else { continue };
-                for pixel in 0..rows * g.out_w {
-                    let start = start + pixel * g.out_c;
-                    // SAFETY: the same values as above.
-                    let values = unsafe {
-                        y.slice(start + blocks.start * self.block..start + (blocks.end * self.block).min(g.out_c))
+                for band in bands {
+                    let first = band * self.rows;
+                    let rows = self.rows.min(g.out_h - first);
+                    let start = start + first * g.out_w * g.out_c;
+                    let store = match (&bytes, &floats, epilogue) {
+                        (Some(y), _, Epilogue::Requantize(to)) => Store::U8(y.as_mut_ptr().wrapping_add(start), to),
+                        (_, Some(y), _) => Store::F32(y.as_mut_ptr().wrapping_add(start)),
+                        _ => unreachable!("the output was checked against the epilogue"),
                     };
-                    lookup::in_place(crate::Isa::Avx512, table, values);
+                    // SAFETY: the machine has the instructions, as these weights were packed for it; the band lies in the
+                    // output, whose length was checked, and no other job has these channels of it.
+                    unsafe { self.band(g, x, x_zero, first, rows, blocks.clone(), store, scratch) };
+                    let (Some(table), Some(y)) = (table, &bytes) else { continue };
+                    for pixel in 0..rows * g.out_w {
+                        let start = start + pixel * g.out_c;
+                        // SAFETY: the same values as above.
+                        let values = unsafe {
+                            y.slice(start + blocks.start * self.block..start + (blocks.end * self.block).min(g.out_c))
+                        };
+                        lookup::in_place(crate::Isa::Avx512, table, values);
+                    }
                 }
             }
         });
@@ -281,24 +289,12 @@ impl Bands {
     ) {
         let length = g.in_w * g.in_c;
         let needed = (rows - 1) * g.stride[0] + g.kernel[0];
-        let mut lines = [None; 4 * (MOST_GROUPS + 1)];
-        // A second row that does not share its lines has some more.
-        let count = 4 * self.groups + if self.variants < self.rows { 4 } else { 0 };
-        let lines = &mut lines[..count];
+        let mut lines = [None; 4 * MOST_GROUPS];
+        let lines = &mut lines[..4 * self.groups];
         for (i, line) in lines.iter_mut().enumerate().take(needed) {
             // Of a dilated window a band is one row.
             let row = (first * g.stride[0] + i * g.dilation[0]).checked_sub(g.pad_top).filter(|row| *row < g.in_h);
             *line = row.map(|row| &x[row * length..(row + 1) * length]);
-        }
-        if self.slides && lines[..needed].contains(&None) {
-            let padding = &mut scratch[..length];
-            padding[blocks.start * self.block..].fill(x_zero);
-            let padding = &*padding;
-            lines[..needed].iter_mut().for_each(|line| *line = line.or(Some(padding)));
-            let band =
-                Band { window: &self.window, x_zero, lines, groups: self.groups, rows, pitch: g.out_w * g.out_c };
-            // SAFETY: by the caller's promise.
-            return unsafe { self.blocks(g, &band, blocks, store, &mut []) };
         }
         let band = Band { window: &self.window, x_zero, lines, groups: self.groups, rows, pitch: g.out_w * g.out_c };
         // SAFETY: by the caller's promise.
@@ -330,10 +326,6 @@ impl Bands {
             // SAFETY: the addresses are of the block; the output is the caller's promise.
             unsafe {
                 match store {
-                    Store::U8(y, to) if self.slides => {
-                        let apart = if self.variants < self.rows { g.stride[0] } else { 0 };
-                        slide::run(band, span, packed, to, self.saturates, y.add(channel), apart);
-                    }
                     Store::U8(y, to) => {
                         columns::run_u8(band, span, packed, to, self.saturates, y.add(channel), scratch);
                     }

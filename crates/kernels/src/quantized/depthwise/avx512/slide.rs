@@ -5,9 +5,11 @@
 //! channels of two rows of output fill the registers.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::{Band, Packed, Span};
+use super::Bands;
 use crate::cpu::has_vbmi;
+use crate::geometry::ConvGeometry;
 use crate::quantized::depthwise::Window;
 use crate::quantized::epilogue::Requantize;
 use crate::quantized::epilogue::avx512::{Clamp, in_order, saturate};
@@ -21,6 +23,8 @@ pub(super) const BLOCK: usize = 32;
 const LINES: usize = 6;
 /// Bytes of weights of a column.
 const COLUMN: usize = 4 * BLOCK;
+/// Bytes of input that one block of channels after the other goes over, so that they stay in the first-level cache.
+const GROUP_BYTES: usize = 16 * 1024;
 
 /// Four rows of 32 channels, a byte of each in a dword; or the sums of as many channels.
 type Column = [__m512i; 2];
@@ -35,30 +39,37 @@ const FULL: usize = 32;
 const HALF: usize = 16;
 const MASKED: usize = 0;
 
-/// Computes the channels of `span` of a band of one or two rows. With stride 1 they share their interleaved rows, and each has
-/// its own weights; else `apart` says how many lines the second row's window lies below the first's.
+/// Some bands and channels of one image.
+pub(super) struct Share<'a> {
+    pub(super) geometry: &'a ConvGeometry,
+    /// The image.
+    pub(super) x: &'a [u8],
+    pub(super) x_zero: u8,
+    /// A row of the padding.
+    pub(super) padding: &'a [u8],
+    pub(super) bands: Range<usize>,
+    pub(super) blocks: Range<usize>,
+    pub(super) to: &'a Requantize,
+}
+
+/// Computes bands of one or two rows. With stride 1 the two share their interleaved rows, and each has its own weights; else
+/// the second row's window lies so many lines below the first's.
 ///
 /// # Safety
-/// The machine has AVX-512 F, BW, VL, DQ, VNNI and VBMI. `y` may be written at those channels of every pixel of the band.
+/// The machine has AVX-512 F, BW, VL, DQ, VNNI and VBMI. `y` is the image's output, and may be written at those channels of the
+/// bands' pixels.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
-pub(super) unsafe fn run(
-    band: &Band<'_>,
-    span: Span,
-    packed: Packed<'_>,
-    to: &Requantize,
-    saturates: bool,
-    y: *mut u8,
-    apart: usize,
-) {
-    let window = band.window;
-    let variants = if apart == 0 { band.rows } else { 1 };
-    assert!((1..=ROWS).contains(&band.rows) && apart + 4 <= LINES && band.lines.len() >= 4);
-    assert!(packed.row == 3 * COLUMN && packed.weights.len() >= variants * packed.row);
-    let end = (window.in_w - 1) * window.channels + span.channel + span.count;
-    let line = |i: usize| band.lines.get(i).copied().flatten();
-    // Lines that nobody needs have no weight, so any other does for them.
-    let some = line(0).unwrap_or_else(|| unreachable!("lines in the padding are filled in"));
-    let lines = std::array::from_fn(|i| line(i).unwrap_or(some)[span.channel..end].as_ptr());
+pub(super) unsafe fn run(packed: &Bands, share: Share<'_>, y: *mut u8) {
+    let Share { geometry: g, x, padding, to, .. } = share;
+    let (window, variants) = (&packed.window, packed.variants);
+    let (length, weights) = (g.in_w * g.in_c, 3 * variants * COLUMN);
+    let apart = if variants < packed.rows { g.stride[0] } else { 0 };
+    assert!(x.len() >= g.in_h * length && padding.len() >= length && packed.block == BLOCK);
+    assert!((1..=ROWS).contains(&packed.rows) && apart + 4 <= LINES && share.blocks.end * BLOCK <= packed.bias.len());
+    assert!(share.blocks.end * weights <= packed.weights.len() && packed.scale.len() == packed.bias.len());
+    assert!(
+        share.bands.end.saturating_sub(1) * packed.rows < g.out_h && (packed.rows - 1) * apart + g.kernel[0] <= LINES
+    );
     let order = |first: u8| {
         let mut order = [0u8; 64];
         for (i, at) in order.iter_mut().enumerate() {
@@ -67,11 +78,11 @@ pub(super) unsafe fn run(
         // SAFETY: the load is of the array.
         unsafe { _mm512_loadu_si512(order.as_ptr().cast()) }
     };
-    let slide = Slide {
-        lines,
+    let mut slide = Slide {
+        lines: [x.as_ptr(); LINES],
         order: [order(0), order(16)],
-        zero: _mm512_set1_epi8(band.x_zero as i8),
-        mask: ((1u64 << span.count) - 1) as u32,
+        zero: _mm512_set1_epi8(share.x_zero as i8),
+        mask: 0,
         pad_left: window.pad_left,
         in_w: window.in_w,
         weights: packed.weights.as_ptr(),
@@ -82,33 +93,45 @@ pub(super) unsafe fn run(
         table: to.table.as_deref(),
         y,
         pixel: window.channels,
-        line: band.pitch,
+        line: g.out_w * g.out_c,
         out_w: window.out_w,
     };
-    let kind = match span.count {
-        BLOCK => FULL,
-        16 => HALF,
-        _ => MASKED,
-    };
-    macro_rules! with {
-        ($($kind:ident)*) => {
-            match (window.step, band.rows, apart, kind, saturates) {
-                $((1, 1, _, $kind, true) => slide.by_one::<1, 0, $kind, true>(),
-                (1, 1, _, $kind, false) => slide.by_one::<1, 0, $kind, false>(),
-                (1, _, 0, $kind, true) => slide.by_one::<2, 0, $kind, true>(),
-                (1, _, 0, $kind, false) => slide.by_one::<2, 0, $kind, false>(),
-                (1, _, _, $kind, _) => slide.by_one::<2, 2, $kind, false>(),
-                (_, 1, _, $kind, true) => slide.by_two::<1, 0, $kind, true>(),
-                (_, 1, _, $kind, false) => slide.by_two::<1, 0, $kind, false>(),
-                (_, _, 0, $kind, _) => slide.by_two::<2, 0, $kind, false>(),
-                (_, _, _, $kind, true) => slide.by_two::<2, 2, $kind, true>(),
-                (_, _, _, $kind, false) => slide.by_two::<2, 2, $kind, false>(),)*
-                _ => unreachable!("kinds are those listed"),
+    let group = (GROUP_BYTES / (packed.rows * g.stride[0] * length).max(1)).max(1);
+    for first in share.bands.clone().step_by(group) {
+        for block in share.blocks.clone() {
+            let channel = block * BLOCK;
+            let count = BLOCK.min(g.in_c - channel);
+            let kind = match count {
+                BLOCK => FULL,
+                16 => HALF,
+                _ => MASKED,
+            };
+            slide.mask = ((1u64 << count) - 1) as u32;
+            // SAFETY: the assertions above; a band's lines are those of the image or of the padding, from the block's first channel
+            // on, and serve every column of it; its rows lie in the output.
+            unsafe {
+                slide.weights = packed.weights.as_ptr().add(block * weights);
+                slide.bias = packed.bias.as_ptr().add(channel);
+                slide.scale = packed.scale.as_ptr().add(channel);
+                for band in first..(first + group).min(share.bands.end) {
+                    let row = band * packed.rows;
+                    let rows = packed.rows.min(g.out_h - row);
+                    let needed = (rows - 1) * g.stride[0] + g.kernel[0];
+                    for i in 0..LINES {
+                        let line = (row * g.stride[0] + i * g.dilation[0]).wrapping_sub(g.pad_top);
+                        // Lines that nobody needs have no weight, so any other does for them.
+                        slide.lines[i] = if i < needed && line < g.in_h {
+                            x.as_ptr().add(line * length + channel)
+                        } else {
+                            padding.as_ptr().add(channel)
+                        };
+                    }
+                    slide.y = y.add(row * slide.line + channel);
+                    slide.band(rows, window.step, apart, kind, packed.saturates);
+                }
             }
-        };
+        }
     }
-    // SAFETY: the addresses above serve every column and output of the band.
-    unsafe { with!(FULL HALF MASKED) }
 }
 
 struct Slide<'a> {
@@ -136,6 +159,33 @@ struct Slide<'a> {
 type Weights<const ROWS: usize> = [[Column; 3]; ROWS];
 
 impl Slide<'_> {
+    /// Computes a band.
+    ///
+    /// # Safety
+    /// See [`run`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
+    unsafe fn band(&self, rows: usize, step: usize, apart: usize, kind: usize, saturates: bool) {
+        macro_rules! with {
+            ($($kind:ident)*) => {
+                match (step, rows, apart, kind, saturates) {
+                    $((1, 1, _, $kind, true) => self.by_one::<1, 0, $kind, true>(),
+                    (1, 1, _, $kind, false) => self.by_one::<1, 0, $kind, false>(),
+                    (1, _, 0, $kind, true) => self.by_one::<2, 0, $kind, true>(),
+                    (1, _, 0, $kind, false) => self.by_one::<2, 0, $kind, false>(),
+                    (1, _, _, $kind, _) => self.by_one::<2, 2, $kind, false>(),
+                    (_, 1, _, $kind, true) => self.by_two::<1, 0, $kind, true>(),
+                    (_, 1, _, $kind, false) => self.by_two::<1, 0, $kind, false>(),
+                    (_, _, 0, $kind, _) => self.by_two::<2, 0, $kind, false>(),
+                    (_, _, _, $kind, true) => self.by_two::<2, 2, $kind, true>(),
+                    (_, _, _, $kind, false) => self.by_two::<2, 2, $kind, false>(),)*
+                    _ => unreachable!("kinds are those listed"),
+                }
+            };
+        }
+        // SAFETY: by the caller's promise.
+        unsafe { with!(FULL HALF MASKED) }
+    }
+
     /// Stride 1: each column is the last of one output, the middle of the next, and the first of the one after.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
     unsafe fn by_one<const ROWS: usize, const APART: usize, const KIND: usize, const SATURATES: bool>(&self) {
