@@ -24,6 +24,8 @@ use crate::{
 pub struct Session {
     plan: Arc<Plan>,
     pool: Arc<Pool>,
+    /// The caller alone, for steps too short to be shared.
+    alone: Pool,
     arena: Aligned,
     dynamic: Vec<Option<Tensor>>,
 }
@@ -46,7 +48,7 @@ impl Session {
         for (slot, tensor) in dynamic.iter_mut().zip(&plan.dynamics) {
             slot.clone_from(tensor);
         }
-        Session { plan, pool, arena, dynamic }
+        Session { plan, pool, alone: Pool::new(1), arena, dynamic }
     }
 
     /// The plan it runs.
@@ -165,12 +167,12 @@ impl Session {
     }
 
     fn run_while(&mut self, go_on: &dyn Fn() -> bool) -> Result<(), EngineError> {
-        let Session { plan, pool, arena, dynamic } = self;
+        let Session { plan, pool, alone, arena, dynamic } = self;
         for (done, step) in plan.steps.iter().enumerate() {
             if !go_on() {
                 return Err(EngineError::Cancelled { done, steps: plan.steps.len() });
             }
-            run_step(plan, step, arena, dynamic, pool)?;
+            run_step(plan, step, arena, dynamic, if step.alone { alone } else { pool })?;
         }
         Ok(())
     }
@@ -181,10 +183,10 @@ impl Session {
     /// # Errors
     /// As [`Session::run_into`].
     pub fn run_watched(&mut self, watch: &mut dyn FnMut(usize)) -> Result<(), EngineError> {
-        let Session { plan, pool, arena, dynamic } = self;
+        let Session { plan, pool, alone, arena, dynamic } = self;
         for (i, step) in plan.steps.iter().enumerate() {
             watch(i);
-            run_step(plan, step, arena, dynamic, pool)?;
+            run_step(plan, step, arena, dynamic, if step.alone { alone } else { pool })?;
         }
         watch(plan.steps.len());
         Ok(())

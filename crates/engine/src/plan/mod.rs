@@ -2,6 +2,7 @@
 
 mod composed;
 mod dump;
+mod grain;
 pub(crate) mod layout;
 mod prepare;
 mod recognize;
@@ -59,6 +60,8 @@ pub(crate) struct Planned {
     pub(crate) bytes: u64,
     pub(crate) weights: u64,
     pub(crate) held: u64,
+    /// Whether it is too short for several threads.
+    pub(crate) alone: bool,
     pub(crate) step: Box<dyn Step>,
 }
 
@@ -249,6 +252,7 @@ fn place(mut graph: Graph, lowered: lower::Lowered, options: &Options) -> Plan {
         .enumerate()
         .map(|(i, step)| Planned {
             held: held(&step, &slot),
+            alone: grain::alone(options.isa(), &step),
             inputs: step.inputs.iter().map(slot).collect(),
             outputs: step.outputs.iter().map(slot).collect(),
             scratch: Region {

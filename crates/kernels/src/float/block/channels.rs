@@ -114,9 +114,10 @@ impl Kernel for Filter<'_> {
                 plane.fill(0.0);
                 cleared = width;
             }
+            let mut product = widen.panel(simd, panel);
             for row in 0..g.in_h {
                 let into = &mut plane[(row * ring_w + g.pad_left) * width..][..g.in_w * width];
-                widen.row(simd, x, &[], [row, 0], panel, into);
+                widen.row(simd, &mut product, x, &[], [row, 0], into);
             }
             // SAFETY: the image has a pixel of `hidden` channels for every result in `middle`, and these channels are this chunk's alone.
             unsafe {

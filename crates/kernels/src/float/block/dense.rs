@@ -74,7 +74,9 @@ impl Dense {
         let mut table = vec![];
         if !geometry.is_pointwise() && geometry.kernel[1] * geometry.in_c >= LONG_RUN {
             let rows = tile_rows(geometry.out_w, panels.rows());
-            let at = |down: usize, col: usize| (down * padded_w(&geometry) + col * geometry.stride[1]) * geometry.in_c;
+            let at = |down: usize, col: usize| {
+                (down * geometry.dilation[0] * padded_w(&geometry) + col * geometry.stride[1]) * geometry.in_c
+            };
             for first in (0..geometry.out_w).step_by(rows) {
                 for down in 0..geometry.kernel[0] {
                     table.extend((first..(first + rows).min(geometry.out_w)).map(|col| at(down, col) as u32));
@@ -89,14 +91,24 @@ impl Dense {
         self.geometry.taps() * self.geometry.in_c
     }
 
-    /// Values of the padded input rows under one row of windows.
-    fn lines(&self) -> usize {
-        self.geometry.kernel[0] * padded_w(&self.geometry) * self.geometry.in_c
+    /// Values of a padded input row.
+    fn line_len(&self) -> usize {
+        padded_w(&self.geometry) * self.geometry.in_c
     }
 
-    /// Values that one output row is made of.
-    fn source_len(&self) -> usize {
-        if self.table.is_empty() { self.geometry.out_w * self.depth() } else { self.lines() }
+    /// Padded input rows under `rows` rows of windows.
+    fn lines(&self, rows: usize) -> usize {
+        let g = &self.geometry;
+        (rows - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1
+    }
+
+    /// Values that one output row is made of, and from where on those of the next one are.
+    fn source(&self) -> [usize; 2] {
+        let windows = self.geometry.out_w * self.depth();
+        if self.table.is_empty() {
+            return [windows; 2];
+        }
+        [self.lines(1) * self.line_len(), self.geometry.stride[0] * self.line_len()]
     }
 
     /// Whether it reads its input where it lies.
@@ -104,9 +116,15 @@ impl Dense {
         self.geometry.is_pointwise()
     }
 
+    /// Values of scratch that windows side by side take, and the padded rows, for `rows` output rows.
+    fn parts(&self, rows: usize) -> [usize; 2] {
+        let windows = if self.table.is_empty() { rows * self.source()[0] + SLACK } else { 0 };
+        [windows, self.lines(rows) * self.line_len() + SLACK]
+    }
+
     /// Values of scratch that unfolding `rows` output rows takes.
     pub(super) fn scratch(&self, rows: usize) -> usize {
-        if self.geometry.is_pointwise() { 0 } else { rows * self.source_len() + self.lines() + 2 * SLACK }
+        if self.geometry.is_pointwise() { 0 } else { self.parts(rows).iter().sum() }
     }
 
     /// Prepares what output `rows` of the image `x` are made of: the input rows under their windows between zeros, or the windows side by side.
@@ -114,68 +132,76 @@ impl Dense {
     pub(super) fn unfold<S: Simd>(&self, simd: S, x: &[f32], rows: Range<usize>, into: &mut [f32]) {
         const { assert!(S::LANES <= SLACK) };
         let g = &self.geometry;
-        if g.is_pointwise() {
+        if g.is_pointwise() || rows.is_empty() {
             return;
         }
-        let (run, step, line_len) = (g.kernel[1] * g.in_c, g.stride[1] * g.in_c, padded_w(g) * g.in_c);
-        let (into, apart) = into.split_at_mut(into.len() - self.lines() - SLACK);
-        assert!(into.len() >= rows.len() * self.source_len() + SLACK && line_len >= (g.out_w - 1) * step + run);
-        for (i, row) in rows.enumerate() {
-            let lines =
-                if self.table.is_empty() { &mut *apart } else { &mut into[i * self.source_len()..][..self.lines()] };
-            for (down, line) in lines.chunks_exact_mut(line_len).enumerate() {
-                let (left, inside) = (g.pad_left * g.in_c, g.in_w * g.in_c);
-                match g.input_row(row, down) {
-                    Some(from) => {
-                        line[..left].fill(0.0);
-                        line[left..left + inside].copy_from_slice(&x[from * inside..][..inside]);
-                        line[left + inside..].fill(0.0);
-                    }
-                    None => line.fill(0.0),
+        let (run, step, line_len) = (g.kernel[1] * g.in_c, g.stride[1] * g.in_c, self.line_len());
+        let (left, inside) = (g.pad_left * g.in_c, g.in_w * g.in_c);
+        let [windows, lines] = self.parts(rows.len());
+        assert!(into.len() >= windows + lines && line_len >= (g.out_w - 1) * step + run && line_len >= left + inside);
+        let (into, padded) = into.split_at_mut(windows);
+        // SAFETY: all places are inside, as was asserted. Whole vectors are written, in the order of memory: what one writes beyond its end, the
+        // next ones put right, and the last of all writes to the slack.
+        unsafe {
+            for line in 0..self.lines(rows.len()) {
+                let to = padded.as_mut_ptr().add(line * line_len);
+                let from = (rows.start * g.stride[0] + line).wrapping_sub(g.pad_top);
+                if from < g.in_h {
+                    clear(simd, to, left);
+                    copy(simd, &x[from * inside..][..inside], to.add(left));
+                    clear(simd, to.add(left + inside), line_len - left - inside);
+                } else {
+                    clear(simd, to, line_len);
                 }
             }
             if !self.table.is_empty() {
-                continue;
+                return;
             }
-            // SAFETY: all places are inside, as was asserted. Whole vectors are copied, in the order of memory: what one writes beyond its run, the
-            // next ones put right, and the last of all writes to the slack.
-            unsafe {
-                let mut to = into[i * self.source_len()..].as_mut_ptr();
-                for col in 0..g.out_w {
-                    let mut from = apart.as_ptr().add(col * step);
-                    for _ in 0..g.kernel[0] {
-                        let mut at = 0;
-                        while at < run {
+            let mut to = into.as_mut_ptr();
+            for (row, col) in (0..rows.len()).flat_map(|row| (0..g.out_w).map(move |col| (row, col))) {
+                let mut from = padded.as_ptr().add(row * g.stride[0] * line_len + col * step);
+                for _ in 0..g.kernel[0] {
+                    if run <= 4 {
+                        to.cast::<[f32; 4]>().write(from.cast::<[f32; 4]>().read());
+                    } else {
+                        for at in (0..run).step_by(S::LANES) {
                             simd.store_ptr(to.add(at), simd.load_ptr(from.add(at)));
-                            at += S::LANES;
                         }
-                        (from, to) = (from.add(line_len), to.add(run));
                     }
+                    (from, to) = (from.wrapping_add(g.dilation[0] * line_len), to.add(run));
                 }
             }
         }
     }
 
-    /// Output row `row` of the image `x`, row `at` of those unfolded: the columns of one panel.
+    /// What [`Dense::row`] computes the columns of one panel by, for one row after the other.
+    #[inline(always)]
+    pub(super) fn panel<S: Simd>(&self, simd: S, panel: usize) -> Product<'_> {
+        let g = &self.geometry;
+        let mut product = self.product(simd, panel, g.out_w, self.depth());
+        if !self.table.is_empty() {
+            (product.rows, product.taps, product.depth) = (Rows::Table(&self.table), g.kernel[0], g.kernel[1] * g.in_c);
+        }
+        product.stride = self.panels.width(panel);
+        product
+    }
+
+    /// Output row `row` of the image `x`, row `at` of those unfolded: the columns of the panel that `product` is of.
     #[inline(always)]
     pub(super) fn row<S: Simd>(
         &self,
         simd: S,
+        product: &mut Product<'_>,
         x: &[f32],
         unfolded: &[f32],
         [row, at]: [usize; 2],
-        panel: usize,
         into: &mut [f32],
     ) {
-        let (g, depth) = (&self.geometry, self.depth());
-        let mut product = self.product(simd, panel, g.out_w, depth);
-        let from = if g.is_pointwise() { &x[row * g.out_w * depth..] } else { &unfolded[at * self.source_len()..] };
-        if !self.table.is_empty() {
-            (product.rows, product.taps, product.depth) = (Rows::Table(&self.table), g.kernel[0], g.kernel[1] * g.in_c);
-        }
-        let width = self.panels.width(panel);
-        let (from, into) = (&from[..self.source_len()], &mut into[..g.out_w * width]);
-        (product.left, product.out, product.stride) = (from.as_ptr(), into.as_mut_ptr(), width);
+        let g = &self.geometry;
+        let [source, next] = self.source();
+        let from = if g.is_pointwise() { &x[row * source..] } else { &unfolded[at * next..] };
+        let (from, into) = (&from[..source], &mut into[..g.out_w * product.stride]);
+        (product.left, product.out) = (from.as_ptr(), into.as_mut_ptr());
         // SAFETY: `from` has a row as long as the product is deep for every pixel, or what the table leads to; `into` has one of the panel's width.
         unsafe { product.run_inside(simd, 0..g.out_w.div_ceil(product.tile_rows), 0..1) };
     }
@@ -200,6 +226,35 @@ impl Dense {
             out: std::ptr::null_mut(),
             residual: std::ptr::null(),
             stride: 0,
+        }
+    }
+}
+
+/// Writes zeros, in whole vectors.
+///
+/// # Safety
+/// A vector less one value may be written beyond `count` values.
+#[inline(always)]
+unsafe fn clear<S: Simd>(simd: S, to: *mut f32, count: usize) {
+    for at in (0..count).step_by(S::LANES) {
+        // SAFETY: the caller's promise.
+        unsafe { simd.store_ptr(to.add(at), simd.splat(0.0)) };
+    }
+}
+
+/// Copies `from`, writing whole vectors.
+///
+/// # Safety
+/// As for [`clear`].
+#[inline(always)]
+unsafe fn copy<S: Simd>(simd: S, from: &[f32], to: *mut f32) {
+    for at in (0..from.len()).step_by(S::LANES) {
+        let left = (from.len() - at).min(S::LANES);
+        // SAFETY: the caller's promise; no more is read than there is.
+        unsafe {
+            let from = from.as_ptr().add(at);
+            let value = if left == S::LANES { simd.load_ptr(from) } else { simd.load_first(from, left) };
+            simd.store_ptr(to.add(at), value);
         }
     }
 }

@@ -269,10 +269,11 @@ impl Kernel for Band<'_> {
             for panel in 0..block.panels.count() {
                 let (column, width) = (block.panels.column(panel), block.panels.width(panel));
                 let plane = &mut ring[ring_w * column * ring_h..][..ring_w * ring_h * width];
+                let mut product = block.widen.as_ref().map(|widen| (widen, widen.panel(simd, panel)));
                 for row in next..end {
                     let into = &mut plane[(row % ring_h * ring_w + g.pad_left) * width..][..g.in_w * width];
-                    match &block.widen {
-                        Some(widen) => widen.row(simd, x, unfolded, [row, row - next], panel, into),
+                    match &mut product {
+                        Some((widen, product)) => widen.row(simd, product, x, unfolded, [row, row - next], into),
                         None => copy(simd, &x[row * g.in_w * g.in_c..][..g.in_w * g.in_c], g.in_c, column, width, into),
                     }
                 }

@@ -142,7 +142,7 @@ impl Product<'_> {
         debug_assert_eq!((self.panels.lanes(), self.panels.rows()), (S::LANES, S::ROWS));
         let mut strided = [0u32; MAX_ROWS];
         if let Rows::Strided(stride) = self.rows {
-            for (i, offset) in strided.iter_mut().enumerate() {
+            for (i, offset) in strided.iter_mut().enumerate().take(self.tile_rows) {
                 *offset = (i * stride) as u32;
             }
         }
