@@ -88,25 +88,12 @@ pub fn permute<T: Copy + Send + Sync>(
                 }
                 return Ok(());
             }
-            // Few rows make wide bands, so that a task is still worth having.
-            let band = SIDE.max(BLOCK / last.len.min(BLOCK));
-            let bands = side.len.div_ceil(band);
-            let planes = len / side.len / last.len;
-            pool.run(planes * bands, &|job| {
-                let (from, to) = place(outer, job / bands);
-                let first = job % bands * band;
-                let width = band.min(side.len - first);
-                for top in (0..last.len).step_by(SIDE) {
-                    for row in top..(top + SIDE).min(last.len) {
-                        let from = &x[from + row * last.from + first..][..width];
-                        for (i, value) in from.iter().enumerate() {
-                            let to = to + (first + i) * side.to + row;
-                            // SAFETY: `to` is the place of one value of the output, inside it, and no other job writes it.
-                            unsafe { *y.as_mut_ptr().add(to) = *value };
-                        }
-                    }
-                }
-            });
+            match size_of::<T>() {
+                1 => squares::<T, 16>(outer, *side, *last, x, &y, pool),
+                2 => squares::<T, 8>(outer, *side, *last, x, &y, pool),
+                4 => squares::<T, 4>(outer, *side, *last, x, &y, pool),
+                _ => squares::<T, 1>(outer, *side, *last, x, &y, pool),
+            }
         }
     }
     Ok(())
@@ -190,6 +177,70 @@ fn separate<T: Copy + Send + Sync, const C: usize>(
             }
         }
     });
+}
+
+/// Rows become columns: squares of `N` × `N` values, as many as a small vector register has a row of, are transposed in registers.
+fn squares<T: Copy + Send + Sync, const N: usize>(
+    outer: &[Axis],
+    side: Axis,
+    last: Axis,
+    x: &[T],
+    y: &SharedMut<'_, T>,
+    pool: &Pool,
+) {
+    const { assert!(SIDE.is_multiple_of(N)) };
+    // Few rows make wide bands, so that a task is still worth having.
+    let band = SIDE.max(BLOCK / last.len.min(BLOCK)).next_multiple_of(N);
+    let bands = side.len.div_ceil(band);
+    let planes = outer.iter().map(|axis| axis.len).product::<usize>();
+    pool.run(planes * bands, &|job| {
+        let (from, to) = place(outer, job / bands);
+        let first = job % bands * band;
+        let end = (first + band).min(side.len);
+        let x = &x[from..];
+        assert!(x.len() > (last.len - 1) * last.from + side.len - 1);
+        for top in (0..last.len).step_by(SIDE) {
+            let bottom = (top + SIDE).min(last.len);
+            let whole = (top + (bottom - top) / N * N, first + (end - first) / N * N);
+            // SAFETY: rows below `bottom` and columns below `end` lie in the input, as was asserted; each has one place in the output, which
+            // no other job writes.
+            unsafe {
+                let y = y.as_mut_ptr().add(to);
+                for column in (first..whole.1).step_by(N) {
+                    for row in (top..whole.0).step_by(N) {
+                        let rows: [[T; N]; N] = std::array::from_fn(|i| {
+                            x.as_ptr().add((row + i) * last.from + column).cast::<[T; N]>().read()
+                        });
+                        for (i, values) in transposed(rows).into_iter().enumerate() {
+                            y.add((column + i) * side.to + row).cast::<[T; N]>().write(values);
+                        }
+                    }
+                }
+                for row in top..bottom {
+                    for column in if row < whole.0 { whole.1 } else { first }..end {
+                        *y.add(column * side.to + row) = *x.as_ptr().add(row * last.from + column);
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// A square with rows and columns exchanged: halves are zipped as often as it takes, which compilers make instructions of vectors of.
+#[inline(always)]
+fn transposed<T: Copy, const N: usize>(mut square: [[T; N]; N]) -> [[T; N]; N] {
+    let zipped = |a: &[T; N], b: &[T; N], from: usize| {
+        std::array::from_fn(|k| if k % 2 == 0 { a[from + k / 2] } else { b[from + k / 2] })
+    };
+    for _ in 0..N.ilog2() {
+        let halves = square;
+        for i in 0..N / 2 {
+            let (upper, lower) = (&halves[i], &halves[i + N / 2]);
+            square[2 * i] = zipped(upper, lower, 0);
+            square[2 * i + 1] = zipped(upper, lower, N / 2);
+        }
+    }
+    square
 }
 
 /// The axes of the output, those of length 1 left out and those that stay neighbours merged: how many.
@@ -280,6 +331,22 @@ mod tests {
                 assert_eq!(y, expected(shape, order, &x), "{shape:?} {order:?}");
             }
         }
+    }
+
+    #[test]
+    fn elements_of_every_size() {
+        let (shape, order) = ([2, 37, 50], [0, 2, 1]);
+        let x: Vec<u32> = (0..2 * 37 * 50).collect();
+        let wanted = expected(&shape, &order, &x);
+        macro_rules! of {
+            ($($element:ty)*) => {
+                $(let few: Vec<$element> = x.iter().map(|x| *x as $element).collect();
+                let mut y = vec![0; few.len()];
+                permute(&shape, &order, &few, &mut y, &Pool::new(2)).unwrap();
+                assert!(y.iter().zip(&wanted).all(|(y, x)| *y == *x as $element), stringify!($element));)*
+            };
+        }
+        of!(u8 u16 u32 u64);
     }
 
     #[test]

@@ -175,7 +175,7 @@ per_isa! {
 }
 
 /// Pixels and channels that [`quantize_channels_last`] takes at a time.
-const PIXELS: usize = 256;
+const PIXELS: usize = 2048;
 const CHANNELS: usize = 8;
 
 /// Colours side by side: `y[3i + c] = lines[c][i]`.

@@ -57,8 +57,6 @@ pub(super) unsafe fn row(r: &Row<'_>, y: Target<'_>) {
     let none = [0i32; 16];
     // SAFETY: tiles lie in the row, whose bounds were checked; the buffers are longer than what is read and written of them.
     unsafe {
-        let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        let own = (1u16 << r.channels) - 1;
         let mut first = 0;
         while first < r.width {
             // The last tile ends with the row; what it computes again is the same.
@@ -78,29 +76,13 @@ pub(super) unsafe fn row(r: &Row<'_>, y: Target<'_>) {
                 y_stride: r.channels,
             }
             .sums::<PIXELS, 1>();
-            let mut values = [0i32; VALUES + 16];
-            macro_rules! pixels {
-                ($($m:literal)*) => {
-                    $(if $m < tile {
-                        let mut sum = sums[$m][0];
-                        macro_rules! column {
-                            ($k:literal) => {
-                                if $k < r.columns && $m + $k < PIXELS {
-                                    let from = _mm512_add_epi32(lanes, _mm512_set1_epi32(($k * r.channels) as i32));
-                                    sum = _mm512_add_epi32(sum, _mm512_permutexvar_epi32(from, sums[($m + $k) % PIXELS][0]));
-                                }
-                            };
-                        }
-                        column!(1); column!(2); column!(3); column!(4); column!(5); column!(6); column!(7); column!(8);
-                        _mm512_mask_storeu_epi32(values.as_mut_ptr().add($m * r.channels).cast(), own, sum);
-                    })*
-                };
-            }
-            pixels!(0 1 2 3 4 5 6 7 8 9 10 11 12);
-            let sum = |i: usize| {
-                let bias = _mm512_loadu_si512(bias.as_ptr().add(16 * i).cast());
-                _mm512_add_epi32(_mm512_loadu_si512(values.as_ptr().add(16 * i).cast()), bias)
+            let values = match r.channels {
+                1 => side_by_side::<1>(&sums, r.columns, tile),
+                2 => side_by_side::<2>(&sums, r.columns, tile),
+                4 => side_by_side::<4>(&sums, r.columns, tile),
+                _ => through_memory(&sums, r.columns, tile, r.channels),
             };
+            let sum = |i: usize| _mm512_add_epi32(values[i], _mm512_loadu_si512(bias.as_ptr().add(16 * i).cast()));
             let scale = |i: usize| _mm512_loadu_ps(scale.as_ptr().add(16 * i));
             match y {
                 Target::U8(y, finish) => {
@@ -124,5 +106,72 @@ pub(super) unsafe fn row(r: &Row<'_>, y: Target<'_>) {
             }
             first += tile;
         }
+    }
+}
+
+/// The sums of a tile's output pixels, `C` channels each, one pixel after the other in four vectors. A whole number of them fits a vector.
+///
+/// # Safety
+/// The machine has AVX-512 F.
+#[inline(always)]
+unsafe fn side_by_side<const C: usize>(sums: &[[__m512i; 1]; PIXELS], columns: usize, tile: usize) -> [__m512i; 4] {
+    const { assert!(16 % C == 0) };
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        let mut values = [_mm512_setzero_si512(); 4];
+        macro_rules! pixels {
+            ($($m:literal)*) => {
+                $(if $m < tile {
+                    let (vector, place) = ($m * C / 16, $m * C % 16);
+                    let own = ((1u16 << C) - 1) << place;
+                    macro_rules! column {
+                        ($k:literal) => {
+                            if $k < columns && $m + $k < PIXELS {
+                                let from = _mm512_add_epi32(lanes, _mm512_set1_epi32(($k * C) as i32 - place as i32));
+                                let sum = _mm512_maskz_permutexvar_epi32(own, from, sums[($m + $k) % PIXELS][0]);
+                                values[vector] = _mm512_add_epi32(values[vector], sum);
+                            }
+                        };
+                    }
+                    column!(0); column!(1); column!(2); column!(3); column!(4); column!(5); column!(6); column!(7); column!(8);
+                })*
+            };
+        }
+        pixels!(0 1 2 3 4 5 6 7 8 9 10 11 12);
+        values
+    }
+}
+
+/// [`side_by_side`] for any number of channels, each pixel stored behind the one before.
+///
+/// # Safety
+/// The machine has AVX-512 F.
+#[inline(always)]
+unsafe fn through_memory(sums: &[[__m512i; 1]; PIXELS], columns: usize, tile: usize, channels: usize) -> [__m512i; 4] {
+    let mut values = [0i32; VALUES + 16];
+    let own = (1u16 << channels) - 1;
+    // SAFETY: by the caller's promise; a tile has at most `VALUES` values.
+    unsafe {
+        let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        macro_rules! pixels {
+            ($($m:literal)*) => {
+                $(if $m < tile {
+                    let mut sum = sums[$m][0];
+                    macro_rules! column {
+                        ($k:literal) => {
+                            if $k < columns && $m + $k < PIXELS {
+                                let from = _mm512_add_epi32(lanes, _mm512_set1_epi32(($k * channels) as i32));
+                                sum = _mm512_add_epi32(sum, _mm512_permutexvar_epi32(from, sums[($m + $k) % PIXELS][0]));
+                            }
+                        };
+                    }
+                    column!(1); column!(2); column!(3); column!(4); column!(5); column!(6); column!(7); column!(8);
+                    _mm512_mask_storeu_epi32(values.as_mut_ptr().add($m * channels).cast(), own, sum);
+                })*
+            };
+        }
+        pixels!(0 1 2 3 4 5 6 7 8 9 10 11 12);
+        std::array::from_fn(|i| _mm512_loadu_si512(values.as_ptr().add(16 * i).cast()))
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! With the channels last, what a kernel row sees of the image is one piece, and the next output pixel sees the same a few bytes
 //! further on. So a convolution needs no copy of every tap (9 for 3×3): a kernel that steps from kernel row to kernel row reads
-//! them from the image, or from a copy of a few of its rows with the padding around.
+//! them from the image, or from a copy of a few of its rows with the padding around. Of a wide image only the pixels whose window reaches
+//! into the padding are copied.
 
 use super::After;
 #[cfg(target_arch = "x86_64")]
 use super::fold;
 use super::panels::{BLOCK_BYTES, Block, MIN_ROWS, Panels, Sink};
+use super::rows::gather;
 use crate::cpu::{AVX512, Isa};
 use crate::geometry::ConvGeometry;
 use crate::pool::{Pool, SharedMut};
@@ -19,6 +21,10 @@ const MIN_WIDTH: usize = 12;
 const SHORT: usize = 16;
 /// Output channels up to which the copy of the taps takes a share of the time that is worth saving.
 const MOST_COLUMNS: usize = 128;
+/// Bytes of a block of wide rows, of which more are copied than [`BLOCK_BYTES`] has room for: a part of the second-level cache.
+const COPIED_BYTES: usize = 4 * BLOCK_BYTES;
+/// Output pixels in a row from which on it is cheaper to compute those at its ends by themselves than to copy the row.
+const WIDE: usize = 256;
 /// Bytes that a kernel row is read in.
 const STEP: usize = 4;
 /// Output channels up to which a kernel's columns share a vector.
@@ -35,6 +41,8 @@ pub(super) struct Image {
     /// Bytes from one row of the copy, or of the input if nothing is copied, to the next.
     line: usize,
     copied: bool,
+    /// Whether pixels whose window lies inside the image are read from it all the same.
+    inner: bool,
     /// Whether the columns of the kernel share a vector of sums (`fold.rs`).
     folded: bool,
 }
@@ -68,7 +76,8 @@ impl Image {
         let inside = g.pad_top == 0 && g.pad_left == 0 && width <= g.in_w * g.in_c;
         let copied = !(inside && (g.out_h - 1) * g.stride[0] + g.kernel[0] <= g.in_h);
         let line = if copied { width.next_multiple_of(64) } else { g.in_w * g.in_c };
-        Some(Image { run, padded, line, copied, folded })
+        let inner = copied && !folded && run == padded && g.in_c.is_multiple_of(STEP) && g.out_w >= WIDE;
+        Some(Image { run, padded, line, copied, inner, folded })
     }
 
     /// Bytes of weights of an output channel.
@@ -110,8 +119,9 @@ impl Image {
     /// Output rows of a block.
     fn rows(&self, g: &ConvGeometry, columns: usize, threads: usize) -> usize {
         let row = g.stride[0] * self.line + 2 * g.out_w * columns;
-        let fixed = g.kernel[0].saturating_sub(g.stride[0]) * self.line;
-        let fits = BLOCK_BYTES.saturating_sub(fixed) / row;
+        let again = g.kernel[0].saturating_sub(g.stride[0]);
+        // Rows that the next block copies again are a small part of it.
+        let fits = (BLOCK_BYTES.saturating_sub(again * self.line) / row).max((COPIED_BYTES / row).min(4 * again));
         let share = if threads == 1 { 1 } else { 2 * threads };
         let fine = (g.batch * g.out_h).div_ceil(share);
         fits.max(MIN_ROWS.div_ceil(g.out_w)).min(fine).clamp(1, g.out_h)
@@ -123,11 +133,16 @@ impl Image {
     }
 
     pub(super) fn scratch_bytes(&self, g: &ConvGeometry, columns: usize, threads: usize) -> usize {
-        if !self.copied {
-            return 0;
+        (1..=threads).map(|threads| threads * self.share(g, self.rows(g, columns, threads))).max().unwrap_or(0)
+    }
+
+    /// Bytes that a block of `rows` rows of the output is copied to.
+    fn share(&self, g: &ConvGeometry, rows: usize) -> usize {
+        match (self.copied, self.inner) {
+            (false, _) => 0,
+            (true, false) => Image::seen(g, rows) * self.line,
+            (true, true) => g.kernel[0] * self.line + rows * self.depth(g),
         }
-        let bytes = |threads| threads * Image::seen(g, self.rows(g, columns, threads)) * self.line;
-        (1..=threads).map(bytes).max().unwrap_or(0)
     }
 
     /// Convolves. Lengths have been checked, `scratch` included.
@@ -145,60 +160,16 @@ impl Image {
     ) {
         let rows = self.rows(g, panels.columns, pool.threads());
         let blocks = g.out_h.div_ceil(rows);
-        let share = Image::seen(g, rows) * self.line;
+        let share = self.share(g, rows);
         let scratch = SharedMut::new(scratch);
         let y = Sink::new(y);
-        let part = &panels.groups[0];
         pool.run_indexed(g.batch * blocks, &|worker, block| {
             let (n, first) = (block / blocks, block % blocks * rows);
             let count = rows.min(g.out_h - first);
-            let a = if self.copied {
-                // SAFETY: a worker runs one block at a time and its range is its own.
-                let copy = unsafe { scratch.slice(worker * share..(worker + 1) * share) };
-                self.copy(g, x, x_zero, n, first, Image::seen(g, count), copy);
-                &*copy
-            } else {
-                &x[(n * g.in_h + first * g.stride[0]) * self.line..]
-            };
-            let offset = (n * g.out_h + first) * g.out_w * g.out_c;
-            #[cfg(target_arch = "x86_64")]
-            if AVX512 && self.folded {
-                for i in 0..count {
-                    let row = fold::Row {
-                        a: &a[i * g.stride[0] * self.line..],
-                        line: self.line,
-                        lines: g.kernel[0],
-                        stride: g.in_c,
-                        steps: self.padded / STEP,
-                        width: g.out_w,
-                        channels: g.out_c,
-                        columns: g.kernel[1],
-                        weights: &part.weights,
-                        bias: &part.bias,
-                        scale: &part.scale,
-                    };
-                    y.fold(panels.isa, &row, offset + i * g.out_w * g.out_c, epilogue, after);
-                }
-                return;
-            }
-            let block = Block {
-                a,
-                stride: g.stride[1] * g.in_c,
-                rows: count * g.out_w,
-                steps: self.padded / STEP,
-                lines: g.kernel[0],
-                line: self.line,
-                segment: g.out_w,
-                segment_stride: g.stride[0] * self.line,
-                weights: &part.weights,
-                bias: &part.bias,
-                scale: &part.scale,
-                from: 0,
-                to: panels.columns,
-                saturates: panels.saturates,
-            };
-            let columns = 0..panels.columns;
-            y.compute(panels.isa, &panels.layout, &block, offset, g.out_c, epilogue, after, 0, &columns);
+            // SAFETY: a worker runs one block at a time and its range is its own.
+            let copy = unsafe { scratch.slice(worker * share..(worker + 1) * share) };
+            let job = Job { image: self, panels, g, x, x_zero, n, first, count, epilogue, after, y: &y };
+            if self.inner { job.inner(copy) } else { job.whole(copy) }
         });
     }
 
@@ -217,6 +188,139 @@ impl Image {
             before.fill(x_zero);
             middle.copy_from_slice(from);
             behind.fill(x_zero);
+        }
+    }
+}
+
+/// Some rows of the output of one image.
+struct Job<'a> {
+    image: &'a Image,
+    panels: &'a Panels,
+    g: &'a ConvGeometry,
+    x: &'a [u8],
+    x_zero: u8,
+    n: usize,
+    first: usize,
+    count: usize,
+    epilogue: &'a Epilogue,
+    after: After<'a>,
+    y: &'a Sink<'a>,
+}
+
+impl Job<'_> {
+    /// Values of the output before pixel (`row`, `column`).
+    fn offset(&self, row: usize, column: usize) -> usize {
+        ((self.n * self.g.out_h + row) * self.g.out_w + column) * self.g.out_c
+    }
+
+    /// Computes `rows` rows of as many pixels as `block` has in a segment, from `offset` on: pixels `y_stride` values apart.
+    fn compute(&self, block: Block<'_>, offset: usize, y_stride: usize) {
+        let Panels { isa, layout, columns, saturates, .. } = self.panels;
+        let part = &self.panels.groups[0];
+        let block = Block {
+            weights: &part.weights,
+            bias: &part.bias,
+            scale: &part.scale,
+            from: 0,
+            to: *columns,
+            saturates: *saturates,
+            ..block
+        };
+        self.y.compute(*isa, layout, &block, offset, y_stride, self.epilogue, self.after, 0, &(0..*columns));
+    }
+
+    /// Rows of pixels whose kernel rows are pieces of `a`, `line` bytes apart.
+    fn pixels<'a>(&self, a: &'a [u8], line: usize, rows: usize, width: usize) -> Block<'a> {
+        Block {
+            a,
+            stride: self.g.stride[1] * self.g.in_c,
+            rows: rows * width,
+            steps: self.image.padded / STEP,
+            lines: self.g.kernel[0],
+            line,
+            segment: width,
+            segment_stride: self.g.stride[0] * line,
+            weights: &[],
+            bias: &[],
+            scale: &[],
+            from: 0,
+            to: 0,
+            saturates: false,
+        }
+    }
+
+    /// All rows, from a copy of what they see, or from the image where that has no padding.
+    fn whole(&self, copy: &mut [u8]) {
+        let Job { image, g, x, x_zero, n, first, count, .. } = *self;
+        let a = if image.copied {
+            image.copy(g, x, x_zero, n, first, Image::seen(g, count), copy);
+            &*copy
+        } else {
+            &x[(n * g.in_h + first * g.stride[0]) * image.line..]
+        };
+        #[cfg(target_arch = "x86_64")]
+        if AVX512 && image.folded {
+            let part = &self.panels.groups[0];
+            for i in 0..count {
+                let row = fold::Row {
+                    a: &a[i * g.stride[0] * image.line..],
+                    line: image.line,
+                    lines: g.kernel[0],
+                    stride: g.in_c,
+                    steps: image.padded / STEP,
+                    width: g.out_w,
+                    channels: g.out_c,
+                    columns: g.kernel[1],
+                    weights: &part.weights,
+                    bias: &part.bias,
+                    scale: &part.scale,
+                };
+                self.y.fold(self.panels.isa, &row, self.offset(first + i, 0), self.epilogue, self.after);
+            }
+            return;
+        }
+        self.compute(self.pixels(a, image.line, count, g.out_w), self.offset(first, 0), g.out_c);
+    }
+
+    /// All rows: pixels whose window lies inside the image from the image, the others from copies of theirs.
+    fn inner(&self, copy: &mut [u8]) {
+        let Job { image, panels, g, x, x_zero, n, first, count, .. } = *self;
+        let (lines, windows) = copy.split_at_mut(image.line * g.kernel[0]);
+        // Rows whose windows do not reach above or below the image, and of them the pixels whose windows do not reach beside it.
+        let top = g.pad_top.div_ceil(g.stride[0]).clamp(first, first + count);
+        let rows = (g.in_h + g.pad_top).checked_sub(g.kernel[0]).map_or(0, |room| room / g.stride[0] + 1);
+        let bottom = rows.clamp(top, first + count);
+        let left = g.pad_left.div_ceil(g.stride[1]).min(g.out_w);
+        let columns = (g.in_w + g.pad_left).checked_sub(g.kernel[1]).map_or(0, |room| room / g.stride[1] + 1);
+        let right = columns.clamp(left, g.out_w);
+        for row in (first..top).chain(bottom..first + count) {
+            image.copy(g, x, x_zero, n, row, g.kernel[0], lines);
+            self.compute(self.pixels(lines, image.line, 1, g.out_w), self.offset(row, 0), g.out_c);
+        }
+        if top == bottom {
+            return;
+        }
+        let line = g.in_w * g.in_c;
+        for row in top..if left < right { bottom } else { top } {
+            let pixel = (n * g.in_h + row * g.stride[0] - g.pad_top) * g.in_w + left * g.stride[1] - g.pad_left;
+            let a = &x[pixel * g.in_c..];
+            self.compute(self.pixels(a, line, 1, right - left), self.offset(row, left), g.out_c);
+        }
+        let depth = image.depth(g);
+        for column in (0..left).chain(right..g.out_w) {
+            for (row, window) in (top..bottom).zip(windows.chunks_exact_mut(depth)) {
+                let pixel = (n * g.out_h + row) * g.out_w + column;
+                gather(panels.isa, g, 0, x, x_zero, pixel, 1, window, depth, false);
+            }
+            let block = Block {
+                stride: depth,
+                rows: bottom - top,
+                steps: depth / STEP,
+                lines: 1,
+                segment: bottom - top,
+                ..self.pixels(windows, 0, 1, 1)
+            };
+            self.compute(block, self.offset(top, column), g.out_w * g.out_c);
         }
     }
 }
