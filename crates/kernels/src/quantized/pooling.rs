@@ -9,6 +9,8 @@ use crate::pool::Pool;
 
 /// Channels pooled at a time.
 const LANES: usize = 64;
+/// The same of channels left over.
+const FEW: usize = 16;
 
 /// The largest value under each window; taps in the padding are left out.
 ///
@@ -144,6 +146,10 @@ fn inside(
     size: usize,
 ) -> std::ops::Range<usize> {
     let start = out * stride;
+    // As a rule all of them; divisions take longer than a small window.
+    if start >= pad && start - pad + (kernel - 1) * dilation < size {
+        return 0..kernel;
+    }
     let first = pad.saturating_sub(start).div_ceil(dilation).min(kernel);
     let last = (size + pad).saturating_sub(start).div_ceil(dilation).min(kernel);
     first..last.max(first)
@@ -152,30 +158,58 @@ fn inside(
 per_isa! {
     fn max_row(g: &ConvGeometry, x: &[u8], oy: usize, y: &mut [u8]) {
         let rows = inside(oy, g.stride[0], g.dilation[0], g.kernel[0], g.pad_top, g.in_h);
+        let top = oy * g.stride[0] + rows.start * g.dilation[0];
         for (ox, y) in y.chunks_exact_mut(g.in_c).enumerate() {
             let columns = inside(ox, g.stride[1], g.dilation[1], g.kernel[1], g.pad_left, g.in_w);
-            for (block, y) in y.chunks_mut(LANES).enumerate() {
-                // A block of fixed length stays in registers while the taps go by.
-                let mut best = [0u8; LANES];
-                for ky in rows.clone() {
-                    let iy = oy * g.stride[0] + ky * g.dilation[0] - g.pad_top;
-                    for kx in columns.clone() {
-                        let ix = ox * g.stride[1] + kx * g.dilation[1] - g.pad_left;
-                        let from = (iy * g.in_w + ix) * g.in_c + block * LANES;
-                        if let Some(x) = x[from..from + y.len()].first_chunk::<LANES>() {
-                            for (best, x) in best.iter_mut().zip(x) {
-                                *best = (*best).max(*x);
-                            }
-                        } else {
-                            for (best, x) in best.iter_mut().zip(&x[from..from + y.len()]) {
-                                *best = (*best).max(*x);
-                            }
-                        }
-                    }
-                }
-                y.copy_from_slice(&best[..y.len()]);
+            let left = ox * g.stride[1] + columns.start * g.dilation[1];
+            let taps = Taps {
+                x: if rows.is_empty() || columns.is_empty() {
+                    &[]
+                } else {
+                    &x[((top - g.pad_top) * g.in_w + left - g.pad_left) * g.in_c..]
+                },
+                count: [rows.len(), columns.len()],
+                apart: [g.dilation[0] * g.in_w * g.in_c, g.dilation[1] * g.in_c],
+            };
+            let (blocks, rest) = y.as_chunks_mut::<LANES>();
+            for (block, y) in blocks.iter_mut().enumerate() {
+                *y = taps.largest(block * LANES);
+            }
+            let first = g.in_c - rest.len();
+            let (blocks, rest) = rest.as_chunks_mut::<FEW>();
+            for (block, y) in blocks.iter_mut().enumerate() {
+                *y = taps.largest(first + block * FEW);
+            }
+            let first = g.in_c - rest.len();
+            for (channel, y) in rest.iter_mut().enumerate() {
+                [*y] = taps.largest(first + channel);
             }
         }
+    }
+}
+
+/// The taps of a window that lie inside the image: the pixels from the first one on, how many down and across, and values between them.
+struct Taps<'a> {
+    x: &'a [u8],
+    count: [usize; 2],
+    apart: [usize; 2],
+}
+
+impl Taps<'_> {
+    /// The largest values of `N` channels: as many as stay in registers while the taps go by.
+    #[inline(always)]
+    fn largest<const N: usize>(&self, channel: usize) -> [u8; N] {
+        let mut best = [0; N];
+        for row in 0..self.count[0] {
+            for column in 0..self.count[1] {
+                let from = row * self.apart[0] + column * self.apart[1] + channel;
+                let x: &[u8] = &self.x[from..from + N];
+                for (best, x) in best.iter_mut().zip(x) {
+                    *best = (*best).max(*x);
+                }
+            }
+        }
+        best
     }
 }
 

@@ -24,6 +24,9 @@ pub(super) unsafe fn block(b: &Block<'_>, y: Target<'_>, y_stride: usize) {
     while column < b.to {
         let vectors = ((b.bias.len() - column) / 16).clamp(1, 4);
         let tiles = b.segment.div_ceil(ROWS[vectors]);
+        // Where all rows are one segment, every tile fetches its share of the weights that come next.
+        let size = 64 * vectors * b.steps * b.lines;
+        let share = if b.segment == b.rows { size / tiles } else { 0 };
         for segment in 0..b.rows / b.segment {
             let mut row = 0;
             for tile in 0..tiles {
@@ -31,7 +34,9 @@ pub(super) unsafe fn block(b: &Block<'_>, y: Target<'_>, y_stride: usize) {
                 let rows = (b.segment - row).div_ceil(tiles - tile);
                 // SAFETY: `segment`, `row` and `column` lie inside the block.
                 unsafe {
-                    let call = Tile::at(b, segment, row, column, y, y_stride);
+                    let mut call = Tile::at(b, segment, row, column, y, y_stride);
+                    call.ahead = call.weights.wrapping_add(size + tile * share);
+                    call.ahead_step = share / (b.steps * b.lines);
                     macro_rules! with {
                         ($($n:literal: $($m:literal)*;)*) => {
                             match (vectors, rows) {
@@ -62,6 +67,9 @@ pub(super) struct Tile<'a> {
     pub(super) lines: usize,
     pub(super) line: usize,
     pub(super) weights: *const i8,
+    /// What is wanted in the second-level cache next, and from where on at the next step. Need not be readable.
+    pub(super) ahead: *const i8,
+    pub(super) ahead_step: usize,
     pub(super) bias: *const i32,
     pub(super) scale: *const f32,
     /// Columns before it, and from it to the end of the block.
@@ -86,6 +94,8 @@ impl<'a> Tile<'a> {
                 lines: b.lines,
                 line: b.line,
                 weights: b.weights.as_ptr().add(column * 4 * b.steps * b.lines),
+                ahead: b.weights.as_ptr(),
+                ahead_step: 0,
                 bias: b.bias.as_ptr().add(column),
                 scale: b.scale.as_ptr().add(column),
                 column,
@@ -144,7 +154,7 @@ impl<'a> Tile<'a> {
                     sums[m][n] = bias;
                 }
             }
-            let mut weights = self.weights;
+            let (mut weights, mut ahead) = (self.weights, self.ahead);
             for line in 0..self.lines {
                 let mut a = self.a.add(line * self.line);
                 for _ in 0..self.steps {
@@ -158,6 +168,8 @@ impl<'a> Tile<'a> {
                             sums[m][n] = _mm512_dpbusd_epi32(sums[m][n], x, w[n]);
                         }
                     }
+                    _mm_prefetch::<_MM_HINT_T1>(ahead);
+                    ahead = ahead.wrapping_add(self.ahead_step);
                     a = a.add(4);
                     weights = weights.add(64 * N);
                 }

@@ -68,6 +68,8 @@ pub(super) unsafe fn row(r: &Row<'_>, y: Target<'_>) {
                 lines: r.lines,
                 line: r.line,
                 weights: r.weights.as_ptr(),
+                ahead: r.weights.as_ptr(),
+                ahead_step: 0,
                 bias: none.as_ptr(),
                 scale: scale.as_ptr(),
                 column: 0,

@@ -241,7 +241,7 @@ impl Bands {
                     let share = slide::Share { geometry: g, x, x_zero, padding, bands, blocks, to };
                     // SAFETY: windows only slide where the machine has the instructions; the image lies in the output, whose length
                     // was checked, and no other job has these channels of these bands.
-                    unsafe { slide::run(self, share, y.as_mut_ptr().add(start)) };
+                    unsafe { slide::run(self, &share, y.as_mut_ptr().add(start)) };
                     continue;
                 }
                 for band in bands {

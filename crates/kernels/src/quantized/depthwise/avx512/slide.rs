@@ -59,8 +59,8 @@ pub(super) struct Share<'a> {
 /// The machine has AVX-512 F, BW, VL, DQ, VNNI and VBMI. `y` is the image's output, and may be written at those channels of the
 /// bands' pixels.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
-pub(super) unsafe fn run(packed: &Bands, share: Share<'_>, y: *mut u8) {
-    let Share { geometry: g, x, padding, to, .. } = share;
+pub(super) unsafe fn run(packed: &Bands, share: &Share<'_>, y: *mut u8) {
+    let Share { geometry: g, x, padding, to, .. } = *share;
     let (window, variants) = (&packed.window, packed.variants);
     let (length, weights) = (g.in_w * g.in_c, 3 * variants * COLUMN);
     let apart = if variants < packed.rows { g.stride[0] } else { 0 };
