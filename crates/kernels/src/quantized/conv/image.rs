@@ -124,7 +124,10 @@ impl Image {
         let fits = (BLOCK_BYTES.saturating_sub(again * self.line) / row).max((COPIED_BYTES / row).min(4 * again));
         let share = if threads == 1 { 1 } else { 2 * threads };
         let fine = (g.batch * g.out_h).div_ceil(share);
-        fits.max(MIN_ROWS.div_ceil(g.out_w)).min(fine).clamp(1, g.out_h)
+        let most = fits.max(MIN_ROWS.div_ceil(g.out_w)).min(fine).clamp(1, g.out_h);
+        // As many blocks for every thread.
+        let blocks = (g.batch * g.out_h).div_ceil(most).next_multiple_of(threads);
+        g.out_h.div_ceil(blocks.div_ceil(g.batch))
     }
 
     /// Rows of the input that `rows` rows of the output see.
