@@ -8,7 +8,8 @@
 use super::After;
 #[cfg(target_arch = "x86_64")]
 use super::fold;
-use super::panels::{BLOCK_BYTES, Block, MIN_ROWS, Panels, Sink};
+use super::layout::Layout;
+use super::panels::{BLOCK_BYTES, Block, MIN_ROWS, Sink};
 use super::rows::gather;
 use crate::cpu::{AVX512, Isa};
 use crate::geometry::ConvGeometry;
@@ -34,7 +35,7 @@ const LANES: usize = 16;
 
 /// How the rows lie in the image.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Image {
+pub(in crate::quantized) struct Image {
     /// Bytes of a kernel row, and the same rounded up to whole steps; weights are zero for the difference.
     run: usize,
     padded: usize,
@@ -47,7 +48,25 @@ pub(super) struct Image {
     folded: bool,
 }
 
+/// Weights in the order that the matrix kernel reads, and what becomes of its sums. Bias and scale have a value for each column, padded to whole vectors.
+#[derive(Clone, Copy)]
+pub(in crate::quantized) struct Matrix<'a> {
+    pub(in crate::quantized) isa: Isa,
+    /// Output channels.
+    pub(in crate::quantized) columns: usize,
+    /// [`Epilogue::saturates`].
+    pub(in crate::quantized) saturates: bool,
+    pub(in crate::quantized) weights: &'a [i8],
+    pub(in crate::quantized) bias: &'a [i32],
+    pub(in crate::quantized) scale: &'a [f32],
+}
+
 impl Image {
+    /// The way for a layer with weights in panels of 64 columns, four taps a step, without any between: how kernels of few bits make them.
+    pub(in crate::quantized) fn plain(isa: Isa, g: &ConvGeometry) -> Option<Image> {
+        Image::of(isa, g).filter(|image| !image.spaces())
+    }
+
     /// The way for a layer, or `None` if another one is better or the instruction set's kernel has none.
     pub(super) fn of(isa: Isa, g: &ConvGeometry) -> Option<Image> {
         let suits = AVX512
@@ -135,7 +154,7 @@ impl Image {
         (rows - 1) * g.stride[0] + g.kernel[0]
     }
 
-    pub(super) fn scratch_bytes(&self, g: &ConvGeometry, columns: usize, threads: usize) -> usize {
+    pub(in crate::quantized) fn scratch_bytes(&self, g: &ConvGeometry, columns: usize, threads: usize) -> usize {
         (1..=threads).map(|threads| threads * self.share(g, self.rows(g, columns, threads))).max().unwrap_or(0)
     }
 
@@ -149,9 +168,9 @@ impl Image {
     }
 
     /// Convolves. Lengths have been checked, `scratch` included.
-    pub(super) fn run(
+    pub(in crate::quantized) fn run(
         &self,
-        panels: &Panels,
+        matrix: Matrix<'_>,
         g: &ConvGeometry,
         x: &[u8],
         x_zero: u8,
@@ -161,7 +180,7 @@ impl Image {
         scratch: &mut [u8],
         pool: &Pool,
     ) {
-        let rows = self.rows(g, panels.columns, pool.threads());
+        let rows = self.rows(g, matrix.columns, pool.threads());
         let blocks = g.out_h.div_ceil(rows);
         let share = self.share(g, rows);
         let scratch = SharedMut::new(scratch);
@@ -171,7 +190,7 @@ impl Image {
             let count = rows.min(g.out_h - first);
             // SAFETY: a worker runs one block at a time and its range is its own.
             let copy = unsafe { scratch.slice(worker * share..(worker + 1) * share) };
-            let job = Job { image: self, panels, g, x, x_zero, n, first, count, epilogue, after, y: &y };
+            let job = Job { image: self, matrix, g, x, x_zero, n, first, count, epilogue, after, y: &y };
             if self.inner { job.inner(copy) } else { job.whole(copy) }
         });
     }
@@ -198,7 +217,7 @@ impl Image {
 /// Some rows of the output of one image.
 struct Job<'a> {
     image: &'a Image,
-    panels: &'a Panels,
+    matrix: Matrix<'a>,
     g: &'a ConvGeometry,
     x: &'a [u8],
     x_zero: u8,
@@ -218,18 +237,10 @@ impl Job<'_> {
 
     /// Computes `rows` rows of as many pixels as `block` has in a segment, from `offset` on: pixels `y_stride` values apart.
     fn compute(&self, block: Block<'_>, offset: usize, y_stride: usize) {
-        let Panels { isa, layout, columns, saturates, .. } = self.panels;
-        let part = &self.panels.groups[0];
-        let block = Block {
-            weights: &part.weights,
-            bias: &part.bias,
-            scale: &part.scale,
-            from: 0,
-            to: *columns,
-            saturates: *saturates,
-            ..block
-        };
-        self.y.compute(*isa, layout, &block, offset, y_stride, self.epilogue, self.after, 0, &(0..*columns));
+        let Matrix { isa, columns, saturates, weights, bias, scale } = self.matrix;
+        let block = Block { weights, bias, scale, from: 0, to: columns, saturates, ..block };
+        let Some(layout) = Layout::of(isa) else { unreachable!("images are read by matrix kernels") };
+        self.y.compute(isa, &layout, &block, offset, y_stride, self.epilogue, self.after, 0, &(0..columns));
     }
 
     /// Rows of pixels whose kernel rows are pieces of `a`, `line` bytes apart.
@@ -263,7 +274,7 @@ impl Job<'_> {
         };
         #[cfg(target_arch = "x86_64")]
         if AVX512 && image.folded {
-            let part = &self.panels.groups[0];
+            let Matrix { isa, weights, bias, scale, .. } = self.matrix;
             for i in 0..count {
                 let row = fold::Row {
                     a: &a[i * g.stride[0] * image.line..],
@@ -274,11 +285,11 @@ impl Job<'_> {
                     width: g.out_w,
                     channels: g.out_c,
                     columns: g.kernel[1],
-                    weights: &part.weights,
-                    bias: &part.bias,
-                    scale: &part.scale,
+                    weights,
+                    bias,
+                    scale,
                 };
-                self.y.fold(self.panels.isa, &row, self.offset(first + i, 0), self.epilogue, self.after);
+                self.y.fold(isa, &row, self.offset(first + i, 0), self.epilogue, self.after);
             }
             return;
         }
@@ -287,7 +298,7 @@ impl Job<'_> {
 
     /// All rows: pixels whose window lies inside the image from the image, the others from copies of theirs.
     fn inner(&self, copy: &mut [u8]) {
-        let Job { image, panels, g, x, x_zero, n, first, count, .. } = *self;
+        let Job { image, matrix, g, x, x_zero, n, first, count, .. } = *self;
         let (lines, windows) = copy.split_at_mut(image.line * g.kernel[0]);
         // Rows whose windows do not reach above or below the image, and of them the pixels whose windows do not reach beside it.
         let top = g.pad_top.div_ceil(g.stride[0]).clamp(first, first + count);
@@ -313,7 +324,7 @@ impl Job<'_> {
         for column in (0..left).chain(right..g.out_w) {
             for (row, window) in (top..bottom).zip(windows.chunks_exact_mut(depth)) {
                 let pixel = (n * g.out_h + row) * g.out_w + column;
-                gather(panels.isa, g, 0, x, x_zero, pixel, 1, window, depth, false);
+                gather(matrix.isa, g, 0, x, x_zero, pixel, 1, window, depth, false);
             }
             let block = Block {
                 stride: depth,

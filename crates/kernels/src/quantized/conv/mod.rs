@@ -10,7 +10,7 @@ pub(super) mod avx2;
 pub(super) mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod fold;
-mod image;
+pub(super) mod image;
 mod layout;
 #[cfg(target_arch = "aarch64")]
 pub(super) mod neon;

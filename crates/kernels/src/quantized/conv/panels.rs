@@ -6,7 +6,7 @@ use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use super::fold;
-use super::image::Image;
+use super::image::{Image, Matrix};
 use super::layout::Layout;
 use super::{After, fold_signed, rows};
 use crate::aligned::Aligned;
@@ -245,7 +245,10 @@ impl Panels {
         pool: &Pool,
     ) {
         if let Some(image) = &self.image {
-            return image.run(self, g, x, x_zero, epilogue, after, y, scratch, pool);
+            let Group { weights, bias, scale } = &self.groups[0];
+            let matrix =
+                Matrix { isa: self.isa, columns: self.columns, saturates: self.saturates, weights, bias, scale };
+            return image.run(matrix, g, x, x_zero, epilogue, after, y, scratch, pool);
         }
         let cut = self.cut(g, pool.threads());
         let (direct, stride) = (self.direct(g), self.stride());

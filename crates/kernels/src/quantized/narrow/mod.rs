@@ -27,7 +27,8 @@ pub use packed::Width;
 use packed::Packed;
 
 use super::IntegerSource;
-use super::conv::{fold_signed, fold_zero};
+use super::conv::image::{Image, Matrix};
+use super::conv::{After, fold_signed, fold_zero};
 use super::epilogue::{Epilogue, Output, Residual};
 use super::panelled::{self, Panelled, Weights};
 #[cfg(target_arch = "x86_64")]
@@ -43,6 +44,8 @@ use crate::prepacked::{self, Tag};
 pub struct NarrowConv {
     conv: Panelled,
     packed: Packed,
+    /// Few output channels are computed as by weights of bytes, from the image: the weights are spread to bytes for the time of a run.
+    image: Option<Image>,
 }
 
 impl NarrowConv {
@@ -88,7 +91,7 @@ impl NarrowConv {
         let packed = Packed::new(isa, width, weights, [columns, depth, depth]);
         let direct = geometry.is_pointwise() && geometry.in_c.is_multiple_of(4);
         let conv = Panelled::new(isa, geometry, bias, x_zero, epilogue, (4 * packed.steps, direct));
-        Ok(Some(NarrowConv { conv, packed }))
+        Ok(Some(NarrowConv { conv, packed, image: Image::plain(isa, &geometry) }))
     }
 
     /// The sizes it was packed for.
@@ -120,7 +123,11 @@ impl NarrowConv {
     /// Bytes of scratch that [`NarrowConv::run`] needs on a pool of `threads`.
     #[must_use]
     pub fn scratch_bytes(&self, threads: usize) -> usize {
-        self.conv.scratch_bytes(threads)
+        let g = &self.conv.geometry;
+        self.image.map_or_else(
+            || self.conv.scratch_bytes(threads),
+            |image| self.packed.spread_bytes() + image.scratch_bytes(g, g.out_c, threads),
+        )
     }
 
     /// Convolves `x`, `[batch, in_h, in_w, in_c]`, into `y`, `[batch, out_h, out_w, out_c]`.
@@ -147,7 +154,16 @@ impl NarrowConv {
         scratch: &mut [u8],
         pool: &Pool,
     ) -> Result<(), KernelError> {
-        self.conv.run(&self.packed, x, residual, y, scratch, pool)
+        let Some(image) = self.image else { return self.conv.run(&self.packed, x, residual, y, scratch, pool) };
+        let Panelled { isa, geometry, x_zero, bias, scale, epilogue, .. } = &self.conv;
+        self.conv.check(x, residual, &y, scratch, self.scratch_bytes(pool.threads()))?;
+        let (weights, scratch) = scratch.split_at_mut(self.packed.spread_bytes());
+        let weights: &mut [i8] = bytemuck::cast_slice_mut(weights);
+        self.packed.spread(*isa, weights);
+        let saturates = epilogue.saturates();
+        let matrix = Matrix { isa: *isa, columns: geometry.out_c, saturates, weights, bias, scale };
+        image.run(matrix, geometry, x, *x_zero, epilogue, After { prelu: None, residual }, y, scratch, pool);
+        Ok(())
     }
 }
 

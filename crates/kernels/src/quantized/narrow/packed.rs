@@ -6,6 +6,7 @@ use crate::aligned::Aligned;
 use crate::cpu::Isa;
 use crate::prepacked::Tag;
 use crate::quantized::IntegerSource;
+use crate::quantized::versions::per_isa;
 
 /// Most panels that lie side by side, so that a product with few rows reads one run of bytes.
 pub(super) use crate::quantized::panelled::{BUNDLE, LANES};
@@ -207,6 +208,23 @@ impl Packed {
         bundle * self.groups + group * self.line_step(panel) / TAPS + column - bundle
     }
 
+    /// Bytes of the weights as bytes, if all steps are summed at once.
+    pub(super) fn spread_bytes(&self) -> usize {
+        self.panels * self.steps * LINE
+    }
+
+    /// All weights as bytes, `[bundle][step][column of the bundle][tap of four]`. There is one group.
+    pub(super) fn spread(&self, isa: Isa, to: &mut [i8]) {
+        debug_assert_eq!(self.groups, 1);
+        let bundles = self.bytes.chunks(self.bundle * self.lines * LINE);
+        for (from, to) in bundles.zip(to.chunks_mut(self.bundle * self.steps * LINE)) {
+            let line = from.len() / self.lines;
+            for (from, to) in from.chunks_exact(line).zip(to.chunks_mut(self.width.per_byte() * line)) {
+                spread(isa, self.width, from, to);
+            }
+        }
+    }
+
     /// Bytes of all of it.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.len()
@@ -225,6 +243,24 @@ impl Packed {
         let end = start + (lines - 1) * self.line_step(panel) + panels * LINE;
         assert!((within + panels) * LINE <= self.line_step(panel), "a tile reaches over two bundles");
         &self.bytes[start..end]
+    }
+}
+
+per_isa! {
+    /// Takes the weights of several steps out of a line of a bundle, as long as there is room for a step.
+    fn spread(width: Width, line: &[i8], to: &mut [i8]) {
+        let mut bytes = [0u8; BUNDLE * LINE];
+        let bytes = &mut bytes[..line.len()];
+        bytes.iter_mut().zip(line).for_each(|(to, from)| *to = *from as u8);
+        for step in to.chunks_exact_mut(line.len()) {
+            let weights = step.iter_mut().zip(&mut *bytes);
+            // One loop for each width, which the compiler makes vectors of.
+            match width {
+                Width::Four => weights.for_each(|(weight, byte)| *weight = Width::Four.take(byte)),
+                Width::Two => weights.for_each(|(weight, byte)| *weight = Width::Two.take(byte)),
+                Width::Ternary => weights.for_each(|(weight, byte)| *weight = Width::Ternary.take(byte)),
+            }
+        }
     }
 }
 

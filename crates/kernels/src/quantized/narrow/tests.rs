@@ -101,6 +101,33 @@ proptest! {
 }
 
 #[test]
+fn rows_read_from_the_image() {
+    let layer = |in_w, in_c, out_c| ConvGeometry {
+        batch: 2,
+        in_h: 5,
+        in_w,
+        in_c,
+        out_h: 5,
+        out_w: in_w,
+        out_c,
+        kernel: [3, 3],
+        stride: [1, 1],
+        dilation: [1, 1],
+        pad_top: 1,
+        pad_left: 1,
+        groups: 1,
+    };
+    // Wide and very wide rows; steps that no byte's weights end with.
+    for (in_w, in_c, out_c) in [(20, 8, 70), (13, 12, 128), (260, 4, 20)] {
+        for width in [Width::Four, Width::Two, Width::Ternary] {
+            for threads in 1..4 {
+                check(&narrowed(fill(layer(in_w, in_c, out_c), 11, threads), width)).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
 fn extreme_sums_stay_exact() {
     for (width, low, high) in [(Width::Four, -8, 7), (Width::Two, -2, 1), (Width::Ternary, -1, 1)] {
         for w in [low, high] {

@@ -151,6 +151,34 @@ impl Panelled {
         (1..=threads).map(rows).max().unwrap_or(0) * self.stride()
     }
 
+    /// Checks what [`Panelled::run`] is given, `need` bytes of scratch among it.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn check(
+        &self,
+        x: &[u8],
+        residual: Option<Residual<'_>>,
+        y: &Output<'_>,
+        scratch: &[u8],
+        need: usize,
+    ) -> Result<(), KernelError> {
+        let g = &self.geometry;
+        expect_len("input", x.len(), g.input_len())?;
+        self.epilogue.check_output(y, g.output_len())?;
+        if scratch.len() < need {
+            expect_len("scratch", scratch.len(), need)?;
+        }
+        if let Some(residual) = residual {
+            expect_len("residual", residual.values.len(), g.output_len())?;
+            residual.add.check()?;
+            if matches!(y, Output::F32(_)) {
+                return Err(KernelError::Unsupported("quantized values cannot be added to real results".into()));
+            }
+        }
+        Ok(())
+    }
+
     /// Convolves `x`, `[batch, in_h, in_w, in_c]`, into `y`, `[batch, out_h, out_w, out_c]`, with values added to the results of a block while they
     /// are in cache. `scratch` holds at least [`Panelled::scratch_bytes`] bytes. Allocates nothing.
     ///
@@ -166,20 +194,8 @@ impl Panelled {
         scratch: &mut [u8],
         pool: &Pool,
     ) -> Result<(), KernelError> {
+        self.check(x, residual, &y, scratch, self.scratch_bytes(pool.threads()))?;
         let g = &self.geometry;
-        expect_len("input", x.len(), g.input_len())?;
-        self.epilogue.check_output(&y, g.output_len())?;
-        let need = self.scratch_bytes(pool.threads());
-        if scratch.len() < need {
-            expect_len("scratch", scratch.len(), need)?;
-        }
-        if let Some(residual) = residual {
-            expect_len("residual", residual.values.len(), g.output_len())?;
-            residual.add.check()?;
-            if matches!(y, Output::F32(_)) {
-                return Err(KernelError::Unsupported("quantized values cannot be added to real results".into()));
-            }
-        }
         let target = match (&mut y, &self.epilogue) {
             (Output::U8(y), Epilogue::Requantize(to)) => Wide::U8(SharedMut::new(y), to, residual),
             (Output::F32(y), _) => Wide::F32(SharedMut::new(y)),
