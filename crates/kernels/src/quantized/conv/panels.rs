@@ -218,7 +218,7 @@ impl Panels {
 
     /// Bytes of scratch for gathered rows on at most so many threads.
     pub(super) fn scratch_bytes(&self, g: &ConvGeometry, threads: usize) -> usize {
-        if let Some(image) = &self.image {
+        if AVX512 && let Some(image) = &self.image {
             return image.scratch_bytes(g, self.columns, threads);
         }
         if self.direct(g) {
@@ -244,7 +244,7 @@ impl Panels {
         scratch: &mut [u8],
         pool: &Pool,
     ) {
-        if let Some(image) = &self.image {
+        if AVX512 && let Some(image) = &self.image {
             let Group { weights, bias, scale } = &self.groups[0];
             let matrix =
                 Matrix { isa: self.isa, columns: self.columns, saturates: self.saturates, weights, bias, scale };

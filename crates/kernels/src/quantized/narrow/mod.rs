@@ -31,9 +31,7 @@ use super::conv::image::{Image, Matrix};
 use super::conv::{After, fold_signed, fold_zero};
 use super::epilogue::{Epilogue, Output, Residual};
 use super::panelled::{self, Panelled, Weights};
-#[cfg(target_arch = "x86_64")]
-use crate::cpu::AVX512;
-use crate::cpu::Isa;
+use crate::cpu::{AVX512, Isa};
 use crate::error::{KernelError, expect_len};
 use crate::geometry::ConvGeometry;
 use crate::pool::Pool;
@@ -124,7 +122,7 @@ impl NarrowConv {
     #[must_use]
     pub fn scratch_bytes(&self, threads: usize) -> usize {
         let g = &self.conv.geometry;
-        self.image.map_or_else(
+        self.image.filter(|_| AVX512).map_or_else(
             || self.conv.scratch_bytes(threads),
             |image| self.packed.spread_bytes() + image.scratch_bytes(g, g.out_c, threads),
         )
@@ -154,7 +152,10 @@ impl NarrowConv {
         scratch: &mut [u8],
         pool: &Pool,
     ) -> Result<(), KernelError> {
-        let Some(image) = self.image else { return self.conv.run(&self.packed, x, residual, y, scratch, pool) };
+        // Only there are images read.
+        let Some(image) = self.image.filter(|_| AVX512) else {
+            return self.conv.run(&self.packed, x, residual, y, scratch, pool);
+        };
         let Panelled { isa, geometry, x_zero, bias, scale, epilogue, .. } = &self.conv;
         self.conv.check(x, residual, &y, scratch, self.scratch_bytes(pool.threads()))?;
         let (weights, scratch) = scratch.split_at_mut(self.packed.spread_bytes());
