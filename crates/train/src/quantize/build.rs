@@ -232,7 +232,8 @@ impl Builder<'_> {
         let (shape, values) = (weights.shape().to_vec(), weights.to_f32s());
         let (axis, name) = (dot.axis, from.name.clone());
         let channels = shape[axis];
-        let scales = scales::of_weights(&values, &shape, axis, dot.bits);
+        let own = || scales::of_weights(&values, &shape, axis, dot.bits);
+        let scales = dot.scales.clone().unwrap_or_else(own);
         let x_scale = self.outline.quantizers[dot.x].scale;
         let units: Vec<f32> = scales.iter().map(|s| s * x_scale).collect();
         // A normalization takes the unit of the sums away; without one, integers are multiplied by their scales beforehand, where

@@ -25,7 +25,7 @@ use qing_graph::{Graph, NodeId, Tensor, passes};
 pub use config::{Bits, Config, Estimator, Override};
 pub use shortcuts::shortcuts;
 
-use self::{build::Slots, fold::Folded, outline::Outline};
+use self::{build::Slots, dequantize::Known, fold::Folded, outline::Outline};
 use crate::{
     TrainError,
     parameters::{Export, Model, Values, concrete},
@@ -33,7 +33,7 @@ use crate::{
 
 /// A network in the form in which it is trained to compute on few bits, in batches of `batch`. Scales begin with what the
 /// network computes on `calibration`, batches of any size. Latent weights are those of the float network; of one that is
-/// quantized already, what its integers stand for.
+/// quantized already, what its integers stand for, and what it stores in as many bits keeps its scale and zero point.
 ///
 /// What [`Model::exported`] gives is the typed integer network, which computes what arithmetic says, to the bit.
 ///
@@ -41,9 +41,10 @@ use crate::{
 /// If an option is out of range, the network takes integers or has no layer that could be quantized, or the batches do not fit.
 pub fn prepare(graph: &Graph, batch: usize, config: &Config, calibration: &[Vec<Tensor>]) -> Result<Model, TrainError> {
     config.validate()?;
-    let base = cleaned(graph)?;
+    let (base, known) = cleaned(graph)?;
     let mut outline = Outline::new(&base, config)?;
     scales::calibrate(&base, &mut outline, calibration)?;
+    outline.keep(&base, &known);
     let shapes = concrete(&base, batch)?;
     let built = build::build(&shapes, &outline, config)?;
     let export = Typed { base, outline, config: config.clone(), slots: built.slots };
@@ -55,12 +56,12 @@ pub fn prepare(graph: &Graph, batch: usize, config: &Config, calibration: &[Vec<
     })
 }
 
-/// The network in floating point, with constants folded and without what does nothing; normalizations stay.
-fn cleaned(graph: &Graph) -> Result<Graph, TrainError> {
+/// The network in floating point, with constants folded and without what does nothing; normalizations stay. With it, what it says of quantizations.
+fn cleaned(graph: &Graph) -> Result<(Graph, Known), TrainError> {
     let quantized = graph.values().any(|(_, v)| v.ty.quant.is_some());
-    let mut base = if quantized { dequantize::float(graph)? } else { graph.clone() };
+    let (mut base, known) = if quantized { dequantize::float(graph)? } else { (graph.clone(), Known::default()) };
     while passes::fold_constants(&mut base)? + passes::simplify(&mut base)? > 0 {}
-    Ok(base.compacted())
+    Ok((base.compacted(), known))
 }
 
 /// The way to the typed network.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use qing_graph::{Element, Graph, Node, NodeId, QuantRule, ValueId, ops, rewrite::View};
 
-use super::Config;
+use super::{Config, dequantize::Known};
 use crate::TrainError;
 
 /// What becomes of a node.
@@ -34,6 +34,8 @@ pub(super) struct Dot {
     pub bias: Option<ValueId>,
     /// Bits of the weights.
     pub bits: u8,
+    /// Their scales, if a quantized network says them.
+    pub scales: Option<Vec<f32>>,
     /// The quantizer of its input.
     pub x: usize,
     /// The BatchNormalization that follows.
@@ -166,7 +168,7 @@ impl Outline {
                 let edge = at == 0 || at + 1 == dots.len();
                 let bits = config.bits_of([&graph.value(weight).name, &node.name], edge);
                 let bias = node.input(bias);
-                kinds[i] = Kind::Dot(Dot { weight, axis, bias, bits: bits.weights, x: 0, norm: None });
+                kinds[i] = Kind::Dot(Dot { weight, axis, bias, bits: bits.weights, scales: None, x: 0, norm: None });
                 want.codes.insert(bits.activations);
             } else {
                 let all = !read.is_empty() && node.outputs.len() == 1 && is_activation(graph, node.outputs[0]);
@@ -247,6 +249,22 @@ impl Outline {
             self.kinds[*i] = Kind::Dot(dot);
         }
         Ok(())
+    }
+
+    /// Takes over what a quantized network says of values that it stores in as many bits.
+    pub(super) fn keep(&mut self, graph: &Graph, known: &Known) {
+        for quantizer in &mut self.quantizers {
+            let name = &graph.value(quantizer.leader).name;
+            if let Some(found) = known.activation(name, quantizer.bits) {
+                (quantizer.element, quantizer.scale, quantizer.zero) = found;
+            }
+        }
+        for kind in &mut self.kinds {
+            if let Kind::Dot(dot) = kind {
+                let found = known.weights(&graph.value(dot.weight).name, dot.bits);
+                dot.scales = found.map(<[f32]>::to_vec);
+            }
+        }
     }
 
     /// Where a value that is only moved comes from.
