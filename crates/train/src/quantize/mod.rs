@@ -74,12 +74,12 @@ struct Typed {
 
 impl Export for Typed {
     fn export(&self, _: &Model, values: &Values) -> Result<Graph, TrainError> {
-        let folded = fold::fold(&self.base, &self.outline, &self.slots, values)?;
+        let folded = fold::fold(&self.base, &self.outline, &self.slots, values, false)?;
         typed::typed(&self.base, &self.outline, &folded)
     }
 
     fn settled(&self, batch: usize, values: &Values) -> Result<Option<Model>, TrainError> {
-        let folded = fold::fold(&self.base, &self.outline, &self.slots, values)?;
+        let folded = fold::fold(&self.base, &self.outline, &self.slots, values, true)?;
         let shapes = concrete(&self.base, batch)?;
         let settled = settle::settle(&shapes, &self.outline, &self.config, &folded)?;
         let export = Exact { base: self.base.clone(), outline: self.outline.clone(), folded, slots: settled.slots };
