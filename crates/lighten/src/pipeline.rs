@@ -234,10 +234,11 @@ impl Work<'_> {
         let mut quantized = quantize(&float, batches, &plain, options.threads, progress)?;
         if options.quantize.equalize && !noise.is_empty() {
             // Evener channels help most networks and hurt some: keep what leaves the clearer output.
-            let even = equalize(&float, batches, options.threads)?.compacted();
+            let even = equalize(&float, batches, options.quantize.bits.activations, options.threads)?.compacted();
             let other = quantize(&even, batches, &plain, options.threads, progress)?;
             let clarity = |f, q| report::output_sqnr(f, q, noise, options.threads);
-            if clarity(&even, &other)? > clarity(&float, &quantized)? {
+            // Few bits clip rare values of evened channels, which the even network does as well.
+            if clarity(&float, &other)? > clarity(&float, &quantized)? {
                 (float, quantized) = (even, other);
             }
         }

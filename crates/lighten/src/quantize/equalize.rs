@@ -5,6 +5,10 @@
 //! The values that must be scaled together form a group: what passes through ReLU, pooling and residual sums, which a
 //! positive factor passes unchanged. A group that touches anything else stays as it is. A clip such as ReLU6 is passed too,
 //! by the channels that calibration never saw reach it: they may grow until they do.
+//!
+//! On few bits a channel counts as large as its quantization would let it be, some multiple of its root mean square, and grows by that: what
+//! it rarely exceeds is clipped, by the range of the value or by the clip that was there. So each channel has very nearly a
+//! range of its own (as with per-channel activations, but at no cost where a depthwise layer reads).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,17 +22,28 @@ const SHARE: f64 = 0.5;
 /// Factors stay between this and its inverse.
 const LARGEST_FACTOR: f64 = 64.0;
 
+/// Activations of at most so many bits clip their largest values.
+const FEW_BITS: u8 = 6;
+/// Where they do, as a multiple of the root mean square. Measured: MobileNetV2 in four bits, roundings by feedback, 400 images: 42 % by the
+/// largest values; 23, 41, 53, 51 and 48 % with 2, 3, 4, 5 and 6.
+const PEAK: f64 = 4.0;
+
 /// Room left between the largest value seen and the clip.
 const HEADROOM: f64 = 1.1;
 
-/// The same network with evener channels.
+/// The same network with evener channels, for activations of `bits` bits. On few bits it clips values that are rare.
 ///
 /// # Errors
 /// If the network cannot be run on the batches.
-pub(crate) fn equalize(graph: &Graph, batches: &[Vec<Tensor>], threads: usize) -> Result<Graph, LightenError> {
+pub(crate) fn equalize(
+    graph: &Graph,
+    batches: &[Vec<Tensor>],
+    bits: u8,
+    threads: usize,
+) -> Result<Graph, LightenError> {
     let groups = groups(graph);
     let values: Vec<ValueId> = groups.iter().flat_map(|g| g.values.iter().copied()).collect();
-    let peaks = channel_peaks(graph, &values, batches, threads)?;
+    let peaks = channel_peaks(graph, &values, batches, bits, threads)?;
     let mut made = graph.clone();
     for group in &groups {
         let factors = factors(&made, group, &peaks);
@@ -171,26 +186,33 @@ fn channel_peaks(
     graph: &Graph,
     values: &[ValueId],
     batches: &[Vec<Tensor>],
+    bits: u8,
     threads: usize,
 ) -> Result<BTreeMap<ValueId, Vec<f64>>, LightenError> {
-    let mut peaks: BTreeMap<ValueId, Vec<f64>> = BTreeMap::new();
+    // Largest magnitude, sum of squares and number of values.
+    let mut peaks: BTreeMap<ValueId, Vec<[f64; 3]>> = BTreeMap::new();
     if values.is_empty() {
-        return Ok(peaks);
+        return Ok(BTreeMap::new());
     }
     let mut observer = Observer::new(graph, values, threads);
     for batch in batches {
         for (id, tensor) in values.iter().zip(observer.run(batch)?) {
             let shape = tensor.shape();
             let (channels, area) = (shape[1], shape[2..].iter().product::<usize>().max(1));
-            let peak = peaks.entry(*id).or_insert_with(|| vec![0.0; channels]);
+            let peak = peaks.entry(*id).or_insert_with(|| vec![[0.0; 3]; channels]);
             for (i, plane) in tensor.to_f32s().chunks(area).enumerate() {
                 let largest = plane.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-                let at = &mut peak[i % channels];
-                *at = at.max(f64::from(largest));
+                let [most, squares, count] = &mut peak[i % channels];
+                *most = most.max(f64::from(largest));
+                *squares += plane.iter().map(|v| f64::from(v * v)).sum::<f64>();
+                *count += plane.len() as f64;
             }
         }
     }
-    Ok(peaks)
+    let size = |[most, squares, count]: [f64; 3]| {
+        if bits > FEW_BITS { most } else { most.min(PEAK * (squares / count.max(1.0)).sqrt()) }
+    };
+    Ok(peaks.into_iter().map(|(id, channels)| (id, channels.into_iter().map(size).collect())).collect())
 }
 
 /// By what each channel of a group is divided.
