@@ -270,7 +270,7 @@ fn rare_values_do_not_keep_channels_uneven() {
     let graph = uneven(true);
     let spiky = |seed: usize| {
         let values = noise(&[1, 3, 8, 8], seed, 1.5).to_f32s().into_iter().enumerate();
-        Tensor::new(&[1, 3, 8, 8], values.map(|(i, v)| if (i + seed) % 61 == 0 { 10.0 * v } else { v }).collect())
+        Tensor::new(&[1, 3, 8, 8], values.map(|(i, v)| if (i + seed) % 61 == 0 { 5.0 * v } else { v }).collect())
             .unwrap()
     };
     let data: Vec<Vec<Tensor>> = (0..8).map(|i| vec![spiky(100 + i)]).collect();
@@ -283,7 +283,8 @@ fn rare_values_do_not_keep_channels_uneven() {
         decibels(&run(&graph), &run(&made.graph))
     };
     let (plain, even) = (noise_of(false), noise_of(true));
-    assert!(even > plain + 2.0, "{plain} dB, equalized {even} dB");
+    // By their largest values channels are evened for 8.8 dB.
+    assert!(even > plain + 10.0, "{plain} dB, equalized {even} dB");
 }
 
 #[test]
