@@ -270,8 +270,11 @@ fn rare_values_do_not_keep_channels_uneven() {
     let graph = uneven(true);
     let spiky = |seed: usize| {
         let values = noise(&[1, 3, 8, 8], seed, 1.5).to_f32s().into_iter().enumerate();
-        Tensor::new(&[1, 3, 8, 8], values.map(|(i, v)| if (i + seed) % 61 == 0 { 5.0 * v } else { v }).collect())
-            .unwrap()
+        Tensor::new(
+            &[1, 3, 8, 8],
+            values.map(|(i, v)| if (i + seed).is_multiple_of(61) { 5.0 * v } else { v }).collect(),
+        )
+        .unwrap()
     };
     let data: Vec<Vec<Tensor>> = (0..8).map(|i| vec![spiky(100 + i)]).collect();
     let noise_of = |equalize: bool| {
