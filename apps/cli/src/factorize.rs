@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use qing::lighten::{
     LightenError,
-    factorize::{Amount, FactorizeOptions, FactorizedLayer, factorize},
+    factorize::{Amount, FactorizeOptions, FactorizedLayer, Form, factorize},
 };
 use serde_json::json;
 
@@ -24,7 +24,7 @@ const BATCH: usize = 16;
 
 /// Take the layers of a float network apart into smaller ones until it keeps a budget
 ///
-/// Every layer may become two or three of lower rank (SVD, Tucker-2, CP), judged by what its inputs look like on the samples; which ones do is
+/// Every layer may become two or three of lower rank (SVD, Tucker-2, CP, depthwise-separable), judged by what its inputs look like on the samples; which ones do is
 /// chosen over the whole network. What is left is a float network that may be trained further (`qing finetune`) and lightened.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// Take at most N of them
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// What layers may become: svd, tucker, cp, separable (one filter for each channel, then 1×1), with commas between
+    #[arg(long, value_name = "FORMS", value_delimiter = ',', value_parser = form, default_value = "svd,tucker,cp,separable")]
+    forms: Vec<Form>,
     /// Let all inputs of a layer count alike, whatever the samples show
     #[arg(long)]
     plain: bool,
@@ -60,6 +63,10 @@ pub(crate) struct Args {
     json: bool,
     #[command(flatten)]
     preprocess: PreprocessArgs,
+}
+
+fn form(text: &str) -> Result<Form, LightenError> {
+    text.parse()
 }
 
 fn amount(text: &str) -> Result<Amount, LightenError> {
@@ -87,7 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let test = args.evaluate.as_ref().map(|spec| feeds::open("--evaluate", spec, args.limit)).transpose()?;
     let threads = args.threads.unwrap_or_else(process::cores);
-    let options = FactorizeOptions { amount: args.budget, whitened: !args.plain, threads };
+    let options = FactorizeOptions { amount: args.budget, forms: args.forms.clone(), whitened: !args.plain, threads };
     let mut progress = Progress::new("factorize", 1);
     let mut made = factorize(&model.graph, &batches, &options, &mut |p| progress.stage(p.stage, p.done, p.total))?;
     drop(progress);

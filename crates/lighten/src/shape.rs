@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::{
     LightenError, Progress,
-    factorize::{Amount, FactorizeOptions, factorize},
+    factorize::{Amount, FactorizeOptions, Form, factorize},
     search::{Budget, Limit, Measure},
     sparsify::channels::{Importance, PruneOptions, prune},
 };
@@ -98,7 +98,12 @@ impl Shape {
                 prune(float, batches, &budget, &options, None, progress)?.graph
             }
             Shape::Factorized(share) => {
-                let options = FactorizeOptions { amount: Amount::Parameters(share), whitened: true, threads };
+                let options = FactorizeOptions {
+                    amount: Amount::Parameters(share),
+                    forms: Form::ALL.to_vec(),
+                    whitened: true,
+                    threads,
+                };
                 factorize(float, batches, &options, progress)?.graph
             }
         })

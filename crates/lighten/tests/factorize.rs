@@ -6,7 +6,7 @@ use qing_data::{Dataset, Feed, zoo};
 use qing_engine::Pool;
 use qing_graph::{Graph, Tensor, verify::verify};
 use qing_lighten::{
-    factorize::{Amount, FactorizeOptions, factorize},
+    factorize::{Amount, FactorizeOptions, FactorizedLayer, Form, factorize},
     totals,
 };
 use qing_train::measure;
@@ -31,7 +31,7 @@ fn knowing_what_layers_see_keeps_more_of_a_real_network() {
     let batches = calibration(&graph);
     let whole = totals(&graph, None).macs as f64;
     let made = |amount, whitened| {
-        let options = FactorizeOptions { amount, whitened, threads: 1 };
+        let options = FactorizeOptions { amount, forms: Form::ALL.to_vec(), whitened, threads: 1 };
         let made = factorize(&graph, &batches, &options, &mut |_| {}).unwrap();
         verify(&made.graph).unwrap();
         made
@@ -47,6 +47,18 @@ fn knowing_what_layers_see_keeps_more_of_a_real_network() {
     println!("{before} before, {with} with and {without} without knowing the inputs, at 0.35 of the operations");
     assert!(with > without + 0.01, "{with} {without}");
     assert!(with > before - 0.3, "{before} {with}");
+    // One filter for each channel or a few keep more than ranks alone.
+    let ranks = FactorizeOptions {
+        amount: Amount::Macs(0.35),
+        forms: vec![Form::Svd, Form::Tucker, Form::Cp],
+        whitened: true,
+        threads: 1,
+    };
+    let ranks = factorize(&graph, &batches, &ranks, &mut |_| {}).unwrap();
+    let lost = |layers: &[FactorizedLayer]| layers.iter().map(|l| l.lost).sum::<f64>();
+    println!("{} with ranks alone", accuracy(&ranks.graph));
+    assert!(aware.layers.iter().any(|l| l.form.starts_with("separable")));
+    assert!(lost(&aware.layers) < 0.9 * lost(&ranks.layers));
     let few = made(Amount::Parameters(0.5), true);
     let weights = |g: &Graph| totals(g, None).parameters as f64;
     assert!(weights(&few.graph) < 0.53 * weights(&graph));
@@ -56,7 +68,7 @@ fn knowing_what_layers_see_keeps_more_of_a_real_network() {
 fn budgets_out_of_reach_are_told() {
     let graph = network();
     let with = |amount, batches: &[Vec<Tensor>]| {
-        let options = FactorizeOptions { amount, whitened: true, threads: 1 };
+        let options = FactorizeOptions { amount, forms: Form::ALL.to_vec(), whitened: true, threads: 1 };
         factorize(&graph, batches, &options, &mut |_| {}).unwrap_err().to_string()
     };
     assert!(with(Amount::Macs(0.01), &calibration(&graph)).contains("the least is"));

@@ -55,7 +55,12 @@ impl Matrix {
 
     /// `self · C · selfᵀ`, with a symmetric `C`, or a diagonal one given by its diagonal.
     pub(super) fn around(&self, c: &Weight) -> Matrix {
-        let weighed = match c {
+        self.weighed(c).times(&self.transposed())
+    }
+
+    /// `self · C`.
+    pub(super) fn weighed(&self, c: &Weight) -> Matrix {
+        match c {
             Weight::Full(c) => self.times(c),
             Weight::Diagonal(d) => {
                 let mut out = self.clone();
@@ -64,8 +69,7 @@ impl Matrix {
                 }
                 out
             }
-        };
-        weighed.times(&self.transposed())
+        }
     }
 }
 
@@ -95,16 +99,17 @@ pub(super) fn solve_right(b: &Matrix, a: &Matrix) -> Matrix {
     let mean = trace(a) / n.max(1) as f64;
     let mut l = a.values.clone();
     (0..n).for_each(|i| l[i * n + i] += 1e-9 * mean + f64::MIN_POSITIVE);
-    // Cholesky, in place: the lower triangle.
-    for j in 0..n {
-        for k in 0..j {
-            let f = l[j * n + k];
-            for i in j..n {
-                l[i * n + j] -= l[i * n + k] * f;
-            }
+    // Cholesky, in place: the lower triangle, row by row.
+    for i in 0..n {
+        let (above, row) = l.split_at_mut(i * n);
+        let row = &mut row[..n];
+        for j in 0..i {
+            let other = &above[j * n..j * n + j + 1];
+            let dot: f64 = row.iter().zip(&other[..j]).map(|(a, b)| a * b).sum();
+            row[j] = (row[j] - dot) / other[j];
         }
-        let d = l[j * n + j].max(f64::MIN_POSITIVE).sqrt();
-        (j..n).for_each(|i| l[i * n + j] /= d);
+        let power: f64 = row[..i].iter().map(|v| v * v).sum();
+        row[i] = (row[i] - power).max(f64::MIN_POSITIVE).sqrt();
     }
     let mut x = b.clone();
     for row in x.values.chunks_exact_mut(n.max(1)) {

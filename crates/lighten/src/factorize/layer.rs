@@ -8,6 +8,8 @@
 //!   inputs, whose channels are whitened by their own moments, then for the outputs.
 //! - **CP** of channels × channels × taps (Lebedev et al., arXiv:1412.6553, the taps in one): 1×1, depthwise, 1×1, by alternating least
 //!   squares.
+//! - **Separable**: one to three filters for every input channel, then 1×1 ("network decoupling", Guo et al., arXiv:1808.05517): the filters
+//!   begin as each channel's singular vectors and are fitted to the layer's inputs in turns with the 1×1 weights.
 
 use super::{
     dense::{Matrix, Weight, error, solve_right},
@@ -34,6 +36,8 @@ pub(super) enum Chain {
     Tucker { first: Matrix, core: Matrix, last: Matrix },
     /// 1×1, one filter (`depthwise`, rows of taps) for each channel, 1×1.
     Cp { first: Matrix, depthwise: Matrix, last: Matrix },
+    /// Filters (`depthwise`, rows of taps) for each input channel, one for all channels, then the next for all; then 1×1.
+    Separable { terms: usize, depthwise: Matrix, last: Matrix },
 }
 
 impl Chain {
@@ -44,6 +48,7 @@ impl Chain {
             Chain::Svd { first, second } => of(first) + of(second),
             Chain::Tucker { first, core, last } => of(first) + of(core) + of(last),
             Chain::Cp { first, depthwise, last } => of(first) + of(depthwise) + of(last),
+            Chain::Separable { depthwise, last, .. } => of(depthwise) + of(last),
         }
     }
 
@@ -53,6 +58,7 @@ impl Chain {
             Chain::Svd { first, .. } => format!("svd {}", first.rows),
             Chain::Tucker { first, core, .. } => format!("tucker {}×{}", first.rows, core.rows),
             Chain::Cp { first, .. } => format!("cp {}", first.rows),
+            Chain::Separable { terms, .. } => format!("separable ×{terms}"),
         }
     }
 
@@ -77,6 +83,7 @@ impl Chain {
                 out
             }
             Chain::Cp { first, depthwise, last } => last.times(&khatri_rao(first, depthwise)),
+            Chain::Separable { depthwise, last, .. } => last.times(&apart(depthwise, kernel.channels)),
         }
     }
 }
@@ -85,6 +92,16 @@ impl Chain {
 fn khatri_rao(a: &Matrix, b: &Matrix) -> Matrix {
     let row = |r: usize| a.row(r).iter().flat_map(move |x| b.row(r).iter().map(move |y| x * y));
     Matrix::new(a.rows, a.columns * b.columns, (0..a.rows).flat_map(row).collect())
+}
+
+/// Filters of single channels, some for each, as rows that see all channels.
+fn apart(filters: &Matrix, channels: usize) -> Matrix {
+    let taps = filters.columns;
+    let mut out = Matrix::zeros(filters.rows, channels * taps);
+    for r in 0..filters.rows {
+        out.values[r * channels * taps + r % channels * taps..][..taps].copy_from_slice(filters.row(r));
+    }
+    out
 }
 
 /// A layer with all that factorizations of any rank share.
@@ -176,26 +193,66 @@ impl<'a> Factors<'a> {
             }
         }
         // The last layer is free: the best for the inputs there are.
-        let basis = khatri_rao(&b, &c);
-        let (gram, cross) = match self.moments {
-            Weight::Full(m) => {
-                (basis.times(m).times(&basis.transposed()), by_output.times(m).times(&basis.transposed()))
-            }
-            Weight::Diagonal(_) => (basis.around(self.moments), {
-                let mut weighed = basis.clone();
-                if let Weight::Diagonal(d) = self.moments {
-                    weighed
-                        .values
-                        .chunks_exact_mut(d.len())
-                        .for_each(|r| r.iter_mut().zip(d).for_each(|(v, d)| *v *= d));
-                }
-                by_output.times(&weighed.transposed())
-            }),
-        };
-        let last = solve_right(&cross, &gram);
+        let last = self.last(&khatri_rao(&b, &c));
         debug_assert_eq!(a.rows, rank);
         Some(Chain::Cp { first: b, depthwise: c, last })
     }
+
+    /// `terms` filters for each input channel; `None` for layers without taps, or with fewer.
+    pub(super) fn separable(&self, terms: usize) -> Option<Chain> {
+        const ROUNDS: usize = 4;
+        /// Unknowns of filters that are solved for at once; where there are more, singular vectors stay.
+        const LARGEST: usize = 1_800;
+        let (channels, taps, weights) = (self.kernel.channels, self.kernel.taps, &self.kernel.weights);
+        if channels == 1 || taps <= terms {
+            return None;
+        }
+        let mut depthwise = Matrix::zeros(terms * channels, taps);
+        for c in 0..channels {
+            let slice: Vec<f64> =
+                (0..weights.rows).flat_map(|o| weights.row(o)[c * taps..(c + 1) * taps].to_vec()).collect();
+            let slice = Matrix::new(weights.rows, taps, slice);
+            let parts = eigen(&symmetrized(slice.transposed().times(&slice)), taps)?;
+            for t in 0..terms {
+                depthwise.values[(t * channels + c) * taps..][..taps].copy_from_slice(parts.vector(t));
+            }
+        }
+        let mut last = self.last(&apart(&depthwise, channels));
+        if let (Weight::Full(moments), true) = (self.moments, terms * channels * taps <= LARGEST) {
+            for _ in 0..ROUNDS {
+                depthwise = filters_for(weights, &last, moments, taps);
+                last = self.last(&apart(&depthwise, channels));
+            }
+        }
+        Some(Chain::Separable { terms, depthwise, last })
+    }
+
+    /// The weights on top of `basis` (rows of channels × taps) that lose least on the layer's inputs.
+    fn last(&self, basis: &Matrix) -> Matrix {
+        let seen = basis.weighed(self.moments);
+        let cross = self.kernel.weights.times(&seen.transposed());
+        solve_right(&cross, &seen.times(&basis.transposed()))
+    }
+}
+
+/// The filters of single channels that lose least below the 1×1 weights `last` on inputs of these moments.
+fn filters_for(weights: &Matrix, last: &Matrix, moments: &Matrix, taps: usize) -> Matrix {
+    let (seen, filters) = (moments.rows, last.columns);
+    // Tap k of filter r adds column r of `last` times the input of that tap.
+    let columns = last.transposed();
+    let pairs = columns.times(last);
+    let wanted = columns.times(&weights.times(moments));
+    let input = |i: usize| i % seen;
+    let n = filters * taps;
+    let mut gram = Matrix::zeros(n, n);
+    for i in 0..n {
+        let (pairs, moments) = (pairs.row(i / taps), moments.row(input(i)));
+        for (j, g) in gram.values[i * n..(i + 1) * n].iter_mut().enumerate() {
+            *g = pairs[j / taps] * moments[input(j)];
+        }
+    }
+    let wanted = (0..n).map(|i| wanted.row(i / taps)[input(i)]).collect();
+    Matrix::new(filters, taps, solve_right(&Matrix::new(1, n, wanted), &gram).values)
 }
 
 /// The least-squares factor, terms as rows, of an unfolding by the Khatri–Rao product of the others.
@@ -351,5 +408,36 @@ mod tests {
         let found = f.cp(rank).unwrap();
         assert!(f.lost(&found) < 1e-4 * f.power(), "{}", f.lost(&found) / f.power());
         assert_eq!(found.parameters(), rank * (out + channels + taps));
+    }
+
+    #[test]
+    fn separable_layers_are_found_again_and_inputs_help_where_there_is_none() {
+        let (out, channels, taps) = (12, 5, 9);
+        let noise = |rows: usize, columns: usize, seed: usize| {
+            let value = |i: usize| (((i + seed) * (i + seed) * 7919) % 1009) as f64 / 504.5 - 1.0;
+            Matrix::new(rows, columns, (0..rows * columns).map(value).collect())
+        };
+        for terms in [1, 2] {
+            let filters = noise(terms * channels, taps, 3);
+            let weights = noise(out, terms * channels, 17).times(&apart(&filters, channels));
+            let m = moments(channels * taps);
+            let k = Kernel { weights, channels, taps };
+            let f = Factors::new(&k, &m).unwrap();
+            let found = f.separable(terms).unwrap();
+            assert!(f.lost(&found) < 1e-6 * f.power(), "{}", f.lost(&found) / f.power());
+            assert_eq!(found.parameters(), terms * channels * (taps + out));
+        }
+
+        let (k, m) = (kernel(8, 6, 9), moments(54));
+        let f = Factors::new(&k, &m).unwrap();
+        // Singular vectors alone, with the 1×1 weights that are best above them.
+        let blind = Factors::new(&k, &Weight::Diagonal(vec![1.0; 54])).unwrap().separable(1).unwrap();
+        let Chain::Separable { depthwise, .. } = blind else { unreachable!() };
+        let last = f.last(&apart(&depthwise, 6));
+        let plain = f.lost(&Chain::Separable { terms: 1, depthwise, last });
+        let lost = |terms| f.lost(&f.separable(terms).unwrap());
+        assert!(lost(1) < 0.95 * plain, "{} {plain}", lost(1));
+        assert!(lost(2) < 0.7 * lost(1) && lost(3) < 0.7 * lost(2), "{} {} {}", lost(1), lost(2), lost(3));
+        assert!(Factors::new(&kernel(16, 24, 1), &moments(24)).unwrap().separable(1).is_none());
     }
 }

@@ -9,7 +9,7 @@ mod eigen;
 mod layer;
 mod replace;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
 use qing_graph::{Graph, NodeId, Tensor, ops, passes, verify};
 use serde::Serialize;
@@ -67,11 +67,48 @@ pub enum Amount {
     Parameters(f64),
 }
 
+/// What a layer may become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// Two layers of lower rank.
+    Svd,
+    /// 1×1, taps between few channels, 1×1.
+    Tucker,
+    /// 1×1, one filter for each channel, 1×1.
+    Cp,
+    /// One filter for each channel or a few, 1×1.
+    Separable,
+}
+
+impl Form {
+    /// All of them.
+    pub const ALL: [Form; 4] = [Form::Svd, Form::Tucker, Form::Cp, Form::Separable];
+}
+
+impl FromStr for Form {
+    type Err = LightenError;
+
+    fn from_str(text: &str) -> Result<Form, LightenError> {
+        Ok(match text.trim() {
+            "svd" => Form::Svd,
+            "tucker" => Form::Tucker,
+            "cp" => Form::Cp,
+            "separable" => Form::Separable,
+            other => {
+                return Err(LightenError::Option(format!("form `{other}`: there are svd, tucker, cp and separable")));
+            }
+        })
+    }
+}
+
 /// How to factorize.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FactorizeOptions {
     /// The budget.
     pub amount: Amount,
+    /// What layers may become.
+    pub forms: Vec<Form>,
     /// Whether errors count by the inputs that calibration shows; else all alike.
     pub whitened: bool,
     /// Threads of the engine.
@@ -83,7 +120,7 @@ pub struct FactorizeOptions {
 pub struct FactorizedLayer {
     /// Its name.
     pub layer: String,
-    /// What it is now: `svd 16`, `tucker 16×24`, `cp 32`, or `as it was`.
+    /// What it is now: `svd 16`, `tucker 16×24`, `cp 32`, `separable ×2`, or `as it was`.
     pub form: String,
     /// Weights before and after.
     pub parameters: (usize, usize),
@@ -156,7 +193,7 @@ pub fn factorize(
             .and_then(|m| moments_of(m, kernel))
             .unwrap_or_else(|| Weight::Diagonal(vec![1.0; kernel.weights.columns]));
         let macs = costs.get(&float.nodes[*node].name).copied().unwrap_or(0.0);
-        all.extend(choices(&float, *node, kernel, &weight, macs));
+        all.extend(choices(&float, *node, kernel, &weight, macs, &options.forms));
     }
     progress(Progress { stage: "factorize", done: kernels.len(), total: kernels.len() });
     let chosen = choose(&all, &costs, options.amount)?;
@@ -195,7 +232,14 @@ fn moments_of(moments: &Moments, kernel: &Kernel) -> Option<Weight> {
 }
 
 /// A layer in every form that makes it smaller; nothing if there is none.
-fn choices(graph: &Graph, node: NodeId, kernel: &Kernel, moments: &Weight, macs: f64) -> Option<Options> {
+fn choices(
+    graph: &Graph,
+    node: NodeId,
+    kernel: &Kernel,
+    moments: &Weight,
+    macs: f64,
+    forms: &[Form],
+) -> Option<Options> {
     let factors = Factors::new(kernel, moments)?;
     let power = factors.power();
     let (out, channels) = (kernel.weights.rows, kernel.channels);
@@ -208,25 +252,35 @@ fn choices(graph: &Graph, node: NodeId, kernel: &Kernel, moments: &Weight, macs:
     let stride: f64 =
         (graph.nodes[node].op.downcast::<ops::Conv>()).map_or(1.0, |c| c.strides.iter().map(|s| *s as f64).product());
     let ranks = |n: usize| (1..8).map(move |i| (n * i / 8).div_ceil(STEP) * STEP).filter(move |r| *r > 0 && *r < n);
+    let wanted = |form: Form| forms.contains(&form);
     let mut chains: Vec<Chain> = vec![];
-    let mut distinct: Vec<usize> = ranks(out).filter(|r| *r < kernel.weights.columns).collect();
-    distinct.dedup();
-    chains.extend(distinct.iter().map(|r| factors.svd(*r)));
+    if wanted(Form::Svd) {
+        let mut distinct: Vec<usize> = ranks(out).filter(|r| *r < kernel.weights.columns).collect();
+        distinct.dedup();
+        chains.extend(distinct.iter().map(|r| factors.svd(*r)));
+    }
     if kernel.taps > 1 && channels >= 2 * STEP {
-        let mut pairs: Vec<(usize, usize)> = (1..8)
-            .map(|i| ((channels * i / 8).div_ceil(STEP) * STEP, (out * i / 8).div_ceil(STEP) * STEP))
-            .filter(|(a, b)| *a < channels && *b < out)
-            .collect();
-        pairs.dedup();
-        chains.extend(pairs.iter().filter_map(|(a, b)| factors.tucker(*a, *b)));
-        for times in [1, 2] {
-            chains.extend(factors.cp((channels.max(out) * times).div_ceil(STEP) * STEP));
+        if wanted(Form::Tucker) {
+            let mut pairs: Vec<(usize, usize)> = (1..8)
+                .map(|i| ((channels * i / 8).div_ceil(STEP) * STEP, (out * i / 8).div_ceil(STEP) * STEP))
+                .filter(|(a, b)| *a < channels && *b < out)
+                .collect();
+            pairs.dedup();
+            chains.extend(pairs.iter().filter_map(|(a, b)| factors.tucker(*a, *b)));
+        }
+        if wanted(Form::Cp) {
+            for times in [1, 2] {
+                chains.extend(factors.cp((channels.max(out) * times).div_ceil(STEP) * STEP));
+            }
+        }
+        if wanted(Form::Separable) {
+            chains.extend((1..=3).filter_map(|terms| factors.separable(terms)));
         }
     }
     let mut made = Options { node, chains: vec![None], lost: vec![0.0], macs: vec![macs], parameters: vec![whole] };
     for chain in chains {
         let cost = match &chain {
-            Chain::Svd { first, second } => places * (first.values.len() + second.values.len()) as f64,
+            Chain::Svd { .. } | Chain::Separable { .. } => places * chain.parameters() as f64,
             Chain::Tucker { first, core: middle, last } | Chain::Cp { first, depthwise: middle, last } => {
                 places * (stride * first.values.len() as f64 + (middle.values.len() + last.values.len()) as f64)
             }

@@ -72,21 +72,26 @@ impl Rule for Chains {
         let name = |part: &str| format!("{}.{part}", node.name);
         let last = if let Some(conv) = node.op.downcast::<ops::Conv>() {
             let spatial = &old.shape()[2..];
-            let mut layer =
-                |x: PatchValue, part: &str, m: &Matrix, taps: usize, group: usize, bias: Option<PatchValue>| {
-                    let shape = match taps {
-                        1 => vec![m.rows, m.columns, 1, 1],
-                        taps => vec![m.rows, m.columns / taps, spatial[0], spatial[1]],
-                    };
-                    let w = patch.constant(&name(&format!("{part}.weight")), tensor(m, &shape)?);
-                    let op = match taps {
-                        1 => ops::Conv::default(),
-                        _ => ops::Conv { group: group as i64, ..conv.clone() },
-                    };
-                    let inputs = [Some(x), Some(w), bias];
-                    let inputs = inputs[..if bias.is_some() { 3 } else { 2 }].to_vec();
-                    Ok::<_, OpError>(patch.any_node(std::sync::Arc::new(op), &name(part), inputs, 1, None))
+            let layer = |patch: &mut Patch,
+                         x: PatchValue,
+                         part: &str,
+                         m: &Matrix,
+                         taps: usize,
+                         group: usize,
+                         bias: Option<PatchValue>| {
+                let shape = match taps {
+                    1 => vec![m.rows, m.columns, 1, 1],
+                    taps => vec![m.rows, m.columns / taps, spatial[0], spatial[1]],
                 };
+                let w = patch.constant(&name(&format!("{part}.weight")), tensor(m, &shape)?);
+                let op = match taps {
+                    1 => ops::Conv::default(),
+                    _ => ops::Conv { group: group as i64, ..conv.clone() },
+                };
+                let inputs = [Some(x), Some(w), bias];
+                let inputs = inputs[..if bias.is_some() { 3 } else { 2 }].to_vec();
+                Ok::<_, OpError>(patch.any_node(std::sync::Arc::new(op), &name(part), inputs, 1, None))
+            };
             match chain {
                 // A 1×1 convolution that strides does so in its first part.
                 Chain::Svd { first, second } if *taps == 1 => {
@@ -98,18 +103,35 @@ impl Rule for Chains {
                     patch.any_node(std::sync::Arc::new(ops::Conv::default()), &name("second"), inputs, 1, None)
                 }
                 Chain::Svd { first, second } => {
-                    let y = layer(x.into(), "first", first, *taps, 1, None)?;
-                    layer(y, "second", second, 1, 1, bias)?
+                    let y = layer(&mut patch, x.into(), "first", first, *taps, 1, None)?;
+                    layer(&mut patch, y, "second", second, 1, 1, bias)?
                 }
                 Chain::Tucker { first, core, last } => {
-                    let y = layer(x.into(), "first", first, 1, 1, None)?;
-                    let y = layer(y, "core", core, *taps, 1, None)?;
-                    layer(y, "last", last, 1, 1, bias)?
+                    let y = layer(&mut patch, x.into(), "first", first, 1, 1, None)?;
+                    let y = layer(&mut patch, y, "core", core, *taps, 1, None)?;
+                    layer(&mut patch, y, "last", last, 1, 1, bias)?
                 }
                 Chain::Cp { first, depthwise, last } => {
-                    let y = layer(x.into(), "first", first, 1, 1, None)?;
-                    let y = layer(y, "depthwise", depthwise, *taps, depthwise.rows, None)?;
-                    layer(y, "last", last, 1, 1, bias)?
+                    let y = layer(&mut patch, x.into(), "first", first, 1, 1, None)?;
+                    let y = layer(&mut patch, y, "depthwise", depthwise, *taps, depthwise.rows, None)?;
+                    layer(&mut patch, y, "last", last, 1, 1, bias)?
+                }
+                Chain::Separable { terms, depthwise, last } => {
+                    let channels = depthwise.rows / terms;
+                    let mut parts = vec![];
+                    for (t, filters) in depthwise.values.chunks_exact(channels * taps).enumerate() {
+                        let filters = Matrix::new(channels, *taps, filters.to_vec());
+                        let part = match terms {
+                            1 => "depthwise".to_string(),
+                            _ => format!("depthwise{}", t + 1),
+                        };
+                        parts.push(layer(&mut patch, x.into(), &part, &filters, *taps, channels, None)?);
+                    }
+                    let y = match parts[..] {
+                        [one] => one,
+                        _ => patch.node(ops::Concat { axis: 1 }, &name("terms"), &parts),
+                    };
+                    layer(&mut patch, y, "last", last, 1, 1, bias)?
                 }
             }
         } else {
