@@ -2,7 +2,8 @@
 //! a short index for them (vector quantization, "product quantization" where a row is cut into parts: Stock et al., arXiv:1907.05686).
 //!
 //! Code words are found by weighted k-means; then rows are rounded to them from left to right, and what each choice loses is made up for
-//! by the weights still to come (GPTVQ, arXiv:2402.15319: [`feedback`](super::feedback) with vectors instead of numbers). Code words are
+//! by the weights still to come (GPTVQ, arXiv:2402.15319: [`feedback`](super::feedback) with vectors instead of numbers). Then, in turns,
+//! the words are learned that lose least in the layer's output where rows stay with their choices, and rows choose anew. Code words are
 //! integers, and scales stay with the rows: all that computes on the weights sees integers of their width.
 
 use std::str::FromStr;
@@ -44,6 +45,10 @@ const FEWEST: usize = 16;
 const SEEN: usize = 1 << 15;
 /// Rounds of k-means.
 const ROUNDS: usize = 15;
+/// Times that words are learned for what rows chose, and rows choose anew, at most.
+const TURNS: usize = 4;
+/// Steps of conjugate gradients in each.
+const STEPS: usize = 24;
 
 impl Codebook {
     /// Code words that a layer of so many weights, `width` to a row, gets; nothing if it gets none: its rows cannot be cut into words,
@@ -65,12 +70,94 @@ impl Codebook {
         let width = rows.width();
         let Some(entries) = self.entries_for(rows.values.len(), width) else { return false };
         let top = largest(bits);
-        let mut words = self.words(rows, groups, quantized, entries);
-        words.iter_mut().for_each(|w| *w = w.round_ties_even().clamp(-top, top));
-        for group in groups {
-            self.round_group(rows, group, &words, quantized);
+        let integers =
+            |words: Vec<f64>| -> Vec<f64> { words.into_iter().map(|w| w.round_ties_even().clamp(-top, top)).collect() };
+        let choose = |words: &[f64], quantized: &mut QuantizedRows| -> Vec<usize> {
+            let mut chosen = vec![0; rows.values.len() / self.length];
+            groups.iter().for_each(|group| self.round_group(rows, group, words, quantized, &mut chosen));
+            chosen
+        };
+        let mut words = integers(self.words(rows, groups, quantized, entries));
+        let mut chosen = choose(&words, quantized);
+        let mut lost = lost(rows, groups, quantized);
+        for _ in 0..TURNS {
+            let other = integers(self.learned(rows, groups, quantized, &chosen, &words));
+            let mut anew = quantized.clone();
+            let choices = choose(&other, &mut anew);
+            let now = self::lost(rows, groups, &anew);
+            if now >= lost {
+                break;
+            }
+            *quantized = anew;
+            (words, chosen, lost) = (other, choices, now);
         }
         true
+    }
+
+    /// The words that lose least in the output where every part stays with the word it chose: conjugate gradients from `words` on the
+    /// normal equations, each unknown in units of its own curvature.
+    fn learned(
+        self,
+        rows: &Rows,
+        groups: &[Group],
+        quantized: &QuantizedRows,
+        chosen: &[usize],
+        words: &[f64],
+    ) -> Vec<f64> {
+        let (length, width) = (self.length, rows.width());
+        let place =
+            |row: usize, column: usize| chosen[row * (width / length) + column / length] * length + column % length;
+        // What rows that are given by `value` make of the inputs, gathered word by word.
+        let gathered = |value: &dyn Fn(usize, usize) -> f64| -> Vec<f64> {
+            let mut sums = vec![0.0; words.len()];
+            for group in groups {
+                for row in group.span.clone() {
+                    let power = f64::from(quantized.scale(row)).powi(2);
+                    let x: Vec<f64> = (0..width).map(|c| value(row, c)).collect();
+                    let seen = seen(group, &x);
+                    (0..width).for_each(|c| sums[place(row, c)] += power * seen[c]);
+                }
+            }
+            sums
+        };
+        let mut curvature = vec![0.0; words.len()];
+        for group in groups {
+            for row in group.span.clone() {
+                let power = f64::from(quantized.scale(row)).powi(2);
+                for c in 0..width {
+                    let own = group.moments.as_ref().map(|h| h[c * width + c]).or(group.importance.get(c).copied());
+                    curvature[place(row, c)] += power * own.unwrap_or(1.0);
+                }
+            }
+        }
+        // Words that nothing chose stay.
+        let eased = |r: &[f64]| -> Vec<f64> {
+            r.iter().zip(&curvature).map(|(r, c)| if *c > 0.0 { r / c } else { 0.0 }).collect()
+        };
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let mut at = words.to_vec();
+        let mut residual = gathered(&|row, c| rows.row(row)[c] / f64::from(quantized.scale(row)) - at[place(row, c)]);
+        let mut direction = eased(&residual);
+        let mut size = dot(&residual, &direction);
+        let enough = 1e-6 * size;
+        for _ in 0..STEPS {
+            if size <= enough {
+                break;
+            }
+            let image = gathered(&|row, c| direction[place(row, c)]);
+            let curved = dot(&direction, &image);
+            if curved <= 0.0 {
+                break;
+            }
+            let step = size / curved;
+            at.iter_mut().zip(&direction).for_each(|(v, d)| *v += step * d);
+            residual.iter_mut().zip(&image).for_each(|(r, i)| *r -= step * i);
+            let next = eased(&residual);
+            let new = dot(&residual, &next);
+            direction.iter_mut().zip(&next).for_each(|(d, n)| *d = n + new / size * *d);
+            size = new;
+        }
+        at
     }
 
     /// Code words by weighted k-means over the rows in units of their scales.
@@ -137,8 +224,15 @@ impl Codebook {
         words
     }
 
-    /// Rounds the rows of a group, each choice made up for by the columns after it.
-    fn round_group(self, rows: &Rows, group: &Group, words: &[f64], quantized: &mut QuantizedRows) {
+    /// Rounds the rows of a group, each choice made up for by the columns after it, and says in `chosen` which words they took.
+    fn round_group(
+        self,
+        rows: &Rows,
+        group: &Group,
+        words: &[f64],
+        quantized: &mut QuantizedRows,
+        chosen: &mut [usize],
+    ) {
         let (length, width) = (self.length, rows.width());
         // Parts that matter most first: they have the most others to make up for them.
         let weight = |part: usize| -> f64 {
@@ -158,6 +252,7 @@ impl Codebook {
                     None => at.clone().map(|j| group.importance.get(order[j]).copied().unwrap_or(1.0)).collect(),
                 };
                 let (word, _) = nearest(words, &open[at.clone()], &weights);
+                chosen[(row * width + order[first]) / length] = word;
                 for (k, j) in at.enumerate() {
                     let q = words[word * length + k];
                     quantized.ints[row * width + order[j]] = q as i32;
@@ -170,6 +265,29 @@ impl Codebook {
             }
         }
     }
+}
+
+/// `x` times the second moments of what the group reads.
+fn seen(group: &Group, x: &[f64]) -> Vec<f64> {
+    let Some(h) = &group.moments else {
+        return x.iter().enumerate().map(|(c, v)| v * group.importance.get(c).copied().unwrap_or(1.0)).collect();
+    };
+    let mut out = vec![0.0; x.len()];
+    for (v, h) in x.iter().zip(h.chunks_exact(x.len())) {
+        out.iter_mut().zip(h).for_each(|(o, h)| *o += v * h);
+    }
+    out
+}
+
+/// The power of what is lost in the output of all rows.
+fn lost(rows: &Rows, groups: &[Group], quantized: &QuantizedRows) -> f64 {
+    let width = rows.width();
+    let row = |group: &Group, r: usize| -> f64 {
+        let of = |c: usize| rows.row(r)[c] - f64::from(quantized.ints[r * width + c]) * f64::from(quantized.scale(r));
+        let apart: Vec<f64> = (0..width).map(of).collect();
+        seen(group, &apart).iter().zip(&apart).map(|(a, b)| a * b).sum()
+    };
+    groups.iter().flat_map(|g| g.span.clone().map(move |r| row(g, r))).sum()
 }
 
 /// The code word nearest to a vector, and its weighted squared error.
@@ -230,6 +348,13 @@ mod tests {
         let h = group.moments.as_ref().unwrap();
         let (fed, alone) = (error(&rows, h, &fed), error(&rows, h, &alone));
         assert!(fed < 0.8 * alone, "{fed} {alone}");
+        // Learned words are better than those of k-means for which rows choose with feedback.
+        let mut words = codebook.words(&rows, std::slice::from_ref(&group), &plain, 256);
+        words.iter_mut().for_each(|w| *w = w.round_ties_even());
+        let mut means = plain.clone();
+        codebook.round_group(&rows, &group, &words, &mut means, &mut vec![0; 256 * 12]);
+        let means = error(&rows, h, &means);
+        assert!(fed < 0.9 * means, "{fed} {means}");
         // Eight bits for four weights are better than two bits for each.
         let two = error(&rows, h, &nearest_ints(&rows, 2, scales(&rows, 2, true, |_| vec![])));
         assert!(alone < two, "{alone} {two}");

@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""Training images that look like the test images, for the recipes beside this file.
+
+    pip install numpy pillow torch
+    python zoo/cifar10/images.py            # a quarter of an hour on two cores
+
+The CIFAR-10 training images in the shared data were compressed by JPEG (quality 75, chroma at half resolution, every image alone: compressing
+them so again changes a value by 0.15 on average, a test image by 5.0). Two folders of mosaics are written here:
+
+- `restored/`: the 50,000 training images with their labels, after a small residual network that was taught, by the mean absolute error, to undo
+  that compression. It learns from images that never went through it: the CIFAR-100 test images and pieces of the ImageNet samples.
+- `crops/`: 30,000 pieces of the ImageNet samples at 32×32, without labels (classes in the file are all 0), for a teacher to speak of
+  (Asano and Saeed, "The augmented image prior", arXiv:2112.00725).
+
+No test image is read.
+"""
+import argparse
+import io
+import pathlib
+import queue
+import threading
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROWS, COLUMNS, SIDE = 25, 40, 32
+BATCH = 64
+
+
+def sheet(path):
+    """The images of a mosaic."""
+    values = np.asarray(Image.open(path).convert("RGB"))
+    return values.reshape(ROWS, SIDE, COLUMNS, SIDE, 3).transpose(0, 2, 1, 3, 4).reshape(-1, SIDE, SIDE, 3)
+
+
+def write_sheet(images, path):
+    values = images.reshape(ROWS, COLUMNS, SIDE, SIDE, 3).transpose(0, 2, 1, 3, 4).reshape(ROWS * SIDE, COLUMNS * SIDE, 3)
+    Image.fromarray(values).save(path, lossless=True)
+
+
+def compressed(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=75, subsampling=2)
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def piece(photograph, random, share, stretch):
+    """A part of a photograph, `share` of its area, scaled to 32×32."""
+    side = photograph.size[0]
+    edge, stretch = side * np.sqrt(random.uniform(*share)), np.exp(random.uniform(-stretch, stretch))
+    width, height = min(side, edge * stretch), min(side, edge / stretch)
+    x, y = random.uniform(0, side - width), random.uniform(0, side - height)
+    return np.asarray(photograph.resize((SIDE, SIDE), Image.BICUBIC, box=(x, y, x + width, y + height)))
+
+
+class Pairs:
+    """Batches of images as they were and as compression left them, made on a thread of their own."""
+
+    def __init__(self, images, photographs):
+        self.images, self.photographs, self.random = images, photographs, np.random.default_rng(0)
+        self.ready = queue.Queue(8)
+        threading.Thread(target=self.feed, daemon=True).start()
+
+    def one(self):
+        random = self.random
+        if random.random() < 0.25:
+            image = piece(self.photographs[random.integers(len(self.photographs))], random, (0.12, 1.0), 0.0)
+        else:
+            image = self.images[random.integers(len(self.images))]
+            if random.random() < 0.5:
+                padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), "reflect")
+                y, x = random.integers(9, size=2)
+                image = padded[y:y + SIDE, x:x + SIDE]
+        if random.random() < 0.5:
+            image = image[:, ::-1]
+        image = np.ascontiguousarray(image)
+        return image, compressed(image)
+
+    def feed(self):
+        while True:
+            pairs = [self.one() for _ in range(BATCH)]
+            self.ready.put(tuple(np.stack(side) for side in zip(*pairs)))
+
+
+class Restorer(nn.Module):
+    """Ten residual convolutions on quarters of the resolution; a learned map of 16×16 pixels tells where blocks are."""
+
+    def __init__(self, width=64, blocks=5):
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(1, width, 8, 8))
+        self.first = nn.Conv2d(12, width, 3, padding=1)
+        conv = lambda: nn.Conv2d(width, width, 3, padding=1)  # noqa: E731
+        self.blocks = nn.ModuleList([nn.Sequential(conv(), nn.ReLU(), conv()) for _ in range(blocks)])
+        self.last = nn.Conv2d(width, 12, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x):
+        h = F.relu(self.first(F.pixel_unshuffle(x, 2)) + self.place.repeat(1, 1, 2, 2))
+        for block in self.blocks:
+            h = h + 0.3 * block(h)
+        return x + F.pixel_shuffle(self.last(h), 2)
+
+
+def tensor(images):
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32) / 255 - 0.5).contiguous()
+
+
+def taught(pairs, steps):
+    network = Restorer()
+    optimizer = torch.optim.Adam(network.parameters())
+    seen = []
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * min(1, step / 50) * (0.5 + 0.5 * np.cos(np.pi * step / steps)) + 1e-6
+        was, now = map(tensor, pairs.ready.get())
+        loss = F.l1_loss(network(now), was)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen.append((255 * loss.item(), 255 * F.l1_loss(now, was).item()))
+        if (step + 1) % 200 == 0:
+            left, before = np.mean(seen, 0)
+            print(f"step {step + 1} of {steps}: values are off by {left:.2f}, by {before:.2f} before", flush=True)
+            seen = []
+    return network.eval()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=pathlib.Path, default=HERE.parents[2] / "shared/data", help="the folder with cifar10, cifar100, imagenet_sample")
+    parser.add_argument("--steps", type=int, default=2860, help="steps in which the restoring network learns, 64 images each")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    photographs = [Image.open(f).convert("RGB") for f in sorted((args.data / "imagenet_sample").glob("*.jpg"))]
+
+    crops = HERE / "crops"
+    crops.mkdir(exist_ok=True)
+    random = np.random.default_rng(1)
+    for part in range(30):
+        images = []
+        for i in range(ROWS * COLUMNS):
+            image = piece(photographs[i % len(photographs)], random, (0.08, 1.0), 0.2)
+            images.append(image[:, ::-1] if random.random() < 0.5 else image)
+        write_sheet(np.stack(images), crops / f"train_{part:02d}.webp")
+    (crops / "train_labels.txt").write_text("0\n" * 30_000)
+
+    clean = np.concatenate([sheet(f) for f in sorted((args.data / "cifar100").glob("test_*.webp"))])
+    network = taught(Pairs(clean, photographs), args.steps)
+    restored = HERE / "restored"
+    restored.mkdir(exist_ok=True)
+    for path in sorted((args.data / "cifar10").glob("train_*.webp")):
+        with torch.no_grad():
+            values = network(tensor(sheet(path))).numpy().transpose(0, 2, 3, 1) + 0.5
+        write_sheet((values * 255).round().clip(0, 255).astype(np.uint8), restored / path.name)
+    (restored / "train_labels.txt").write_text((args.data / "cifar10/train_labels.txt").read_text())
+    print(f"wrote {restored} and {crops}")
+
+
+if __name__ == "__main__":
+    main()
