@@ -8,6 +8,7 @@ mod bench;
 mod calibration;
 mod compare;
 mod compress;
+mod design;
 mod evaluate;
 mod factorize;
 mod feeds;
@@ -44,6 +45,7 @@ Examples:
   qing run light.qing cat.jpg dog.jpg --top 3
   qing bench light.qing --threads 2
   qing compare net.onnx light.qing --data photos
+  qing design net.toml --budget 'macs<=5M'
   qing train zoo/fashion.toml
   qing finetune net.onnx --data photos:train --bits w2a2 --teacher net.onnx
   qing finetune net.onnx --data photos --memory 1MB
@@ -67,6 +69,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Lighten(Box<lighten::Args>),
+    Design(design::Args),
     Factorize(factorize::Args),
     Prune(prune::Args),
     Sparsify(sparsify::Args),
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
     let base_memory = process::resident_bytes();
     let result = match Cli::parse().command {
         Command::Lighten(args) => lighten::run(&args),
+        Command::Design(args) => design::run(&args),
         Command::Factorize(args) => factorize::run(&args),
         Command::Prune(args) => prune::run(&args),
         Command::Sparsify(args) => sparsify::run(&args),

@@ -82,6 +82,7 @@ fn help() {
     for command in [
         "",
         "lighten",
+        "design",
         "factorize",
         "run",
         "evaluate",

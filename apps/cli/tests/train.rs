@@ -148,3 +148,52 @@ fn a_lighter_network_learns_again() {
         "{recipe}"
     );
 }
+
+#[test]
+fn a_design_is_found_within_a_budget_and_its_recipe_trains() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let recipe = folder.path().join("tiny.toml");
+    fs::write(&recipe, RECIPE.replace("'resnet8'", "'residual:8,8x1,16x1s2'\n    classes = 10")).expect("a recipe");
+    let qing = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qing"));
+        command.args(args).current_dir(folder.path()).output().expect("qing runs")
+    };
+    let design = |budget: &str| {
+        let out = qing(&[
+            "design",
+            "tiny.toml",
+            "--budget",
+            budget,
+            "--trials",
+            "12",
+            "--finalists",
+            "1",
+            "--resolutions",
+            "8,12",
+            "--json",
+        ]);
+        (
+            out.status.success(),
+            String::from_utf8_lossy(&out.stdout).into_owned(),
+            String::from_utf8_lossy(&out.stderr).into_owned(),
+        )
+    };
+    let (done, text, errors) = design("macs<=300k,params<=12k");
+    assert!(done, "{errors}");
+    let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(found["judged"], 12);
+    let chosen = &found["chosen"];
+    assert!(
+        chosen["costs"][0].as_f64().is_some_and(|c| c <= 300e3)
+            && chosen["costs"][1].as_f64().is_some_and(|c| c <= 12e3)
+    );
+    assert!(found["finalists"].as_array().is_some_and(|f| f.len() == 2 && f.iter().all(|f| f["accuracy"].is_number())));
+    let trained = qing(&["train", "tiny-design.toml", "--set", "schedule.epochs=1", "--json"]);
+    assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+    assert!(folder.path().join("tiny-design.qing").exists());
+
+    let (done, _, errors) = design("macs<=1k");
+    assert!(!done && errors.contains("times as much"), "{errors}");
+    let (done, _, errors) = design("drop<=1");
+    assert!(!done && errors.contains("macs, params, latency and npu_cycles"), "{errors}");
+}

@@ -7,6 +7,7 @@
 
 mod calibrate;
 pub mod compare;
+pub mod design;
 mod effort;
 mod error;
 pub mod factorize;

@@ -58,8 +58,8 @@ pub mod lighten {
     pub use qing_lighten::{
         Bits, Calibration, Codebook, Effort, Granularity, Island, Layer, LightenError, Lightened, Options, Override,
         Progress, QuantizeOptions, RangeMethod, Reconstruction, Recovery, Report, Rotated, Rounding, Search, Smoothed,
-        Smoothing, Totals, compare, factorize, layers, lighten, lighten_within, matches, report, score, search, shape,
-        sparsify, totals,
+        Smoothing, Totals, compare, design, factorize, layers, lighten, lighten_within, matches, report, score, search,
+        shape, sparsify, totals,
     };
 }
 

@@ -17,8 +17,11 @@ use std::{
 use anyhow::{Context, Result};
 use qing::{
     Graph,
-    npu::{Config, EnergyTable, NpuError, PRESETS, Program},
+    lighten::{Bits, Options, QuantizeOptions, lighten},
+    npu::{Config, EnergyTable, NpuError, PRESETS, Program, Session},
 };
+
+use crate::runner::random_inputs;
 
 /// Networks on the chip: an ultra-low-bit NPU, simulated to the bit and to the cycle
 #[derive(Debug, clap::Subcommand)]
@@ -82,6 +85,16 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Explore(args) => explore::run(args),
         Command::Synth(args) => synth::run(args),
     }
+}
+
+/// Cycles of a frame of a float network at eight bits, whatever its weights are: ranges are those of made-up data.
+pub(crate) fn quick_cycles(graph: &Graph, preset: &str) -> Result<f64> {
+    let quantize = QuantizeOptions::with_bits(Bits { weights: 8, activations: 8 });
+    let options = Options { quantize, noise_batches: 0, synthetic_batches: 1, threads: 1 };
+    let typed = lighten(graph, &[], &options, &mut |_| {})?.graph;
+    let mut session = Session::new(program(&typed, &Config::preset(preset)?)?)?;
+    let inputs = random_inputs(&session.program().graph, 1)?;
+    Ok(session.run(&inputs)?.run.counters.cycles as f64)
 }
 
 /// Compiles a graph for a chip.

@@ -1,6 +1,7 @@
 use super::{
     Settings,
     builder::{Builder, Window},
+    design::inverted,
 };
 use crate::TrainError;
 
@@ -27,18 +28,8 @@ pub(super) fn build(b: &mut Builder, settings: &Settings) -> Result<(), TrainErr
         let stride = if small && stage == 1 { 1 } else { stride };
         for block in 0..blocks {
             let name = format!("stage{}.{block}", stage + 1);
-            let (stride, out, inside) = (if block == 0 { stride } else { 1 }, scaled(channels), b.channels(x) * expand);
-            let mut inner = x;
-            if expand > 1 {
-                let name = format!("{name}.expand");
-                inner = b.conv_norm(inner, &name, inside, Window::square(1, 1), 1)?;
-                inner = b.relu6(inner, &name)?;
-            }
-            let depthwise = format!("{name}.depthwise");
-            inner = b.conv_norm(inner, &depthwise, inside, Window::square(3, stride), inside)?;
-            inner = b.relu6(inner, &depthwise)?;
-            inner = b.conv_norm(inner, &format!("{name}.project"), out, Window::square(1, 1), 1)?;
-            x = if stride == 1 && b.channels(x) == out { b.add(x, inner, &format!("{name}.add"))? } else { inner };
+            let window = Window::square(3, if block == 0 { stride } else { 1 });
+            x = inverted(b, x, &name, scaled(channels), window, expand)?;
         }
     }
     x = b.conv_norm(x, "head", 1280, Window::square(1, 1), 1)?;

@@ -4,15 +4,16 @@
 //! into rectifiers", 2015); normalizations start as the identity.
 
 mod builder;
+mod design;
 mod fashion;
 mod keywords;
 mod mobilenet;
-mod resnet;
 
 use qing_graph::Graph;
 
 use crate::TrainError;
 pub use builder::Builder;
+pub use design::{Design, Family, Stage};
 
 /// What an architecture is built for.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,21 +54,21 @@ pub const ARCHITECTURES: &[Architecture] = &[
         about: "the image classifier of MLPerf Tiny (Banbury et al. 2021), 78 thousand parameters",
         input: [3, 32, 32],
         classes: 10,
-        build: |b, s| resnet::build(b, s, 1),
+        build: |b, s| Design::residual(1).build(b, s),
     },
     Architecture {
         name: "resnet20",
         about: "for CIFAR (He et al. 2016), with projections where the width changes, 272 thousand parameters",
         input: [3, 32, 32],
         classes: 10,
-        build: |b, s| resnet::build(b, s, 3),
+        build: |b, s| Design::residual(3).build(b, s),
     },
     Architecture {
         name: "resnet56",
         about: "as resnet20 with nine blocks a stage, 856 thousand parameters",
         input: [3, 32, 32],
         classes: 10,
-        build: |b, s| resnet::build(b, s, 9),
+        build: |b, s| Design::residual(9).build(b, s),
     },
     Architecture {
         name: "ds-cnn",
@@ -96,13 +97,30 @@ pub fn find(name: &str) -> Result<&'static Architecture, TrainError> {
     })
 }
 
-/// A network of that name with fresh weights, input `image` f32 `[N, channels, rows, columns]`, output `logits`
+/// What a recipe names as a design: one of the ResNets, or a [`Design`] as text.
+///
+/// # Errors
+/// If it is none.
+pub fn design(name: &str) -> Result<Design, TrainError> {
+    match name {
+        "resnet8" => Ok(Design::residual(1)),
+        "resnet20" => Ok(Design::residual(3)),
+        "resnet56" => Ok(Design::residual(9)),
+        name if name.contains(':') => name.parse(),
+        name => Err(TrainError::invalid(format!(
+            "`{name}` is no design that can be changed; start from resnet8, resnet20, resnet56, or a design such as \
+             residual:16,16x3,32x3s2,64x3s2 or inverted:16,16x1e1,24x2s2"
+        ))),
+    }
+}
+
+/// A network of that name, or of that [`Design`], with fresh weights, input `image` f32 `[N, channels, rows, columns]`, output `logits`
 /// `[N, classes]`.
 ///
 /// # Errors
 /// If there is no such architecture, or the input is too small for it.
 pub fn build(name: &str, settings: &Settings) -> Result<Graph, TrainError> {
-    let architecture = find(name)?;
+    let design = name.contains(':').then(|| name.parse::<Design>()).transpose()?;
     if settings.input.len() != 3 || settings.input.contains(&0) || settings.classes == 0 {
         return Err(TrainError::invalid(format!(
             "{name} is for images [channels, rows, columns] and at least one class, got {:?} and {}",
@@ -110,7 +128,10 @@ pub fn build(name: &str, settings: &Settings) -> Result<Graph, TrainError> {
         )));
     }
     let mut builder = Builder::new(name, settings);
-    (architecture.build)(&mut builder, settings)?;
+    match design {
+        Some(design) => design.build(&mut builder, settings)?,
+        None => (find(name)?.build)(&mut builder, settings)?,
+    }
     Ok(builder.finish())
 }
 

@@ -11,7 +11,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
-    /// A built-in network with fresh weights.
+    /// A built-in network, or a [`Design`](architectures::Design) as text, with fresh weights.
     pub architecture: Option<String>,
     /// A model file to go on from, or `zoo:NAME`.
     pub file: Option<String>,
@@ -30,6 +30,14 @@ impl ModelSection {
     /// # Errors
     /// If there is no such architecture.
     pub(crate) fn settings(&self, name: &str, seed: u64) -> Result<architectures::Settings, TrainError> {
+        if name.contains(':') {
+            let (Some(input), Some(classes)) = (self.input.clone(), self.classes) else {
+                return Err(TrainError::invalid(format!(
+                    "model.architecture = \"{name}\" needs model.input ([channels, rows, columns]) and model.classes"
+                )));
+            };
+            return Ok(architectures::Settings { input, classes, seed });
+        }
         let known = architectures::find(name)?;
         let input = self.input.clone().unwrap_or_else(|| known.input.to_vec());
         Ok(architectures::Settings { input, classes: self.classes.unwrap_or(known.classes), seed })

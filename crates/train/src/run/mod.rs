@@ -16,7 +16,7 @@ use qing_data::Preprocess;
 use qing_engine::Pool;
 use qing_graph::{Graph, Tensor};
 
-pub use prepare::{Prepared, prepare};
+pub use prepare::{Prepared, prepare, start};
 pub use teacher::Teacher;
 
 use crate::{

@@ -72,6 +72,17 @@ pub fn prepare(recipe: &Recipe, folder: &Path, pool: &Arc<Pool>) -> Result<Prepa
     assemble(recipe, folder, &graph, model, pool)
 }
 
+/// The network a recipe starts from, and batches of samples spread over its training data, as it takes them.
+///
+/// # Errors
+/// If a file cannot be read, or they do not fit together.
+pub fn start(recipe: &Recipe, folder: &Path, samples: usize) -> Result<(Graph, Vec<Vec<Tensor>>), TrainError> {
+    let mut graph = network(recipe, folder)?;
+    describe(recipe, &mut graph)?;
+    let samples = calibration(recipe, folder, &graph, samples)?;
+    Ok((graph, samples))
+}
+
 /// Batches of samples spread over the training data, as they are.
 pub(crate) fn calibration(
     recipe: &Recipe,
