@@ -32,6 +32,8 @@ use crate::{
 
 /// Images that designs are judged on.
 const SEEN: usize = 64;
+/// How far the first design is scaled up for comparison, in twentieths.
+const WIDEST: usize = 60;
 /// Seconds that a latency is measured for.
 const SECONDS: f64 = 0.02;
 
@@ -218,15 +220,29 @@ fn baseline(
     threads: usize,
 ) -> Result<Option<Found>> {
     for sight in sights {
-        for percent in (10..=300).rev().step_by(5) {
-            let design = scaled(from, f64::from(percent) / 100.0);
+        let scaled_to = |step: usize| -> Result<(Design, Graph), TrainError> {
+            let design = scaled(from, step as f64 / 20.0);
             let settings = architectures::Settings { input: sight.input.clone(), classes, seed: 1 };
             let graph = architectures::build(&design.to_string(), &settings)?;
+            Ok((design, graph))
+        };
+        // Wider costs more: the widest that fits, in steps of a twentieth, by halving.
+        let (mut fits, mut exceeds) = (0, WIDEST + 1);
+        let mut found = None;
+        while fits + 1 < exceeds {
+            let step = (fits + exceeds) / 2;
+            let (design, graph) = scaled_to(step)?;
             let costs = costs(&graph)?;
             if costs.iter().zip(limits).all(|(c, l)| c <= l) {
-                let score = score(&graph, &sight.batch, threads)?;
-                return Ok(Some(Found { design, input: sight.input.clone(), score, costs }));
+                fits = step;
+                found = Some((design, graph, costs));
+            } else {
+                exceeds = step;
             }
+        }
+        if let Some((design, graph, costs)) = found {
+            let score = score(&graph, &sight.batch, threads)?;
+            return Ok(Some(Found { design, input: sight.input.clone(), score, costs }));
         }
     }
     Ok(None)
