@@ -144,7 +144,8 @@ pub fn evolve(
                 }
                 None => {
                     let mut design = scaled(from, factor);
-                    if !found.is_empty() {
+                    // Narrower alone may not do: fewer blocks as well.
+                    if !found.is_empty() || attempt > TRIES / 4 {
                         (0..1 + random.below(6)).for_each(|_| design = changed(&design, &mut random));
                     }
                     (design, random.below(sights.len() as u32) as usize)
