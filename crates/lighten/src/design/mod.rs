@@ -144,9 +144,13 @@ pub fn evolve(
                 }
                 None => {
                     let mut design = scaled(from, factor);
-                    // Narrower alone may not do: fewer blocks as well.
-                    if !found.is_empty() || attempt > TRIES / 4 {
+                    if !found.is_empty() {
                         (0..1 + random.below(6)).for_each(|_| design = changed(&design, &mut random));
+                    }
+                    // Narrower alone may not do: fewer blocks as well, in the end one to a stage.
+                    let fewer = 0.8f64.powi(attempt.saturating_sub(TRIES / 4) as i32);
+                    for stage in &mut design.stages {
+                        stage.blocks = ((stage.blocks as f64 * fewer).round() as usize).max(1);
                     }
                     (design, random.below(sights.len() as u32) as usize)
                 }
@@ -226,6 +230,11 @@ mod tests {
         // The same again.
         let again = evolve(&from, 5, &sights, &[600e3], &mut costs, &options, &mut |_| {}).unwrap();
         assert_eq!(found, again);
+        // Where no width is small enough, blocks go.
+        let deep: Design = "residual:8,8x9,16x9s2".parse().unwrap();
+        let mut parameters = |g: &Graph| Ok(vec![totals(g, None).parameters as f64]);
+        let few = DesignOptions { trials: 3, ..options.clone() };
+        assert!(!evolve(&deep, 5, &sights, &[3e3], &mut parameters, &few, &mut |_| {}).unwrap().is_empty());
         let error = evolve(&from, 5, &sights, &[10.0], &mut costs, &options, &mut |_| {}).unwrap_err().to_string();
         assert!(error.contains("times as much"), "{error}");
         assert!(evolve(&from, 5, &[], &[600e3], &mut costs, &options, &mut |_| {}).is_err());
