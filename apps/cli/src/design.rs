@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use qing::{
-    Graph,
+    Graph, Tensor,
     lighten::{
         LightenError,
         design::{DesignOptions, Found, Sight, evolve, scaled, score},
@@ -106,24 +106,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(args.trials > 0, "--trials 0: at least one design has to be judged");
 
     let (start, batches) = run::start(&recipe, &folder, SEEN)?;
-    let [first, ..] = &batches[..] else { bail!("data.train has no samples") };
-    let shape = first.first().map(|t| t.shape().to_vec()).unwrap_or_default();
-    let &[_, channels, rows, columns] = &shape[..] else {
-        bail!("designs are for images, not for inputs of {shape:?}")
+    let batch = first_input(batches)?;
+    let &[_, channels, rows, columns] = batch.shape() else {
+        bail!("designs are for images, not for inputs of {:?}", batch.shape())
     };
     let classes = start.outputs.first().and_then(|id| start.ty(*id).shape.as_ref()?.last()?.known());
     let classes = classes.context("the recipe's network does not say how many classes it has")?;
-    let sizes: Vec<[usize; 2]> = match args.resolutions[..] {
-        [] => vec![[rows, columns]],
-        _ => args.resolutions.iter().map(|side| [*side; 2]).collect(),
-    };
     let mut sights = vec![];
-    for [rows, columns] in sizes {
-        let input = vec![channels, rows, columns];
-        let seen = with_design(&recipe, &from, &input, classes);
-        let (_, mut batches) = run::start(&seen, &folder, SEEN)?;
-        let batch = batches.first_mut().and_then(|b| (!b.is_empty()).then(|| b.remove(0)));
-        sights.push(Sight { input, batch: batch.context("data.train has no samples")? });
+    for &side in &args.resolutions {
+        let input = vec![channels, side, side];
+        let (_, batches) = run::start(&with_design(&recipe, &from, &input, classes), &folder, SEEN)?;
+        sights.push(Sight { input, batch: first_input(batches)? });
+    }
+    if sights.is_empty() {
+        sights.push(Sight { input: vec![channels, rows, columns], batch });
     }
 
     let budgets = parse_budgets(&args.budget)?;
@@ -183,6 +179,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     output::line(&format!("train it: qing train {}", output.display()))
 }
 
+/// The input of the first of some batches.
+fn first_input(batches: Vec<Vec<Tensor>>) -> Result<Tensor> {
+    batches.into_iter().flatten().next().context("data.train has no samples")
+}
+
 /// The recipe with another network; images are scaled to what it reads.
 fn with_design(recipe: &Recipe, design: &Design, input: &[usize], classes: usize) -> Recipe {
     let mut made = recipe.clone();
@@ -220,18 +221,13 @@ fn baseline(
     threads: usize,
 ) -> Result<Option<Found>> {
     for sight in sights {
-        let scaled_to = |step: usize| -> Result<(Design, Graph), TrainError> {
-            let design = scaled(from, step as f64 / 20.0);
-            let settings = architectures::Settings { input: sight.input.clone(), classes, seed: 1 };
-            let graph = architectures::build(&design.to_string(), &settings)?;
-            Ok((design, graph))
-        };
         // Wider costs more: the widest that fits, in steps of a twentieth, by halving.
         let (mut fits, mut exceeds) = (0, WIDEST + 1);
         let mut found = None;
         while fits + 1 < exceeds {
             let step = (fits + exceeds) / 2;
-            let (design, graph) = scaled_to(step)?;
+            let design = scaled(from, step as f64 / 20.0);
+            let graph = sight.network(&design, classes, 1)?;
             let costs = costs(&graph)?;
             if costs.iter().zip(limits).all(|(c, l)| c <= l) {
                 fits = step;

@@ -52,6 +52,17 @@ pub struct Sight {
     pub batch: Tensor,
 }
 
+impl Sight {
+    /// The network of a design for these images, with fresh weights.
+    ///
+    /// # Errors
+    /// If the images are too small for it.
+    pub fn network(&self, design: &Design, classes: usize, seed: u64) -> Result<Graph, LightenError> {
+        let settings = Settings { input: self.input.clone(), classes, seed };
+        Ok(architectures::build(&design.to_string(), &settings)?)
+    }
+}
+
 /// A design that keeps the budget.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Found {
@@ -115,10 +126,6 @@ pub fn evolve(
     // Designs of the first generation; fewer where there are no more near the beginning.
     let mut first = options.population.max(2);
     let mut vain = 0;
-    let graph = |design: &Design, sight: &Sight, seed| -> Result<Graph, LightenError> {
-        let settings = Settings { input: sight.input.clone(), classes, seed };
-        Ok(architectures::build(&design.to_string(), &settings)?)
-    };
     while found.len() < options.trials {
         progress(Progress { stage: "design", done: found.len(), total: options.trials });
         let parent = match found.len() < first {
@@ -160,7 +167,7 @@ pub fn evolve(
                 factor *= if parent.is_none() { 0.95 } else { 1.0 };
                 continue;
             }
-            let counted = costs(&graph(&design, &sights[sight], 1)?)?;
+            let counted = costs(&sights[sight].network(&design, classes, 1)?)?;
             let over = counted.iter().zip(limits).map(|(c, l)| c / l).fold(0.0, f64::max);
             least = least.min(over);
             if over <= 1.0 {
@@ -188,7 +195,7 @@ pub fn evolve(
         known.insert((design.clone(), sight));
         let mut score = 0.0;
         for seed in 0..DRAWS {
-            let graph = graph(&design, &sights[sight], options.seed + seed)?;
+            let graph = sights[sight].network(&design, classes, options.seed + seed)?;
             score += self::score(&graph, &sights[sight].batch, options.threads)? / DRAWS as f64;
         }
         let made = Found { design, input: sights[sight].input.clone(), score, costs };

@@ -2,7 +2,7 @@
 
 use qing_graph::{Graph, Tensor, ops};
 
-use crate::{LightenError, run::Observer};
+use crate::{LightenError, factorize::cholesky, run::Observer};
 
 /// Added to the agreement of an input with itself: keeps the determinant away from zero.
 const EASE: f64 = 1e-6;
@@ -36,12 +36,9 @@ pub fn separation(graph: &Graph, batch: &Tensor, threads: usize) -> Result<f64, 
             }
         }
     }
-    let at = |i: usize, j: usize| match i.cmp(&j) {
-        std::cmp::Ordering::Equal => 1.0 + EASE,
-        std::cmp::Ordering::Greater => agreed[i * count + j] as f64 / units as f64,
-        std::cmp::Ordering::Less => agreed[j * count + i] as f64 / units as f64,
-    };
-    Ok(log_determinant(count, at) / count.max(1) as f64)
+    let mut shares: Vec<f64> = agreed.iter().map(|n| *n as f64 / units as f64).collect();
+    (0..count).for_each(|i| shares[i * count + i] = 1.0 + EASE);
+    Ok(log_determinant(shares, count) / count.max(1) as f64)
 }
 
 /// Which values are positive, a bit each.
@@ -50,22 +47,10 @@ fn code(values: &[f32]) -> Vec<u64> {
     values.chunks(64).map(word).collect()
 }
 
-/// Of a positive definite matrix, by Cholesky.
-fn log_determinant(n: usize, at: impl Fn(usize, usize) -> f64) -> f64 {
-    let mut l = vec![0.0; n * n];
-    let mut sum = 0.0;
-    for i in 0..n {
-        for j in 0..=i {
-            let dot: f64 = (0..j).map(|k| l[i * n + k] * l[j * n + k]).sum();
-            let rest = at(i, j) - dot;
-            l[i * n + j] = match i == j {
-                true => rest.max(f64::MIN_POSITIVE).sqrt(),
-                false => rest / l[j * n + j],
-            };
-        }
-        sum += 2.0 * l[i * n + i].ln();
-    }
-    sum
+/// Of a positive definite matrix, of which the lower triangle is read.
+fn log_determinant(mut matrix: Vec<f64>, n: usize) -> f64 {
+    cholesky(&mut matrix, n);
+    (0..n).map(|i| 2.0 * matrix[i * n + i].ln()).sum()
 }
 
 #[cfg(test)]
@@ -79,8 +64,7 @@ mod tests {
 
     #[test]
     fn determinants() {
-        let m = [4.0, 2.0, 2.0, 3.0];
-        assert!((log_determinant(2, |i, j| m[i * 2 + j]) - 8f64.ln()).abs() < 1e-12);
+        assert!((log_determinant(vec![4.0, 2.0, 2.0, 3.0], 2) - 8f64.ln()).abs() < 1e-12);
         assert_eq!(code(&[1.0, -1.0, 0.0, 2.0]), [0b1001]);
     }
 

@@ -93,13 +93,8 @@ pub(super) fn trace(m: &Matrix) -> f64 {
     (0..m.rows.min(m.columns)).map(|i| m.row(i)[i]).sum()
 }
 
-/// Solves `X · A = B` for a symmetric positive `A` (`n²`), with a little added to its diagonal where it is singular.
-pub(super) fn solve_right(b: &Matrix, a: &Matrix) -> Matrix {
-    let n = a.rows;
-    let mean = trace(a) / n.max(1) as f64;
-    let mut l = a.values.clone();
-    (0..n).for_each(|i| l[i * n + i] += 1e-9 * mean + f64::MIN_POSITIVE);
-    // Cholesky, in place: the lower triangle, row by row.
+/// The lower triangle of a symmetric positive matrix (`n²`) becomes that of its Cholesky factor, row by row; what is above it is not read.
+pub(crate) fn cholesky(l: &mut [f64], n: usize) {
     for i in 0..n {
         let (above, row) = l.split_at_mut(i * n);
         let row = &mut row[..n];
@@ -111,6 +106,15 @@ pub(super) fn solve_right(b: &Matrix, a: &Matrix) -> Matrix {
         let power: f64 = row[..i].iter().map(|v| v * v).sum();
         row[i] = (row[i] - power).max(f64::MIN_POSITIVE).sqrt();
     }
+}
+
+/// Solves `X · A = B` for a symmetric positive `A` (`n²`), with a little added to its diagonal where it is singular.
+pub(super) fn solve_right(b: &Matrix, a: &Matrix) -> Matrix {
+    let n = a.rows;
+    let mean = trace(a) / n.max(1) as f64;
+    let mut l = a.values.clone();
+    (0..n).for_each(|i| l[i * n + i] += 1e-9 * mean + f64::MIN_POSITIVE);
+    cholesky(&mut l, n);
     let mut x = b.clone();
     for row in x.values.chunks_exact_mut(n.max(1)) {
         for i in 0..n {

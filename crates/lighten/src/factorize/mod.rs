@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, str::FromStr};
 use qing_graph::{Graph, NodeId, Tensor, ops, passes, verify};
 use serde::Serialize;
 
+pub(crate) use self::dense::cholesky;
 use self::{
     dense::Weight,
     layer::{Chain, Factors, Kernel},
