@@ -358,7 +358,7 @@ mod tests {
                 let attention = Attention::new(isa, h, scale);
                 let mut first = vec![];
                 for threads in 1..=3 {
-                    let pool = Pool::new(threads);
+                    let pool = Pool::kept(threads);
                     let mut y = vec![f32::NAN; want.len()];
                     let mut scratch = vec![f32::NAN; attention.scratch_len(threads)];
                     attention.run([&q, &k, &v], mask, &mut y, &mut scratch, &pool).unwrap();

@@ -643,7 +643,7 @@ mod tests {
                 let plan = BatchNorm::new(isa, images, pixels, c, epsilon).unwrap();
                 let mut first: Option<Vec<Vec<f32>>> = None;
                 for threads in [1, 2, 5] {
-                    let pool = Pool::new(threads);
+                    let pool = Pool::kept(threads);
                     let mut scratch = vec![f32::NAN; plan.scratch_len()];
                     let mut out = vec![f32::NAN; len];
                     let (mut m, mut v) = (vec![f32::NAN; c], vec![f32::NAN; c]);

@@ -328,7 +328,7 @@ mod tests {
                 for q in quantizers() {
                     let mut first: Option<(Vec<f32>, Vec<f32>)> = None;
                     for threads in [1, 3] {
-                        let pool = Pool::new(threads);
+                        let pool = Pool::kept(threads);
                         let mut y = vec![0.0; len];
                         quantize(isa, q, &x, (&scale, run), &mut y, &pool).unwrap();
                         let mut partial = vec![0.0; partial_sums(len, run)];

@@ -284,7 +284,7 @@ mod tests {
                 for threads in 1..=3 {
                     let mut scratch = vec![f32::NAN; shape.scratch_len(isa).unwrap()];
                     let mut y = vec![f32::NAN; expected.len()];
-                    multiply(isa, &shape, &left, &right, 0.5, &mut y, &mut scratch, &Pool::new(threads)).unwrap();
+                    multiply(isa, &shape, &left, &right, 0.5, &mut y, &mut scratch, &Pool::kept(threads)).unwrap();
                     assert_close(&y, &halves, &magnitudes, &format!("{} {threads} {shape:?}", isa.name()));
                 }
             }
@@ -310,7 +310,7 @@ mod tests {
                 let layer = MatMul::pack(isa, depth, cols, &right, transposed, bias.as_deref(), Clamp::RELU).unwrap();
                 for threads in 1..=3 {
                     let mut y = vec![f32::NAN; rows * cols];
-                    layer.run(&left, residual.as_deref(), &mut y, &Pool::new(threads)).unwrap();
+                    layer.run(&left, residual.as_deref(), &mut y, &Pool::kept(threads)).unwrap();
                     assert_close(&y, &expected, &magnitudes, &format!("{} {threads} {shape:?}", isa.name()));
                 }
             }

@@ -308,7 +308,7 @@ mod tests {
         ) {
             let x: Vec<u32> = (0..shape.iter().product::<usize>() as u32).collect();
             let mut y = vec![u32::MAX; x.len()];
-            permute(&shape, &order, &x, &mut y, &Pool::new(threads)).unwrap();
+            permute(&shape, &order, &x, &mut y, &Pool::kept(threads)).unwrap();
             prop_assert_eq!(y, expected(&shape, &order, &x));
         }
     }
@@ -327,7 +327,7 @@ mod tests {
             let x: Vec<u32> = (0..shape.iter().product::<usize>() as u32).collect();
             for threads in 1..=3 {
                 let mut y = vec![u32::MAX; x.len()];
-                permute(shape, order, &x, &mut y, &Pool::new(threads)).unwrap();
+                permute(shape, order, &x, &mut y, &Pool::kept(threads)).unwrap();
                 assert_eq!(y, expected(shape, order, &x), "{shape:?} {order:?}");
             }
         }
@@ -342,7 +342,7 @@ mod tests {
             ($($element:ty)*) => {
                 $(let few: Vec<$element> = x.iter().map(|x| *x as $element).collect();
                 let mut y = vec![0; few.len()];
-                permute(&shape, &order, &few, &mut y, &Pool::new(2)).unwrap();
+                permute(&shape, &order, &few, &mut y, &Pool::kept(2)).unwrap();
                 assert!(y.iter().zip(&wanted).all(|(y, x)| *y == *x as $element), stringify!($element));)*
             };
         }

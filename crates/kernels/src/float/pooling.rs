@@ -156,7 +156,7 @@ mod tests {
             for (isa, window) in Isa::available().into_iter().flat_map(|isa| windows.map(|window| (isa, window))) {
                 for threads in 1..=3 {
                     let mut y = vec![f32::NAN; geometry.output_len()];
-                    pool2d(isa, window, &geometry, &x, &mut y, &Pool::new(threads)).unwrap();
+                    pool2d(isa, window, &geometry, &x, &mut y, &Pool::kept(threads)).unwrap();
                     for (i, y) in y.iter().enumerate() {
                         let (found, expected) = (f64::from(*y), expected(window, &geometry, &x, i));
                         prop_assert!(

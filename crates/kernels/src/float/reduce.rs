@@ -197,7 +197,7 @@ mod tests {
                 for isa in Isa::available() {
                     for threads in 1..=3 {
                         let mut y = vec![f32::NAN; outer * inner];
-                        reduce(isa, op, [outer, middle, inner], &x, &mut y, &Pool::new(threads)).unwrap();
+                        reduce(isa, op, [outer, middle, inner], &x, &mut y, &Pool::kept(threads)).unwrap();
                         for (i, y) in y.iter().enumerate() {
                             let values = (0..middle).map(|m| f64::from(x[(i / inner * middle + m) * inner + i % inner]));
                             let size: f64 = values.clone().map(f64::abs).sum();
@@ -223,7 +223,7 @@ mod tests {
             let mut first: Option<Vec<f32>> = None;
             for threads in [1, 2, 5] {
                 let mut y = vec![f32::NAN; inner];
-                reduce(isa, Reduce::Sum, [1, middle, inner], &x, &mut y, &Pool::new(threads)).unwrap();
+                reduce(isa, Reduce::Sum, [1, middle, inner], &x, &mut y, &Pool::kept(threads)).unwrap();
                 for (c, y) in y.iter().enumerate() {
                     let want: f64 = x.iter().skip(c).step_by(inner).map(|v| f64::from(*v)).sum();
                     let error = (f64::from(*y) - want).abs() / want;

@@ -171,7 +171,7 @@ mod tests {
             let place = |i: usize| (i / c / cols.len() / rows.len(), i / c / cols.len() % rows.len(), i / c % cols.len(), i % c);
             let len = batch * rows.len() * cols.len() * c;
             for threads in 1..=3 {
-                let pool = Pool::new(threads);
+                let pool = Pool::kept(threads);
                 for isa in Isa::available() {
                     let mut y = vec![f32::NAN; len];
                     bilinear(isa, [batch, h, w, c], &rows, &cols, &x, &mut y, &pool).unwrap();

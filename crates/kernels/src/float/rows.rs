@@ -278,7 +278,7 @@ mod tests {
             }
             for isa in Isa::available() {
                 for threads in 1..=3 {
-                    let pool = Pool::new(threads);
+                    let pool = Pool::kept(threads);
                     let mut y = vec![f32::NAN; x.len()];
                     softmax(isa, width, &x, &mut y, &pool).unwrap();
                     close(&y, &expected, 1e-5);
@@ -317,7 +317,7 @@ mod tests {
             for isa in Isa::available() {
                 for threads in 1..=3 {
                     let mut y = vec![f32::NAN; x.len()];
-                    let pool = Pool::new(threads);
+                    let pool = Pool::kept(threads);
                     layer_norm(isa, &x, &scale, bias, 1e-3, &mut y, &pool).unwrap();
                     let mut z = x.clone();
                     layer_norm_in_place(isa, &scale, bias, 1e-3, &mut z, &pool).unwrap();

@@ -166,8 +166,9 @@ impl Pool {
         shared.job.store(std::ptr::from_ref(f).cast_mut().cast(), Ordering::Relaxed);
         shared.chunks.store(chunks, Ordering::Relaxed);
         let number = (shared.ticket.0.load(Ordering::Relaxed) >> CHUNK_BITS).wrapping_add(1);
-        // Sequentially consistent with the sleep flags: either the worker sees this ticket or we see its flag.
-        shared.ticket.0.store((number << CHUNK_BITS) | chunks as u64, Ordering::SeqCst);
+        // Sequentially consistent with the sleep flags: either the worker sees this ticket or we see its flag. An exchange, here and
+        // where a flag goes up: a load after it must not come before it, and an emulator of Arm lets it pass a plain store.
+        shared.ticket.0.swap((number << CHUNK_BITS) | chunks as u64, Ordering::SeqCst);
         for worker in self.workers.iter().take(chunks - 1) {
             if worker.asleep.load(Ordering::SeqCst) {
                 worker.asleep.store(false, Ordering::SeqCst);
@@ -202,6 +203,16 @@ impl Pool {
             // SAFETY: chunks are distinct numbers, so their ranges do not overlap.
             f(chunk, unsafe { all.slice(start..end) });
         });
+    }
+}
+
+#[cfg(test)]
+impl Pool {
+    /// The pool of `threads` threads that the tests on this thread share: thousands of cases start only a few threads.
+    pub(crate) fn kept(threads: usize) -> std::rc::Rc<Pool> {
+        use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+        thread_local!(static POOLS: RefCell<BTreeMap<usize, Rc<Pool>>> = const { RefCell::new(BTreeMap::new()) });
+        POOLS.with_borrow_mut(|pools| Rc::clone(pools.entry(threads).or_insert_with(|| Rc::new(Pool::new(threads)))))
     }
 }
 
@@ -252,7 +263,7 @@ impl Shared {
         }
         *self.waiter.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
         // Sequentially consistent with the count: either we see that the last chunk has ended, or who ended it sees us wait.
-        self.waiting.store(true, Ordering::SeqCst);
+        self.waiting.swap(true, Ordering::SeqCst);
         while self.done.0.load(Ordering::SeqCst) < chunks {
             std::thread::park();
         }
@@ -300,7 +311,7 @@ impl Shared {
     }
 
     fn sleep(&self, asleep: &AtomicBool) {
-        asleep.store(true, Ordering::SeqCst);
+        asleep.swap(true, Ordering::SeqCst);
         let nothing_to_do = || self.ticket.0.load(Ordering::SeqCst) & CHUNK_MASK == 0;
         while nothing_to_do() && asleep.load(Ordering::SeqCst) && !self.stop.load(Ordering::SeqCst) {
             std::thread::park();

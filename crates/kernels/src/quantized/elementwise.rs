@@ -322,7 +322,7 @@ mod tests {
             }).collect();
             for isa in Isa::available() {
                 let mut y = vec![0; a.len()];
-                add.run(isa, &a, &b, &mut y, &Pool::new(threads)).unwrap();
+                add.run(isa, &a, &b, &mut y, &Pool::kept(threads)).unwrap();
                 prop_assert_eq!(&y, &want, "{:?}", isa);
             }
         }
@@ -337,7 +337,7 @@ mod tests {
                 let whole = if real.is_nan() { 0 } else { real.round_ties_even() as i64 };
                 whole.saturating_add(clip.zero.into()).clamp(clip.lo.into(), clip.hi.into()) as u8
             }).collect();
-            let pool = Pool::new(2);
+            let pool = Pool::kept(2);
             for isa in Isa::available() {
                 let mut y = vec![0; x.len()];
                 quantize(isa, scale, clip, &x, &mut y, &pool).unwrap();
@@ -368,7 +368,7 @@ mod tests {
             let clip = Clip { zero: 0, lo: 0, hi: 255 };
             for isa in Isa::available() {
                 let mut y = vec![0; x.len()];
-                quantize_channels_last(isa, [batch, channels, pixels], 1.0, clip, &x, &mut y, &Pool::new(threads)).unwrap();
+                quantize_channels_last(isa, [batch, channels, pixels], 1.0, clip, &x, &mut y, &Pool::kept(threads)).unwrap();
                 for (i, y) in y.iter().enumerate() {
                     let (n, p, c) = (i / channels / pixels, i / channels % pixels, i % channels);
                     prop_assert_eq!(f32::from(*y), x[(n * channels + c) * pixels + p]);
@@ -382,7 +382,7 @@ mod tests {
         let x: Vec<f32> = (0..12).map(|v| v as f32).collect();
         let mut y = vec![0; 12];
         let clip = Clip { zero: 0, lo: 0, hi: 255 };
-        quantize_channels_last(Isa::detect(), [2, 3, 2], 1.0, clip, &x, &mut y, &Pool::new(2)).unwrap();
+        quantize_channels_last(Isa::detect(), [2, 3, 2], 1.0, clip, &x, &mut y, &Pool::kept(2)).unwrap();
         assert_eq!(y, [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
     }
 

@@ -204,7 +204,7 @@ mod tests {
                 Epilogue::Requantize(Requantize { scale: scale.clone(), zero: 9, lo: 2, hi: 240, table: None })
             };
             let product = QMatMul { batch, rows, depth, columns, a_zero, b_zero, epilogue };
-            let pool = Pool::new(threads);
+            let pool = Pool::kept(threads);
             let len = batch * rows * columns;
             for isa in Isa::available() {
                 let (mut y, mut reals) = (vec![0u8; len], vec![0f32; len]);

@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn padding_surrounds_every_image() {
         let mut y = [0; 18];
-        pad([2, 1, 1, 1], [1, 1, 1, 1], 9, &[1, 2], &mut y, &Pool::new(2)).unwrap();
+        pad([2, 1, 1, 1], [1, 1, 1, 1], 9, &[1, 2], &mut y, &Pool::kept(2)).unwrap();
         assert_eq!(y, [9, 9, 9, 9, 1, 9, 9, 9, 9, 9, 9, 9, 9, 2, 9, 9, 9, 9]);
     }
 
@@ -164,7 +164,7 @@ mod tests {
         fn transposing_swaps_indices(batch in 1usize..3, rows in 1usize..80, columns in 1usize..80, threads in 1usize..4) {
             let x: Vec<u32> = (0..(batch * rows * columns) as u32).collect();
             let mut y = vec![0; x.len()];
-            transpose([batch, rows, columns], &x, &mut y, &Pool::new(threads)).unwrap();
+            transpose([batch, rows, columns], &x, &mut y, &Pool::kept(threads)).unwrap();
             for n in 0..batch {
                 for r in 0..rows {
                     for c in 0..columns {

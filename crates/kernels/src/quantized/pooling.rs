@@ -296,7 +296,7 @@ mod tests {
             case in cases(channels()), zero: u8, y_scale in 0.1f32..3.0, bottom in 0usize..3, right in 0usize..3,
         ) {
             let g = case.geometry;
-            let pool = Pool::new(case.threads);
+            let pool = Pool::kept(case.threads);
             let clip = Clip { zero, lo: 3, hi: 250 };
             for isa in Isa::available() {
                 let mut y = vec![7; g.output_len()];

@@ -146,7 +146,7 @@ pub(crate) fn cases(channels: impl Strategy<Value = (usize, usize, usize)>) -> i
 
 /// What `run` writes for a case, as bytes or as the bits of floats. Scratch is full of rubbish.
 pub(crate) fn result(case: &Case, scratch: usize, run: impl FnOnce(Output<'_>, &mut [u8], &Pool)) -> Vec<u32> {
-    let pool = Pool::new(case.threads);
+    let pool = Pool::kept(case.threads);
     let mut scratch = vec![0xa5; scratch];
     let len = case.geometry.output_len();
     match case.epilogue {

@@ -70,7 +70,7 @@ proptest! {
         for threads in [1, 2, 3] {
             let mut y = vec![f32::NAN; g.output_len()];
             let mut scratch = vec![0xff; conv.scratch_bytes(threads)];
-            conv.run(&x, Some(&residual), &mut y, &mut scratch, &Pool::new(threads)).unwrap();
+            conv.run(&x, Some(&residual), &mut y, &mut scratch, &Pool::kept(threads)).unwrap();
             for (y, (want, magnitude)) in y.iter().zip(reference(&g, &x, &w, &bias, &residual, clamp)) {
                 prop_assert!((f64::from(*y) - want).abs() <= 1e-6 * magnitude + 1e-6, "{y} {want}");
             }

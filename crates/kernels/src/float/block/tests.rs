@@ -112,7 +112,7 @@ fn check(case: &Case) {
         for threads in [1, 2, 3, 8] {
             let mut y = vec![f32::NAN; expected.len()];
             let mut scratch = vec![f32::NAN; block.scratch_len(threads)];
-            block.run(&x, residual.as_deref(), &mut y, &mut scratch, &Pool::new(threads)).unwrap();
+            block.run(&x, residual.as_deref(), &mut y, &mut scratch, &Pool::kept(threads)).unwrap();
             for (i, (y, expected)) in y.iter().zip(&expected).enumerate() {
                 let error = (f64::from(*y) - expected).abs();
                 assert!(error <= 1e-5 * largest, "{} {case:?} {i}: {y}, not {expected}", isa.name());

@@ -49,7 +49,7 @@ fn check(geometry: ConvGeometry, clamp: Clamp, with_bias: bool, with_residual: b
         let dynamic = DynamicConv::new(isa, geometry, layout, clamp, true).unwrap();
         for threads in 1..=3 {
             let mut y = vec![f32::NAN; geometry.output_len()];
-            let pool = Pool::new(threads);
+            let pool = Pool::kept(threads);
             conv.run(&x, residual.as_deref(), &mut y, &mut [], &pool).unwrap();
             assert_close(&y, &expected, &magnitudes, &format!("{} {threads} {geometry:?}", isa.name()));
             let mut again = vec![f32::NAN; geometry.output_len()];
@@ -146,7 +146,7 @@ fn check_transposed(g: ConvGeometry, with_bias: bool, with_residual: bool, exact
         for threads in 1..=3 {
             let mut y = vec![f32::NAN; g.input_len()];
             let mut scratch = vec![f32::NAN; conv.scratch_len(threads)];
-            conv.run(&weights, bias, &x, residual, &mut y, &mut scratch, &Pool::new(threads)).unwrap();
+            conv.run(&weights, bias, &x, residual, &mut y, &mut scratch, &Pool::kept(threads)).unwrap();
             assert_close(&y, &expected, &magnitudes, &format!("{} {threads} {g:?}", isa.name()));
         }
     }
@@ -251,7 +251,7 @@ fn the_fast_method_agrees_too() {
         assert_eq!(matches!(conv.method, Method::Winograd(_)), isa != Isa::Scalar);
         let mut y = vec![f32::NAN; geometry.output_len()];
         let mut scratch = vec![f32::NAN; conv.scratch_len(2)];
-        conv.run(&x, Some(&residual), &mut y, &mut scratch, &Pool::new(2)).unwrap();
+        conv.run(&x, Some(&residual), &mut y, &mut scratch, &Pool::kept(2)).unwrap();
         assert_close(&y, &expected, &magnitudes, isa.name());
         assert!(conv.run(&x, None, &mut y[1..], &mut scratch, &Pool::new(1)).is_err());
         let layout = FilterLayout::channels_last(&geometry);
@@ -259,7 +259,7 @@ fn the_fast_method_agrees_too() {
         assert_eq!(dynamic.is_transformed(), isa != Isa::Scalar);
         let mut scratch = vec![f32::NAN; dynamic.scratch_len(2)];
         let mut again = vec![f32::NAN; geometry.output_len()];
-        let pool = Pool::new(2);
+        let pool = Pool::kept(2);
         dynamic.run(&weights, Some(&bias), &x, Some(&residual), &mut again, &mut scratch, &pool).unwrap();
         assert_close(&again, &expected, &magnitudes, isa.name());
         assert!(dynamic.run(&weights[1..], None, &x, None, &mut again, &mut scratch, &pool).is_err());

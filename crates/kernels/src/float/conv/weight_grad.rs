@@ -474,7 +474,7 @@ mod tests {
             for threads in [1, 2, 3, 7] {
                 let mut dw = vec![f32::NAN; g.weights_len()];
                 let mut scratch = vec![f32::NAN; plan.scratch_len(threads)];
-                plan.run(&x, &dy, &mut dw, &mut scratch, &Pool::new(threads)).unwrap();
+                plan.run(&x, &dy, &mut dw, &mut scratch, &Pool::kept(threads)).unwrap();
                 assert_close(&dw, &expected, &magnitudes, &format!("{} {threads} {g:?}", isa.name()));
                 assert_eq!(first.get_or_insert_with(|| dw.clone()), &dw, "{} {threads} threads {g:?}", isa.name());
             }

@@ -187,11 +187,11 @@ mod tests {
             let dynamic = DynamicDepthwise::new(isa, geometry, clamp).unwrap();
             for threads in 1..=3 {
                 let mut y = vec![f32::NAN; geometry.output_len()];
-                layer.run(&x, &mut y, &Pool::new(threads)).unwrap();
+                layer.run(&x, &mut y, &Pool::kept(threads)).unwrap();
                 assert_close(&y, &expected, &magnitudes, &format!("{} {threads} {geometry:?}", isa.name()));
                 let mut again = vec![f32::NAN; geometry.output_len()];
                 let mut scratch = vec![f32::NAN; dynamic.scratch_len()];
-                dynamic.run(&weights, bias.as_deref(), &x, &mut again, &mut scratch, &Pool::new(threads)).unwrap();
+                dynamic.run(&weights, bias.as_deref(), &x, &mut again, &mut scratch, &Pool::kept(threads)).unwrap();
                 assert_eq!(y, again);
             }
         }

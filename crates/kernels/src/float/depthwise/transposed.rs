@@ -183,7 +183,7 @@ mod tests {
                 for threads in 1..=3 {
                     let mut y = vec![f32::NAN; g.input_len()];
                     let mut scratch = vec![f32::NAN; plan.scratch_len()];
-                    plan.run(&weights, bias.as_deref(), &x, &mut y, &mut scratch, &Pool::new(threads)).unwrap();
+                    plan.run(&weights, bias.as_deref(), &x, &mut y, &mut scratch, &Pool::kept(threads)).unwrap();
                     assert_close(&y, &expected, &magnitudes, &format!("{} {threads} {g:?}", isa.name()));
                 }
             }

@@ -202,7 +202,7 @@ mod tests {
                 for threads in [1, 2, 5] {
                     let mut dw = vec![f32::NAN; g.weights_len()];
                     let mut scratch = vec![f32::NAN; plan.scratch_len()];
-                    plan.run(&x, &dy, &mut dw, &mut scratch, &Pool::new(threads)).unwrap();
+                    plan.run(&x, &dy, &mut dw, &mut scratch, &Pool::kept(threads)).unwrap();
                     for (found, want) in dw.iter().zip(&want) {
                         prop_assert!((found - want).abs() <= 1e-6 * most, "{} {found}, not {want} {g:?}", isa.name());
                     }

@@ -269,7 +269,7 @@ mod tests {
                 for isa in Isa::available() {
                     for threads in 1..=3 {
                         let mut y = before.clone();
-                        binary(isa, op, operand(left, 0), operand(right, 1), clamp, &mut y, &Pool::new(threads)).unwrap();
+                        binary(isa, op, operand(left, 0), operand(right, 1), clamp, &mut y, &Pool::kept(threads)).unwrap();
                         prop_assert_eq!(&y, &expected, "{} {:?}", isa.name(), op);
                     }
                 }

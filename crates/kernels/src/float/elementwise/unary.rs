@@ -226,7 +226,7 @@ mod tests {
                     x.iter_mut().for_each(|v| *v = v.abs());
                 }
                 for threads in 1..=3 {
-                    let pool = Pool::new(threads);
+                    let pool = Pool::kept(threads);
                     let mut y = vec![f32::NAN; len];
                     unary(isa, op, &x, &mut y, &pool).unwrap();
                     for (x, y) in x.iter().zip(&y) {

@@ -324,7 +324,7 @@ mod tests {
                 let layer = Winograd::new(isa, geometry, clamp);
                 let mut packed = vec![vec![f32::NAN; layer.weights_len()]; 2];
                 layer.pack_weights_once(&weights, &mut packed[0]);
-                layer.pack_weights(&weights, &FilterLayout::channels_last(&geometry), &mut packed[1], &Pool::new(2));
+                layer.pack_weights(&weights, &FilterLayout::channels_last(&geometry), &mut packed[1], &Pool::kept(2));
                 let mut biases = vec![0.0; if bias.is_some() { layer.bias_len() } else { 0 }];
                 if let Some(bias) = bias {
                     biases[..out_c].copy_from_slice(bias);
@@ -334,7 +334,7 @@ mod tests {
                     for threads in [1, 2, 3, 8] {
                         let mut y = vec![f32::NAN; geometry.output_len()];
                         let mut scratch = vec![f32::NAN; layer.scratch_len(threads)];
-                        layer.run(packed, &biases, &x, residual, &mut y, &mut scratch, &Pool::new(threads)).unwrap();
+                        layer.run(packed, &biases, &x, residual, &mut y, &mut scratch, &Pool::kept(threads)).unwrap();
                         prop_assert_eq!(first.get_or_insert_with(|| y.clone()), &y, "{} threads", threads);
                         for (i, (y, expected)) in y.iter().zip(&expected).enumerate() {
                             let error = (f64::from(*y) - expected).abs();

@@ -91,7 +91,7 @@ proptest! {
         let mut first: Vec<u8> = vec![];
         for isa in Isa::available() {
             for threads in 1..=3 {
-                let pool = Pool::new(threads);
+                let pool = Pool::kept(threads);
                 let mut y = vec![0; want.len()];
                 let mut scratch = vec![0xab; a.scratch_bytes(threads)];
                 a.run(isa, [&q, &k, &v], mask, &mut y, &mut scratch, &pool).unwrap();

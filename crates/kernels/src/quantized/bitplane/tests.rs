@@ -94,7 +94,7 @@ fn check(few: &Few) -> Result<(), TestCaseError> {
     let want = reference(few);
     let c = &few.case;
     let g = &c.geometry;
-    let pool = Pool::new(c.threads);
+    let pool = Pool::kept(c.threads);
     let planes = to_planes(few.codes, &c.x, g.in_c);
     // Sums are looked up wherever they can be, and nowhere.
     let kernels = Isa::available().into_iter().flat_map(|isa| [(isa, 0), (isa, usize::MAX)]);

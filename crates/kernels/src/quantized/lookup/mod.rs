@@ -66,7 +66,7 @@ mod tests {
         ) {
             let table: [u8; 256] = table.try_into().unwrap();
             let want: Vec<u8> = x.iter().map(|x| table[*x as usize]).collect();
-            let pool = Pool::new(threads);
+            let pool = Pool::kept(threads);
             for isa in Isa::available() {
                 let mut y = vec![0; x.len()];
                 lookup(isa, &table, &x, &mut y, &pool).unwrap();

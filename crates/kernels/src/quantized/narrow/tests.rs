@@ -93,7 +93,7 @@ proptest! {
             let shape = [rows, depth, columns];
             let product = GroupedMatMul::pack(isa, shape, group, &case.weights, &scale, x_zero).unwrap().expect("few bits");
             let mut y = vec![f32::NAN; rows * columns];
-            product.run(&case.x, &mut y, &Pool::new(threads)).unwrap();
+            product.run(&case.x, &mut y, &Pool::kept(threads)).unwrap();
             let got: Vec<u32> = y.iter().map(|y| y.to_bits()).collect();
             prop_assert_eq!(&got, &want, "{:?}", isa);
         }
