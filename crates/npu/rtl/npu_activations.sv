@@ -6,13 +6,15 @@ module npu_activations
 (
     input logic clk,
     input logic run,
-    // Requests of three units, in order of priority: rows of load's step, taps of aux's, the next word of drain.
+    // Requests of three units, in order of priority: rows of load's step, taps of aux's, the next word of drain. `all_served`: none waits.
     input logic [ROWS-1:0] load_valid,
     input logic [ROWS-1:0][ADDR-1:0] load_addr,
     output logic [ROWS-1:0] load_served,
+    output logic load_all_served,
     input logic [TAPS-1:0] aux_valid,
     input logic [TAPS-1:0][ADDR-1:0] aux_addr,
     output logic [TAPS-1:0] aux_served,
+    output logic aux_all_served,
     input logic drain_valid,
     input logic [ADDR-1:0] drain_addr,
     output logic drain_served,
@@ -54,37 +56,55 @@ module npu_activations
     unit_start = k < ROWS ? 0 : k < ROWS + TAPS ? ROWS : ROWS + TAPS;
   endfunction
 
-  // The first request of its unit for its bank; and with which of them a request shares its word. Pairs are compared at once, not after the choice.
-  logic [REQS-1:0] first, shares;
+  // Pairs of a unit's requests are compared at once: the first for its bank is served, and those that want the same word with it. `parts`: a request
+  // before this one wants another word of its bank.
+  logic [REQS-1:0] first, shares, parts;
   always_comb begin
-    logic same_bank, same_word;
+    logic [REQS-1:0][REQS-1:0] same_bank, same_word;
     first = valid;
+    parts = '0;
+    same_bank = '0;
+    same_word = '0;
     for (int k = 0; k < REQS; k++) begin
       for (int e = unit_start(k); e < k; e++) begin
-        same_bank = addr[e][BANK_BITS-1:0] == addr[k][BANK_BITS-1:0];
-        if (valid[e] && same_bank) first[k] = 1'b0;
+        same_bank[k][e] = addr[e][BANK_BITS-1:0] == addr[k][BANK_BITS-1:0];
+        same_word[k][e] = addr[e] == addr[k];
+        if (valid[e] && same_bank[k][e]) first[k] = 1'b0;
+        if (valid[e] && valid[k] && same_bank[k][e] && !same_word[k][e]) parts[k] = 1'b1;
       end
     end
     shares = first;
     for (int k = 0; k < REQS; k++) begin
-      for (int e = unit_start(k); e < k; e++) begin
-        same_word = addr[e] == addr[k];
-        if (valid[k] && first[e] && same_word) shares[k] = 1'b1;
-      end
+      for (int e = unit_start(k); e < k; e++) if (valid[k] && first[e] && same_word[k][e]) shares[k] = 1'b1;
     end
   end
 
-  // Banks: which unit they serve, and the row that they read.
-  logic [BANKS-1:0] of_load, of_aux, ok_load, ok_aux, ok_drain, ok, in_range;
-  logic [BANKS-1:0][BANK_ADDR-1:0] row;
+  // Which banks the units before ask, and what waits for them; and what waits for its macro, which is written.
+  logic [BANKS-1:0] of_load, of_aux;
+  logic [REQS-1:0] waits;
   always_comb begin
-    logic free;
     of_load = '0;
     of_aux = '0;
-    row = '0;
-    in_range = '0;
     for (int k = 0; k < ROWS; k++) of_load |= asks[k];
     for (int k = ROWS; k < ROWS + TAPS; k++) of_aux |= asks[k];
+    waits = '0;
+    for (int k = 0; k < REQS; k++) begin
+      for (int b = 0; b < BANKS; b++) begin
+        if (asks[k][b] && exists[k] && write[b] && section(write_row[b]) == section(addr[k][BANK_BITS+:BANK_ADDR])) waits[k] = 1'b1;
+        if (asks[k][b] && (k >= ROWS && of_load[b] || k >= ROWS + TAPS && of_aux[b])) waits[k] = 1'b1;
+      end
+    end
+  end
+  assign served = shares & ~waits;
+  assign load_all_served = ((parts | waits) & {{TAPS + 1{1'b0}}, {ROWS{1'b1}}}) == '0;
+  assign aux_all_served = ((parts | waits) & {1'b0, {TAPS{1'b1}}, {ROWS{1'b0}}}) == '0;
+
+  // Banks: the row that they read, for the unit that comes first.
+  logic [BANKS-1:0] in_range;
+  logic [BANKS-1:0][BANK_ADDR-1:0] row;
+  always_comb begin
+    row = '0;
+    in_range = '0;
     for (int b = 0; b < BANKS; b++) begin
       for (int k = 0; k < REQS; k++) begin
         if (first[k] && asks[k][b] && (k < ROWS || !of_load[b]) && (k < ROWS + TAPS || !of_aux[b])) begin
@@ -92,14 +112,7 @@ module npu_activations
           in_range[b] |= exists[k];
         end
       end
-      free = !(write[b] && in_range[b] && section(write_row[b]) == section(row[b]));
-      ok_load[b] = free && of_load[b];
-      ok_aux[b] = free && !of_load[b] && of_aux[b];
-      ok_drain[b] = free && !of_load[b] && !of_aux[b] && asks[REQS-1][b];
-      ok[b] = ok_load[b] || ok_aux[b] || ok_drain[b];
     end
-    for (int k = 0; k < REQS; k++)
-      served[k] = shares[k] && (asks[k] & (k < ROWS ? ok_load : k < ROWS + TAPS ? ok_aux : ok_drain)) != '0;
   end
 
   // Macros, and per bank which of them was read.
@@ -110,8 +123,8 @@ module npu_activations
     logic zero;
     for (genvar s = 0; s < SECTIONS; s++) begin : macro
       logic reads, writes;
-      assign reads = run && ok[b] && in_range[b] && section(row[b]) == SECTION_BITS'(s);
       assign writes = run && write[b] && section(write_row[b]) == SECTION_BITS'(s);
+      assign reads = run && in_range[b] && section(row[b]) == SECTION_BITS'(s) && !writes;
       npu_ram_masked #(
           .WORDS(MACRO_WORDS),
           .BITS(64)
@@ -126,10 +139,8 @@ module npu_activations
       );
     end
     always_ff @(posedge clk) begin
-      if (run) begin
-        from <= section(row[b]);
-        zero <= !in_range[b];
-      end
+      from <= section(row[b]);
+      zero <= !in_range[b];
     end
     assign bank_data[b] = zero ? '0 : rdata[from];
   end
@@ -137,7 +148,7 @@ module npu_activations
   logic [REQS-1:0][BANK_BITS-1:0] bank_of;
   logic [REQS-1:0][63:0] data;
   always_ff @(posedge clk) begin
-    if (run) for (int k = 0; k < REQS; k++) bank_of[k] <= addr[k][BANK_BITS-1:0];
+    for (int k = 0; k < REQS; k++) bank_of[k] <= addr[k][BANK_BITS-1:0];
   end
   for (genvar k = 0; k < REQS; k++) begin : request
     npu_select #(

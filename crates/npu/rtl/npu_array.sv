@@ -44,7 +44,7 @@ module npu_array
   logic [15:0] is_full;
   logic [15:0][2:0] abits, wbits;
   logic [15:0] asigned, wsigned, first, last;
-  logic [3:0] slot, slot_next;
+  logic [3:0] slot, slot_next, slot_then;
   logic [3:0] slot_last;
 
   // The pair of planes to be issued.
@@ -61,8 +61,6 @@ module npu_array
 
   assign held = run && v4 && group_first4 && pending && !accepted_last;
   assign en = run && !held;
-  assign top_i = abits[slot];
-  assign top_j = wbits[slot];
   assign i = fresh ? top_i : i_reg;
   assign j = fresh ? top_j : j_reg;
   assign issue = en && is_full[slot];
@@ -70,6 +68,7 @@ module npu_array
   assign last_pair = i == '0 && j == '0;
   assign slot_last = 4'hf >> lg_slot;
   assign slot_next = slot == slot_last ? '0 : slot + 4'd1;
+  assign slot_then = issue && last_pair ? slot_next : slot;
 
   // Diagonals from the last to 0, the activation's plane descending on each.
   logic [3:0] d;
@@ -108,7 +107,10 @@ module npu_array
       end
       if (end_steps) last[end_slot] <= end_last;
       if (full) is_full[full_slot] <= 1'b1;
-      if (restart) slot <= '0;
+      slot <= restart ? '0 : slot_then;
+      // A slot is full some cycles after it was taken: these are its own by then.
+      top_i <= abits[slot_then];
+      top_j <= wbits[slot_then];
       if (accepted_last) pending <= 1'b0;
       if (issue) begin
         i_reg <= i_next;
@@ -118,7 +120,6 @@ module npu_array
         if (last_pair) begin
           in_use[slot] <= 1'b0;
           is_full[slot] <= 1'b0;
-          slot <= slot_next;
         end
       end
       if (en) begin

@@ -18,6 +18,8 @@ module npu_aux
     output logic [TAPS-1:0] req_valid,
     output logic [TAPS-1:0][ADDR-1:0] req_addr,
     input logic [TAPS-1:0] served,
+    // None of the requests waits.
+    input logic all_served,
     input logic [TAPS-1:0][63:0] data,
     // Weight memory.
     output logic weight_wanted,
@@ -118,7 +120,7 @@ module npu_aux
   logic [TURN_BITS-1:0] turns, step_turns, turns_left;
   logic step_finishes, room;
   assign turns = last_group ? TURN_BITS'(cl >> LG_LANES) : TURN_BITS'(TURNS - 1);
-  assign step_finishes = step && (req_valid & ~served) == '0;
+  assign step_finishes = step && all_served;
   // What the next step reads lands no sooner than in the lanes' last turn.
   assign room = step ? step_finishes && step_turns == '0 : turns_left >> 1 == '0;
 
@@ -182,6 +184,7 @@ module npu_aux
       busy <= 1'b0;
       left <= 1'b0;
       step <= 1'b0;
+      req_valid <= '0;
       turns_left <= '0;
       in_flight <= '0;
     end else if (run) begin

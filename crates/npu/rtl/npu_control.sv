@@ -11,7 +11,7 @@ module npu_control
     input logic [63:0] ctl_wdata,
     output logic [63:0] ctl_rdata,
     output logic irq,
-    // The chip works in this cycle; all state but memories is cleared at its end.
+    // The chip works in this cycle, which is the state RUN; all state but memories is cleared at its end.
     output logic run,
     output logic clear,
     output logic [3:0][15:0] entries,
@@ -43,7 +43,6 @@ module npu_control
   assign command = ctl_write && ctl_addr == 20'd0;
   assign soft_reset = command && ctl_wdata[1];
   assign start = command && ctl_wdata[0] && !ctl_wdata[1] && (state == IDLE || state == DONE);
-  assign run = state == RUN;
   assign clear = !rst_n || soft_reset || start;
   assign irq = state == DONE || state == ERROR;
   assign program_write = ctl_write && ctl_addr[19] && (state == IDLE || state == DONE);
@@ -51,19 +50,26 @@ module npu_control
   always_ff @(posedge clk) begin
     if (!rst_n || soft_reset) begin
       state <= IDLE;
+      run <= 1'b0;
       error <= '0;
       queue <= '0;
       pc <= '0;
-    end else if (start) state <= RUN;
-    else if (run) begin
+    end else if (start) begin
+      state <= RUN;
+      run <= 1'b1;
+    end else if (run) begin
       if (illegal) begin
         state <= ERROR;
+        run <= 1'b0;
         error <= 4'd1;
         queue <= illegal_queue;
         pc <= illegal_pc;
-      end else if (all_ended) state <= DONE;
-      else if (!progress && idle == WATCH'(WATCHDOG - 1)) begin
+      end else if (all_ended) begin
+        state <= DONE;
+        run <= 1'b0;
+      end else if (!progress && idle == WATCH'(WATCHDOG - 1)) begin
         state <= ERROR;
+        run <= 1'b0;
         error <= 4'd2;
       end
     end

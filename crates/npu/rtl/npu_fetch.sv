@@ -15,14 +15,19 @@ module npu_fetch
     // Ports that are in use: the bank of this word, and the weight memory.
     input logic blocked,
     input logic weights_read,
-    output logic [1:0] space,
-    output logic write,
+    // Bit n: memory n is written. Each waits for its own port alone.
+    output logic [3:0] writes,
     output logic [ADDR-1:0] addr
 );
-  logic last;
-  assign in_ready = run && busy && !(space == 2'd0 && blocked) && !(space == 2'd1 && weights_read);
+  logic last, write;
+  // One of the memories, while there is an instruction.
+  logic [3:0] into, ready;
+  assign ready = into & {2'b11, !weights_read, !blocked} & {4{run}};
+  assign writes = {4{in_valid}} & ready;
+  assign in_ready = ready != '0;
   assign write = in_valid && in_ready;
   assign done = write && last;
+  assign busy = into != '0;
 
   npu_cursor cursor (
       .clk(clk),
@@ -35,13 +40,10 @@ module npu_fetch
   );
 
   always_ff @(posedge clk) begin
-    if (clear) busy <= 1'b0;
+    if (clear) into <= '0;
     else if (run) begin
-      if (done) busy <= 1'b0;
-      if (start) begin
-        busy <= 1'b1;
-        space <= instruction[FETCH_SPACE_LSB+:2];
-      end
+      if (done) into <= '0;
+      if (start) into <= 4'd1 << instruction[FETCH_SPACE_LSB+:2];
     end
   end
 endmodule

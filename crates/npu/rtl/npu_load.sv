@@ -15,6 +15,8 @@ module npu_load
     output logic [ROWS-1:0] req_valid,
     output logic [ROWS-1:0][ADDR-1:0] req_addr,
     input logic [ROWS-1:0] served,
+    // None of the requests waits.
+    input logic all_served,
     input logic [ROWS-1:0][63:0] data,
     // Weight memory.
     output logic weight_read,
@@ -123,10 +125,12 @@ module npu_load
   // The step register.
   logic [ROWS-1:0] req_pad;
   logic [ROWS-1:0][5:0] req_rotate;
-  logic [63:0] step_mask;
+  // The lanes that the step fills: from one on, before another.
+  logic [5:0] step_lane;
+  logic [7:0] step_lane_end;
   logic [3:0] step_entry;
   logic step_clear, step_ones, step_last, step_finishes;
-  assign step_finishes = step && (req_valid & ~served) == '0;
+  assign step_finishes = step && all_served;
 
   // The group that is being read.
   logic group_active, steps_left, group_last;
@@ -189,6 +193,7 @@ module npu_load
     if (clear) begin
       busy <= 1'b0;
       step <= 1'b0;
+      req_valid <= '0;
       left <= 1'b0;
       group_active <= 1'b0;
       steps_left <= 1'b0;
@@ -252,7 +257,8 @@ module npu_load
       if (put) begin
         step <= 1'b1;
         step_entry <= 4'(end_slot << (differs ? size : lg_slot)) | {1'b0, plane};
-        step_mask <= ((64'd1 << channels) - 64'd1) << tap_lane;
+        step_lane <= tap_lane;
+        step_lane_end <= 8'(tap_lane) + 8'(channels);
         step_clear <= s == '0;
         step_ones <= pad[plane];
         step_last <= last_of_group;
@@ -356,7 +362,7 @@ module npu_load
       pad1 <= req_pad;
       rotate1 <= req_rotate;
       entry1 <= step_entry;
-      mask1 <= step_mask;
+      for (int l = 0; l < 64; l++) mask1[l] <= 8'(step_lane) <= 8'(l) && 8'(l) < step_lane_end;
       clear1 <= step_clear;
       ones1 <= step_ones;
       land2 <= land1;

@@ -29,7 +29,6 @@ module npu_post
     output logic [COLS-1:0][11:0] table_addr,
     input logic [COLS-1:0][7:0] table_data,
     // Activation memory. Rows beyond it are not written.
-    output logic writes,
     output logic [BANKS-1:0] write,
     output logic [BANKS-1:0][BANK_ADDR-1:0] write_row,
     output logic [BANKS-1:0][63:0] write_data,
@@ -38,6 +37,9 @@ module npu_post
     output logic aux_done
 );
   localparam int COUNT_BITS = 5;
+  // The stage in which a requantizer's y comes out, and the one after it, in which a byte is chosen.
+  localparam int Y = POST_STAGES - 2;
+  localparam int B = POST_STAGES - 1;
 
   // Instructions whose vectors may be anywhere in the pipeline: two of the array, one of the auxiliary unit.
   logic [511:0] contexts[3];
@@ -46,7 +48,10 @@ module npu_post
 
   // ---- The array's side: the next vector.
   logic [511:0] ai;
-  logic [18:0] a_pixels;
+  // Pixels that are left, minus one; of those the rows of this tile, minus one; whether it is the last of the instruction.
+  logic [17:0] a_left, a_left_next;
+  logic [ROW_BITS-1:0] a_rows;
+  logic a_ends;
   // Place of the next vector, its pixel in the row; and those of the first row of the tile.
   logic [PIXEL_BITS-1:0] a_position, a_position_next, a_first;
   logic [11:0] a_ox, a_ox_next, a_first_ox;
@@ -63,9 +68,9 @@ module npu_post
   assign a_accept = run && tile_pending && !result;
   // All of a vector is accepted: raw ones take four turns.
   assign a_step = a_accept && (!ai[CONV_RAW_LSB] || a_phase == 2'd3);
-  assign a_last_row = 19'(a_row) + 19'd1 == a_pixels || a_row == ROW_BITS'(ROWS - 1);
+  assign a_last_row = a_row == a_rows;
   assign a_last_tile = a_tile == ai[CONV_CT_LSB+:10];
-  assign a_last = a_step && a_last_row && a_last_tile && a_pixels <= 19'(ROWS);
+  assign a_last = a_step && a_last_row && a_last_tile && a_ends;
   assign tile_row = a_row;
   assign tile_accepted = a_step && a_last_row;
   assign a_position_next = a_position + PIXEL_BITS'(1)
@@ -74,6 +79,7 @@ module npu_post
   // Counters are those of the next instruction from its start, or from the end of the one before.
   assign a_load = array_start ? waiting == 2'd0 || (waiting == 2'd1 && a_last) : waiting == 2'd2 && a_last;
   assign a_next = array_start ? array_instruction : contexts[{1'b0, !head}];
+  assign a_left_next = a_load ? a_next[CONV_N_LSB+:18] : a_left - 18'(ROWS);
 
   // ---- The auxiliary unit's side.
   logic [511:0] xi;
@@ -145,17 +151,20 @@ module npu_post
             a_param <= PARAM_BITS'(ai[CONV_PAR_LSB+:16]);
             a_lane <= ai[CONV_LANE0_LSB+:6];
             a_group <= ai[CONV_OBASE_LSB+:24];
-            a_pixels <= a_pixels - 19'(ROWS);
           end
         end
       end
       if (a_last) head <= !head;
+      if (a_load || (a_step && a_last_row && a_last_tile)) begin
+        a_left <= a_left_next;
+        a_rows <= a_left_next < 18'(ROWS) ? ROW_BITS'(a_left_next) : ROW_BITS'(ROWS - 1);
+        a_ends <= a_left_next < 18'(ROWS);
+      end
       if (a_load) begin
         a_tile <= '0;
         a_param <= PARAM_BITS'(a_next[CONV_PAR_LSB+:16]);
         a_lane <= a_next[CONV_LANE0_LSB+:6];
         a_group <= a_next[CONV_OBASE_LSB+:24];
-        a_pixels <= 19'(a_next[CONV_N_LSB+:18]) + 19'd1;
         a_position <= PIXEL_BITS'(a_next[CONV_P0_LSB+:6]);
         a_first <= PIXEL_BITS'(a_next[CONV_P0_LSB+:6]);
         a_ox <= '0;
@@ -194,10 +203,10 @@ module npu_post
 
   // ---- The pipeline. What belongs to a vector as a whole:
   logic [POST_STAGES:1] valid, ends;
-  logic [6:1][1:0] src;
+  logic [Y:1][1:0] src;
   logic [2:1][1:0] phase;
-  logic [7:1][COUNT_BITS-1:0] elements;
-  logic [7:2][6:0] lane;
+  logic [B:1][COUNT_BITS-1:0] elements;
+  logic [B:2][6:0] lane;
   // Stage 1: dots, and the place in its parts.
   logic [COLS-1:0][31:0] dots;
   logic [31:0] row_sum;
@@ -205,28 +214,28 @@ module npu_post
   logic [PIXEL_BITS-1:0] position;
   logic [ADDR-1:0] group1;
   logic [5:0] lane_in1;
-  logic [511:0] i1, i6;
+  logic [511:0] i1, iy;
   logic [2:0] lgpo1;
   logic [5:0] in_word1;
   logic [6:0] lane1;
   // Stage 2: acc; from there on the address of the first plane.
   logic [COLS-1:0][31:0] acc;
   logic [COLS-1:0][31:0] scale;
-  logic [6:2][ADDR-1:0] address;
+  logic [Y:2][ADDR-1:0] address;
   logic [COLS-1:0][7:0] byte2;
-  logic [6:3][COLS-1:0][7:0] bytes;
-  // Stage 6: y, which addresses the tables.
+  logic [Y:3][COLS-1:0][7:0] bytes;
+  // Stage Y: y, which addresses the tables.
   logic [COLS-1:0][8:0] y;
-  // Stage 7: the byte, its planes.
-  logic [COLS-1:0][7:0] y7;
-  logic table7;
-  logic [7:0] planes7;
-  logic [BANK_BITS-1:0] bank7;
-  logic [7:0][BANK_ROW-1:0] rows7;
-  // Stage 8: what is written.
+  // Stage B: the byte, its planes.
+  logic [COLS-1:0][7:0] y_b;
+  logic table_b;
+  logic [7:0] planes_b;
+  logic [BANK_BITS-1:0] bank_b;
+  logic [7:0][BANK_ROW-1:0] rows_b;
+  // The last stage: what is written.
 
   assign i1 = contexts[src[1]];
-  assign i6 = contexts[src[6]];
+  assign iy = contexts[src[Y]];
   assign lgpo1 = i1[CONV_LGPO_LSB+:3];
   assign in_word1 = 6'((13'(position[5:0]) << 6) >> lgpo1);
   assign lane1 = 7'(in_word1) + 7'(lane_in1);
@@ -237,7 +246,7 @@ module npu_post
     end else if (run) begin
       valid <= {valid[POST_STAGES-1:1], accepted};
       ends <= {ends[POST_STAGES-1:1], a_accept ? a_last : x_last};
-      src <= {src[5:1], a_accept ? {1'b0, head} : SRC_AUX};
+      src <= {src[Y-1:1], a_accept ? {1'b0, head} : SRC_AUX};
       phase <= {phase[1], a_accept ? a_phase : x_phase};
 
       // Stage 1.
@@ -264,21 +273,21 @@ module npu_post
       end
       address[2] <= group1 + ADDR'(position >> lgpo1)
           + (i1[CONV_RAW_LSB] ? times({1'b0, phase[1]}, plane_stride(i1[CONV_OPS_LSB+:16]) << 3) : '0);
-      for (int s = 2; s <= 7; s++) elements[s] <= elements[s-1];
+      for (int s = 2; s <= B; s++) elements[s] <= elements[s-1];
       lane[2] <= lane1;
-      for (int s = 3; s <= 7; s++) lane[s] <= lane[s-1];
+      for (int s = 3; s <= B; s++) lane[s] <= lane[s-1];
 
-      // Stages 3 to 6: the requantizers, see below.
-      for (int s = 3; s <= 6; s++) address[s] <= address[s-1];
-      bytes <= {bytes[5:3], byte2};
+      // Stages 3 to Y: the requantizers, see below.
+      for (int s = 3; s <= Y; s++) address[s] <= address[s-1];
+      bytes <= {bytes[Y-1:3], byte2};
 
-      // Stage 7.
-      for (int c = 0; c < COLS; c++) y7[c] <= i6[CONV_RAW_LSB] ? bytes[6][c] : y[c][7:0];
-      table7 <= i6[CONV_TEN_LSB] && !i6[CONV_RAW_LSB];
-      bank7 <= address[6][BANK_BITS-1:0];
+      // Stage B.
+      for (int c = 0; c < COLS; c++) y_b[c] <= iy[CONV_RAW_LSB] ? bytes[Y][c] : y[c][7:0];
+      table_b <= iy[CONV_TEN_LSB] && !iy[CONV_RAW_LSB];
+      bank_b <= address[Y][BANK_BITS-1:0];
       for (int p = 0; p < 8; p++) begin
-        planes7[p] <= i6[CONV_RAW_LSB] || 3'(p) <= i6[CONV_OBITS_LSB+:3];
-        rows7[p] <= BANK_ROW'((address[6] + times(3'(p), plane_stride(i6[CONV_OPS_LSB+:16]))) >> BANK_BITS);
+        planes_b[p] <= iy[CONV_RAW_LSB] || 3'(p) <= iy[CONV_OBITS_LSB+:3];
+        rows_b[p] <= BANK_ROW'((address[Y] + times(3'(p), plane_stride(iy[CONV_OPS_LSB+:16]))) >> BANK_BITS);
       end
     end
   end
@@ -290,54 +299,53 @@ module npu_post
         .en(run),
         .acc(acc[c]),
         .scale(scale[c]),
-        .zero(i6[CONV_ZERO_LSB+:9]),
-        .lo(i6[CONV_LO_LSB+:9]),
-        .hi(i6[CONV_HI_LSB+:9]),
+        .zero(iy[CONV_ZERO_LSB+:9]),
+        .lo(iy[CONV_LO_LSB+:9]),
+        .hi(iy[CONV_HI_LSB+:9]),
         .y(y[c])
     );
-    assign table_addr[c] = {i6[CONV_TSEL_LSB+:4], y[c][7:0]};
+    assign table_addr[c] = {iy[CONV_TSEL_LSB+:4], y[c][7:0]};
   end
 
   // Planes of the vector, every COLS lanes the same, so turned that its first element is in its lane; which lanes are written the mask says. Bank b gets
   // plane (b - first bank).
   logic [7:0][COLS-1:0] planes;
-  logic [COLS-1:0][7:0] bytes7;
-  logic [7:0] written7;
+  logic [COLS-1:0][7:0] bytes_b;
+  logic [7:0] written_b;
   logic [63:0] lanes;
   logic [BANKS-1:0][BANK_BITS-1:0] plane_of;
   logic [BANKS-1:0][COLS-1:0] turned;
   always_comb begin
-    for (int b = 0; b < BANKS; b++) plane_of[b] = BANK_BITS'(b) - bank7;
-    bytes7 = table7 ? table_data : y7;
-    for (int p = 0; p < 8; p++) written7[p] = planes7[p] && (rows7[p] >> BANK_ADDR) == '0;
+    for (int b = 0; b < BANKS; b++) plane_of[b] = BANK_BITS'(b) - bank_b;
+    bytes_b = table_b ? table_data : y_b;
+    for (int p = 0; p < 8; p++) written_b[p] = planes_b[p] && (rows_b[p] >> BANK_ADDR) == '0;
     for (int c = 0; c < COLS; c++) begin
-      for (int p = 0; p < 8; p++) planes[p][c] = bytes7[COL_BITS'(c)-lane[7][COL_BITS-1:0]][p];
+      for (int p = 0; p < 8; p++) planes[p][c] = bytes_b[COL_BITS'(c)-lane[B][COL_BITS-1:0]][p];
     end
     lanes = '0;
-    for (int c = 0; c < COLS; c++) lanes[c] = COUNT_BITS'(c) < elements[7];
+    for (int c = 0; c < COLS; c++) lanes[c] = COUNT_BITS'(c) < elements[B];
   end
   always_ff @(posedge clk) begin
     if (clear) write <= '0;
     else if (run) begin
-      write_mask <= lanes << lane[7];
+      write_mask <= lanes << lane[B];
       for (int b = 0; b < BANKS; b++) begin
-        write[b] <= valid[7] && 5'(plane_of[b]) < 5'd8 && written7[plane_of[b][2:0]];
-        write_row[b] <= rows7[plane_of[b][2:0]][BANK_ADDR-1:0];
+        write[b] <= valid[B] && 5'(plane_of[b]) < 5'd8 && written_b[plane_of[b][2:0]];
+        write_row[b] <= rows_b[plane_of[b][2:0]][BANK_ADDR-1:0];
         turned[b] <= planes[plane_of[b][2:0]];
       end
     end
   end
   always_comb for (int b = 0; b < BANKS; b++) write_data[b] = {64 / COLS{turned[b]}};
-  assign writes = valid[8];
 
   // The last vector is written in this cycle.
-  logic [1:0] src7, src8;
+  logic [1:0] src_b, src_last;
   always_ff @(posedge clk) begin
     if (run) begin
-      src7 <= src[6];
-      src8 <= src7;
+      src_b <= src[Y];
+      src_last <= src_b;
     end
   end
-  assign array_done = run && valid[8] && ends[8] && src8 != SRC_AUX;
-  assign aux_done = run && valid[8] && ends[8] && src8 == SRC_AUX;
+  assign array_done = run && valid[POST_STAGES] && ends[POST_STAGES] && src_last != SRC_AUX;
+  assign aux_done = run && valid[POST_STAGES] && ends[POST_STAGES] && src_last == SRC_AUX;
 endmodule

@@ -37,7 +37,7 @@ module npu_sequencer
   logic active;
   logic [1:0] queue, granted;
   logic [3:0] word;
-  logic grant, legal_so_far;
+  logic grant, legal_so_far, legal_now;
   logic [3:0] requests;
   assign requests = ~valid & ~ended;
   assign grant = run && !active && requests != '0;
@@ -47,78 +47,63 @@ module npu_sequencer
   assign program_addr = grant ? {pc[granted], 3'd0} : {pc[queue], word[2:0]};
   assign taken = run && active && word == 4'd8;
 
-  // What is legal in the word that arrives, number word - 1.
-  logic [3:0] opcode, op;
+  // What is legal. Word 0 is looked at in the cycle after it arrives, when its opcode is known; the others at once, with a mask that was made before.
+  logic [3:0] opcode;
   logic [2:0] arriving;
-  logic [511:0] used;
-  logic known, word_legal, beyond;
+  logic [63:0] head, unused, unused_next;
+  logic beyond, head_legal, word_legal;
   assign arriving = 3'(word - 4'd1);
-  assign op = arriving == '0 ? program_data[3:0] : opcode;
 
-  // Values of fields that are legal; word 0 lies in `next` when a later one arrives. What `conv`, `aux` and `add` share lies in one place.
-  logic computes, places, values_legal;
-  logic [2:0] lgs, lgpo;
-  assign lgs = next[queue][0][AUX_LGS_LSB+:3];
-  assign lgpo = next[queue][0][CONV_LGPO_LSB+:3];
-  assign places = op == OP_CONV || op == OP_AUX;
-  assign computes = places || op == OP_ADD;
+  // Bits of a word that an instruction does not use.
+  function automatic logic [63:0] zeros(input logic [3:0] op, input logic [2:0] number);
+    case (op)
+      OP_END: zeros = ~END_USED[64*number+:64];
+      OP_FETCH: zeros = ~FETCH_USED[64*number+:64];
+      OP_CONV: zeros = ~CONV_USED[64*number+:64];
+      OP_AUX: zeros = ~AUX_USED[64*number+:64];
+      OP_ADD: zeros = ~ADD_USED[64*number+:64];
+      OP_DRAIN: zeros = ~DRAIN_USED[64*number+:64];
+      default: zeros = '1;
+    endcase
+  endfunction
+  assign unused_next = zeros(arriving == '0 ? program_data[3:0] : opcode, arriving + 3'd1);
+
+  // Values of fields that are legal. What `conv`, `aux` and `add` share lies in one place.
+  logic places, known, values_legal;
+  assign places = opcode == OP_CONV || opcode == OP_AUX;
   always_comb begin
+    case (opcode)
+      OP_END: known = 1'b1;
+      OP_FETCH: known = queue == 2'(Q_FETCH);
+      OP_CONV: known = queue == 2'(Q_ARRAY);
+      OP_AUX, OP_ADD: known = queue == 2'(Q_AUX);
+      OP_DRAIN: known = queue == 2'(Q_DRAIN);
+      default: known = 1'b0;
+    endcase
+    head_legal = known && !beyond && (head & zeros(opcode, 3'd0)) == '0;
+    if ((places || opcode == OP_ADD) && $signed(head[CONV_LO_LSB+:9]) > $signed(head[CONV_HI_LSB+:9])) head_legal = 1'b0;
+    if (places && head[CONV_LGPO_LSB+:3] == 3'd7) head_legal = 1'b0;
+    if (opcode == OP_CONV) begin
+      if (head[CONV_LGP_LSB+:3] == 3'd7 || head[CONV_LGT_LSB+:3] > 3'd4) head_legal = 1'b0;
+      if (head[CONV_WBIP_LSB] && (head[CONV_WBITS_LSB+:3] != '0 || head[CONV_WSIGNED_LSB])) head_legal = 1'b0;
+    end
+    if (opcode == OP_AUX) begin
+      if (head[AUX_MODE_LSB+:2] == 2'd3 || head[AUX_LGS_LSB+:3] == 3'd7) head_legal = 1'b0;
+      if (head[AUX_LGS_LSB+:3] != '0 && head[AUX_MODE_LSB+1]) head_legal = 1'b0;
+    end
+
     values_legal = 1'b1;
     case (arriving)
-      3'd0: begin
-        if (computes && $signed(program_data[CONV_LO_LSB+:9]) > $signed(program_data[CONV_HI_LSB+:9])) values_legal = 1'b0;
-        if (places && program_data[CONV_LGPO_LSB+:3] == 3'd7) values_legal = 1'b0;
-        if (op == OP_CONV) begin
-          if (program_data[CONV_LGP_LSB+:3] == 3'd7 || program_data[CONV_LGT_LSB+:3] > 3'd4) values_legal = 1'b0;
-          if (program_data[CONV_WBIP_LSB] && (program_data[CONV_WBITS_LSB+:3] != '0 || program_data[CONV_WSIGNED_LSB]))
-            values_legal = 1'b0;
-        end
-        if (op == OP_AUX) begin
-          if (program_data[AUX_MODE_LSB+:2] == 2'd3 || program_data[AUX_LGS_LSB+:3] == 3'd7) values_legal = 1'b0;
-          if (program_data[AUX_LGS_LSB+:3] != '0 && program_data[AUX_MODE_LSB+1]) values_legal = 1'b0;
-        end
-      end
       3'd3:
-      if (op == OP_AUX && lgs != '0) begin
+      if (opcode == OP_AUX && head[AUX_LGS_LSB+:3] != '0) begin
         if (program_data[AUX_KH_LSB-192+:6] != 6'd2 || program_data[AUX_KW_LSB-192+:6] != 6'd2) values_legal = 1'b0;
       end
-      3'd4: if (op == OP_CONV && 5'(program_data[CONV_COL_LSB-256+:4]) >= 5'(COLS)) values_legal = 1'b0;
-      3'd5: if (places && (program_data[CONV_P0_LSB-320+:6] >> lgpo) != '0) values_legal = 1'b0;
+      3'd4: if (opcode == OP_CONV && 5'(program_data[CONV_COL_LSB-256+:4]) >= 5'(COLS)) values_legal = 1'b0;
+      3'd5: if (places && (program_data[CONV_P0_LSB-320+:6] >> head[CONV_LGPO_LSB+:3]) != '0) values_legal = 1'b0;
       default: ;
     endcase
-  end
-
-  always_comb begin
-    used = '0;
-    known = 1'b0;
-    case (op)
-      OP_END: begin
-        used = END_USED;
-        known = 1'b1;
-      end
-      OP_FETCH: begin
-        used = FETCH_USED;
-        known = queue == 2'(Q_FETCH);
-      end
-      OP_CONV: begin
-        used = CONV_USED;
-        known = queue == 2'(Q_ARRAY);
-      end
-      OP_AUX: begin
-        used = AUX_USED;
-        known = queue == 2'(Q_AUX);
-      end
-      OP_ADD: begin
-        used = ADD_USED;
-        known = queue == 2'(Q_AUX);
-      end
-      OP_DRAIN: begin
-        used = DRAIN_USED;
-        known = queue == 2'(Q_DRAIN);
-      end
-      default: ;
-    endcase
-    word_legal = known && !beyond && values_legal && (program_data & ~used[64*arriving+:64]) == '0;
+    word_legal = values_legal && (program_data & unused) == '0;
+    legal_now = word_legal && (arriving == 3'd1 ? head_legal : legal_so_far);
   end
 
   // Starting: all counts are reached.
@@ -178,12 +163,16 @@ module npu_sequencer
       if (active) begin
         word <= word + 4'd1;
         next[queue][arriving] <= program_data;
-        if (arriving == '0) opcode <= program_data[3:0];
-        legal_so_far <= word_legal && (arriving == '0 || legal_so_far);
+        if (arriving == '0) begin
+          head <= program_data;
+          opcode <= program_data[3:0];
+        end
+        unused <= unused_next;
+        legal_so_far <= legal_now;
         if (taken) begin
           active <= 1'b0;
           valid[queue] <= 1'b1;
-          legal[queue] <= word_legal && legal_so_far;
+          legal[queue] <= legal_now;
           is_end[queue] <= opcode == OP_END;
           pc[queue] <= pc[queue] + 16'd1;
         end

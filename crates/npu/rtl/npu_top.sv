@@ -91,7 +91,7 @@ module npu_top
   );
 
   // ---- Activation memory.
-  logic load_step, aux_step, drain_req, drain_served;
+  logic load_step, load_all_served, aux_step, aux_all_served, drain_req, drain_served;
   logic [ROWS-1:0] load_req, load_served;
   logic [ROWS-1:0][ADDR-1:0] load_addr;
   logic [ROWS-1:0][63:0] load_data;
@@ -102,42 +102,39 @@ module npu_top
   logic [63:0] drain_data;
 
   // Every bank takes a word of post or else of fetch.
-  logic post_writes, fetch_write, fetch_blocked;
+  logic fetch_blocked;
+  logic [3:0] fetch_writes;
   logic [BANKS-1:0] post_write, write;
   logic [BANKS-1:0][BANK_ADDR-1:0] post_row, write_row;
   logic [BANKS-1:0][63:0] post_data, write_data, write_mask;
   logic [63:0] post_mask;
-  logic [1:0] fetch_space;
   logic [ADDR-1:0] fetch_addr;
   logic [BANK_BITS-1:0] fetch_bank;
   logic [BANK_ROW-1:0] fetch_row;
   assign fetch_bank = fetch_addr[BANK_BITS-1:0];
   assign fetch_row = fetch_addr[ADDR-1:BANK_BITS];
-  assign fetch_blocked = post_writes && post_write[fetch_bank];
+  assign fetch_blocked = post_write[fetch_bank];
   always_comb begin
     for (int b = 0; b < BANKS; b++) begin
-      write[b] = post_writes && post_write[b];
-      write_row[b] = post_row[b];
-      write_data[b] = post_data[b];
-      write_mask[b] = post_mask;
-      if (fetch_write && fetch_space == 2'd0 && fetch_bank == BANK_BITS'(b) && (fetch_row >> BANK_ADDR) == '0) begin
-        write[b] = 1'b1;
-        write_row[b] = fetch_row[BANK_ADDR-1:0];
-        write_data[b] = in_data;
-        write_mask[b] = '1;
-      end
+      // What post writes here does not wait for what fetch has.
+      write[b] = post_write[b] || (fetch_writes[0] && fetch_bank == BANK_BITS'(b) && (fetch_row >> BANK_ADDR) == '0);
+      write_row[b] = post_write[b] ? post_row[b] : fetch_row[BANK_ADDR-1:0];
+      write_data[b] = post_write[b] ? post_data[b] : in_data;
+      write_mask[b] = post_write[b] ? post_mask : '1;
     end
   end
 
   npu_activations activations (
       .clk(clk),
       .run(run),
-      .load_valid(load_step ? load_req : '0),
+      .load_valid(load_req),
       .load_addr(load_addr),
       .load_served(load_served),
-      .aux_valid(aux_step ? aux_req : '0),
+      .load_all_served(load_all_served),
+      .aux_valid(aux_req),
       .aux_addr(aux_addr),
       .aux_served(aux_served),
+      .aux_all_served(aux_all_served),
       .drain_valid(drain_req),
       .drain_addr(drain_addr),
       .drain_served(drain_served),
@@ -169,7 +166,7 @@ module npu_top
     ) ram (
         .clk(clk),
         .read((load_weights || aux_weights) && weight_read_addr < WEIGHT_BITS'(WEIGHT_WORDS)),
-        .write(fetch_write && fetch_space == 2'd1 && fetch_column == COL_BITS'(c)
+        .write(fetch_writes[1] && fetch_column == COL_BITS'(c)
             && {1'b0, 24'(fetch_word)} < WEIGHT_BITS'(WEIGHT_WORDS)),
         .addr(weight_addr),
         .rdata(weight_data[c]),
@@ -192,7 +189,7 @@ module npu_top
         .read(param_read && param_addr < PARAM_BITS'(PARAM_VECTORS)),
         .raddr(param_addr[PARAM_ADDR-1:0]),
         .rdata(param_data[c]),
-        .write(fetch_write && fetch_space == 2'd2 && fetch_column == COL_BITS'(c)
+        .write(fetch_writes[2] && fetch_column == COL_BITS'(c)
             && 24'(fetch_word) < 24'(PARAM_VECTORS)),
         .waddr(fetch_word[PARAM_ADDR-1:0]),
         .wdata(in_data)
@@ -210,7 +207,7 @@ module npu_top
         .read(run),
         .raddr(table_addr[c][3+:TABLE_ADDR]),
         .rdata(word),
-        .write(fetch_write && fetch_space == 2'd3 && fetch_addr < ADDR'(TABLE_WORDS)),
+        .write(fetch_writes[3] && fetch_addr < ADDR'(TABLE_WORDS)),
         .waddr(fetch_addr[TABLE_ADDR-1:0]),
         .wdata(in_data)
     );
@@ -237,8 +234,7 @@ module npu_top
       .in_ready(in_ready),
       .blocked(fetch_blocked),
       .weights_read(load_weights || aux_weights),
-      .space(fetch_space),
-      .write(fetch_write),
+      .writes(fetch_writes),
       .addr(fetch_addr)
   );
   npu_drain drain (
@@ -282,6 +278,7 @@ module npu_top
       .req_valid(load_req),
       .req_addr(load_addr),
       .served(load_served),
+      .all_served(load_all_served),
       .data(load_data),
       .weight_read(load_weights),
       .weight_addr(load_weight_addr),
@@ -365,6 +362,7 @@ module npu_top
       .req_valid(aux_req),
       .req_addr(aux_addr),
       .served(aux_served),
+      .all_served(aux_all_served),
       .data(aux_data),
       .weight_wanted(aux_weights),
       .weight_granted(aux_granted),
@@ -400,7 +398,6 @@ module npu_top
       .param_data(param_data),
       .table_addr(table_addr),
       .table_data(table_data),
-      .writes(post_writes),
       .write(post_write),
       .write_row(post_row),
       .write_data(post_data),
@@ -412,5 +409,5 @@ module npu_top
   assign free = {!drain_busy, !aux_busy, !load_busy, !fetch_busy};
   assign progress = sequencer_busy || load_step || aux_step || issued || accepted
       || (fetch_busy && (!in_valid || in_ready)) || out_valid;
-  assign count = {taken, out_valid && out_ready, fetch_write, accepted, aux_step, load_step, held, issued};
+  assign count = {taken, out_valid && out_ready, fetch_writes != '0, accepted, aux_step, load_step, held, issued};
 endmodule

@@ -8,7 +8,7 @@
 #include "verilated.h"
 
 int main() {
-    const int latency = 4;
+    const int latency = 6;
     Vnpu_requantize unit;
     unit.en = 1;
     struct Record { int32_t v[6]; };

@@ -17,7 +17,7 @@ pub const LOAD_LATENCY: usize = 3;
 /// Stages of the array between the issue of a pair of planes and the main accumulators.
 pub const MAC_STAGES: usize = 4;
 /// Stages of the post unit: a vector accepted in cycle `t` is written in cycle `t + POST_STAGES`.
-pub const POST_STAGES: usize = 8;
+pub const POST_STAGES: usize = 10;
 /// Words that the output stream can hold back.
 pub const DRAIN_WORDS: usize = 4;
 /// Cycles without progress after which the chip reports that it is stuck.
