@@ -37,14 +37,17 @@ module npu_array
     // The main accumulators of one row.
     input logic [ROW_BITS-1:0] main_row,
     output logic [COLS:0][31:0] main,
+    // A pair is issued; one is, or would be if a vector were not accepted that lets it.
     output logic issued,
+    output logic can_issue,
     output logic held
 );
   // What is in the slots.
   logic [15:0] is_full;
   logic [15:0][2:0] abits, wbits;
   logic [15:0] asigned, wsigned, first, last;
-  logic [3:0] slot, slot_next, slot_then;
+  logic [3:0] slot, slot_next;
+  logic advance;
   logic [3:0] slot_last;
 
   // The pair of planes to be issued.
@@ -64,11 +67,12 @@ module npu_array
   assign i = fresh ? top_i : i_reg;
   assign j = fresh ? top_j : j_reg;
   assign issue = en && is_full[slot];
+  assign can_issue = run && is_full[slot] && !(v4 && group_first4 && pending);
   assign issued = issue;
   assign last_pair = i == '0 && j == '0;
   assign slot_last = 4'hf >> lg_slot;
   assign slot_next = slot == slot_last ? '0 : slot + 4'd1;
-  assign slot_then = issue && last_pair ? slot_next : slot;
+  assign advance = issue && last_pair;
 
   // Diagonals from the last to 0, the activation's plane descending on each.
   logic [3:0] d;
@@ -107,10 +111,10 @@ module npu_array
       end
       if (end_steps) last[end_slot] <= end_last;
       if (full) is_full[full_slot] <= 1'b1;
-      slot <= restart ? '0 : slot_then;
+      slot <= restart ? '0 : advance ? slot_next : slot;
       // A slot is full some cycles after it was taken: these are its own by then.
-      top_i <= abits[slot_then];
-      top_j <= wbits[slot_then];
+      top_i <= advance ? abits[slot_next] : abits[slot];
+      top_j <= advance ? wbits[slot_next] : wbits[slot];
       if (accepted_last) pending <= 1'b0;
       if (issue) begin
         i_reg <= i_next;

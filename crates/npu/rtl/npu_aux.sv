@@ -55,9 +55,6 @@ module npu_aux
   logic [2:0] lgs;
   logic [1:0] xrep, yrep;
   logic [17:0] n;
-  assign add = q[3:0] == OP_ADD;
-  assign weighted = !add && q[AUX_MODE_LSB+:2] == 2'd0;
-  assign maximum = !add && q[AUX_MODE_LSB+1];
   assign abits = q[AUX_ABITS_LSB+:3];
   assign bbits = q[ADD_BBITS_LSB+:3];
   assign asigned = q[AUX_ASIGNED_LSB];
@@ -270,6 +267,9 @@ module npu_aux
       if (complete) busy <= 1'b0;
       if (start) begin
         q <= instruction;
+        add <= instruction[3:0] == OP_ADD;
+        weighted <= instruction[3:0] != OP_ADD && instruction[AUX_MODE_LSB+:2] == 2'd0;
+        maximum <= instruction[3:0] != OP_ADD && instruction[AUX_MODE_LSB+1];
         busy <= 1'b1;
         left <= 1'b1;
         {group, pixel, by, bx, ox, xr, yr, block_row, block_at} <= '0;

@@ -11,7 +11,7 @@ module npu_control
     input logic [63:0] ctl_wdata,
     output logic [63:0] ctl_rdata,
     output logic irq,
-    // The chip works in this cycle, which is the state RUN; all state but memories is cleared at its end.
+    // All state but memories is cleared in the cycle after a reset or a start; from the one after a start the chip works, until the state is not RUN.
     output logic run,
     output logic clear,
     output logic [3:0][15:0] entries,
@@ -43,11 +43,11 @@ module npu_control
   assign command = ctl_write && ctl_addr == 20'd0;
   assign soft_reset = command && ctl_wdata[1];
   assign start = command && ctl_wdata[0] && !ctl_wdata[1] && (state == IDLE || state == DONE);
-  assign clear = !rst_n || soft_reset || start;
   assign irq = state == DONE || state == ERROR;
   assign program_write = ctl_write && ctl_addr[19] && (state == IDLE || state == DONE);
 
   always_ff @(posedge clk) begin
+    clear <= !rst_n || soft_reset || start;
     if (!rst_n || soft_reset) begin
       state <= IDLE;
       run <= 1'b0;
@@ -56,6 +56,7 @@ module npu_control
       pc <= '0;
     end else if (start) begin
       state <= RUN;
+    end else if (state == RUN && clear) begin
       run <= 1'b1;
     end else if (run) begin
       if (illegal) begin

@@ -60,7 +60,10 @@ module npu_load
   logic [7:0] pad, cg;
   logic [15:0] rstep, kstep;
   logic [9:0] ct;
+  // The least of 1, 2, 4, 8 planes that both operands fit in.
   logic [1:0] size;
+  logic [2:0] start_bits;
+  assign start_bits = instruction[CONV_ABITS_LSB+:3] | instruction[CONV_WBITS_LSB+:3];
   assign abits = q[CONV_ABITS_LSB+:3];
   assign wbits = q[CONV_WBITS_LSB+:3];
   assign lgp = q[CONV_LGP_LSB+:3];
@@ -83,8 +86,6 @@ module npu_load
   assign rstep = q[CONV_RSTEP_LSB+:16];
   assign kstep = q[CONV_KSTEP_LSB+:16];
   assign ct = q[CONV_CT_LSB+:10];
-  // The least of 1, 2, 4, 8 planes that both operands fit in.
-  assign size = (abits[2] || wbits[2]) ? 2'd3 : (abits[1] || wbits[1]) ? 2'd2 : (abits[0] || wbits[0]) ? 2'd1 : 2'd0;
 
   // Row walker: where tap (0, 0) of the rows of the next tile of pixels lies.
   logic [YB-1:0] walk_y, line_y;
@@ -146,7 +147,7 @@ module npu_load
   logic [3:0] slot;
   assign differs = first_of_instruction && size != lg_slot;
   assign slot = differs ? '0 : next_slot;
-  assign free = !in_use[slot] && !(differs && in_use != '0);
+  assign free = differs ? in_use == '0 : !in_use[next_slot];
   assign put = busy && left && (!step || step_finishes)
       && (!first_of_group || (!weights_after && !(first_of_pixels && !walk_ready) && free));
   assign take = run && put && first_of_group;
@@ -316,6 +317,7 @@ module npu_load
 
       if (start) begin
         q <= instruction;
+        size <= start_bits[2] ? 2'd3 : start_bits[1] ? 2'd2 : {1'b0, start_bits[0]};
         busy <= 1'b1;
         left <= 1'b1;
         pixels <= 19'(instruction[CONV_N_LSB+:18]) + 19'd1;

@@ -49,7 +49,7 @@ module npu_post
   // ---- The array's side: the next vector.
   logic [511:0] ai;
   // Pixels that are left, minus one; of those the rows of this tile, minus one; whether it is the last of the instruction.
-  logic [17:0] a_left, a_left_next;
+  logic [17:0] a_left, a_after;
   logic [ROW_BITS-1:0] a_rows;
   logic a_ends;
   // Place of the next vector, its pixel in the row; and those of the first row of the tile.
@@ -64,6 +64,9 @@ module npu_post
   logic a_accept, a_step, a_last_row, a_last_tile, a_last;
   logic [511:0] a_next;
   logic a_load;
+  function automatic logic [ROW_BITS-1:0] rows_of(input logic [17:0] left);
+    rows_of = left < 18'(ROWS) ? ROW_BITS'(left) : ROW_BITS'(ROWS - 1);
+  endfunction
   assign ai = contexts[{1'b0, head}];
   assign a_accept = run && tile_pending && !result;
   // All of a vector is accepted: raw ones take four turns.
@@ -79,7 +82,7 @@ module npu_post
   // Counters are those of the next instruction from its start, or from the end of the one before.
   assign a_load = array_start ? waiting == 2'd0 || (waiting == 2'd1 && a_last) : waiting == 2'd2 && a_last;
   assign a_next = array_start ? array_instruction : contexts[{1'b0, !head}];
-  assign a_left_next = a_load ? a_next[CONV_N_LSB+:18] : a_left - 18'(ROWS);
+  assign a_after = a_left - 18'(ROWS);
 
   // ---- The auxiliary unit's side.
   logic [511:0] xi;
@@ -111,7 +114,7 @@ module npu_post
   assign result_segment = x_segment;
   assign result_accepted = x_step && x_last_segment;
 
-  assign accepted = a_accept || x_accept;
+  assign accepted = run && (tile_pending || result);
   assign param_read = accepted;
   assign param_addr = a_accept ? a_param : x_pinc ? x_param + PARAM_BITS'(x_segment) : x_param;
 
@@ -156,9 +159,9 @@ module npu_post
       end
       if (a_last) head <= !head;
       if (a_load || (a_step && a_last_row && a_last_tile)) begin
-        a_left <= a_left_next;
-        a_rows <= a_left_next < 18'(ROWS) ? ROW_BITS'(a_left_next) : ROW_BITS'(ROWS - 1);
-        a_ends <= a_left_next < 18'(ROWS);
+        a_left <= a_load ? a_next[CONV_N_LSB+:18] : a_after;
+        a_rows <= a_load ? rows_of(a_next[CONV_N_LSB+:18]) : rows_of(a_after);
+        a_ends <= a_load ? a_next[CONV_N_LSB+:18] < 18'(ROWS) : a_after < 18'(ROWS);
       end
       if (a_load) begin
         a_tile <= '0;

@@ -47,10 +47,10 @@ module npu_sequencer
   assign program_addr = grant ? {pc[granted], 3'd0} : {pc[queue], word[2:0]};
   assign taken = run && active && word == 4'd8;
 
-  // What is legal. Word 0 is looked at in the cycle after it arrives, when its opcode is known; the others at once, with a mask that was made before.
+  // What is legal. Word 0 is looked at in the cycle after it arrives, when its opcode is known; the others at once.
   logic [3:0] opcode;
   logic [2:0] arriving;
-  logic [63:0] head, unused, unused_next;
+  logic [63:0] head;
   logic beyond, head_legal, word_legal;
   assign arriving = 3'(word - 4'd1);
 
@@ -66,7 +66,6 @@ module npu_sequencer
       default: zeros = '1;
     endcase
   endfunction
-  assign unused_next = zeros(arriving == '0 ? program_data[3:0] : opcode, arriving + 3'd1);
 
   // Values of fields that are legal. What `conv`, `aux` and `add` share lies in one place.
   logic places, known, values_legal;
@@ -102,7 +101,7 @@ module npu_sequencer
       3'd5: if (places && (program_data[CONV_P0_LSB-320+:6] >> head[CONV_LGPO_LSB+:3]) != '0) values_legal = 1'b0;
       default: ;
     endcase
-    word_legal = values_legal && (program_data & unused) == '0;
+    word_legal = values_legal && (program_data & zeros(opcode, arriving)) == '0;
     legal_now = word_legal && (arriving == 3'd1 ? head_legal : legal_so_far);
   end
 
@@ -167,7 +166,6 @@ module npu_sequencer
           head <= program_data;
           opcode <= program_data[3:0];
         end
-        unused <= unused_next;
         legal_so_far <= legal_now;
         if (taken) begin
           active <= 1'b0;

@@ -308,7 +308,7 @@ module npu_top
       .column_data(column_data)
   );
 
-  logic pending, tile_accepted, issued, held;
+  logic pending, tile_accepted, issued, can_issue, held;
   logic [ROW_BITS-1:0] tile_row;
   logic [COLS:0][31:0] tile_main;
   npu_array array (
@@ -343,6 +343,7 @@ module npu_top
       .main_row(tile_row),
       .main(tile_main),
       .issued(issued),
+      .can_issue(can_issue),
       .held(held)
   );
 
@@ -407,7 +408,8 @@ module npu_top
   );
 
   assign free = {!drain_busy, !aux_busy, !load_busy, !fetch_busy};
-  assign progress = sequencer_busy || load_step || aux_step || issued || accepted
+  // Where `issued` waits for what is accepted, that is progress.
+  assign progress = sequencer_busy || load_step || aux_step || can_issue || accepted
       || (fetch_busy && (!in_valid || in_ready)) || out_valid;
   assign count = {taken, out_valid && out_ready, fetch_writes != '0, accepted, aux_step, load_step, held, issued};
 endmodule

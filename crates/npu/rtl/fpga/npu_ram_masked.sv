@@ -18,8 +18,12 @@ module npu_ram_masked #(
   // What was read; and what goes back.
   logic [BITS-1:0] word, data, mask, merged, bypass;
   logic [$clog2(WORDS)-1:0] to;
-  logic pending, same;
+  logic pending;
+  // Of the last access: its address, and what was being put back at the time.
+  logic [$clog2(WORDS)-1:0] at, at_to;
+  logic at_pending, same;
 
+  assign same = at_pending && at == at_to;
   assign merged = (rdata & ~mask) | (data & mask);
   assign rdata = same ? bypass : word;
 
@@ -35,7 +39,9 @@ module npu_ram_masked #(
       mask <= wmask;
     end
     if (read || write) begin
-      same <= pending && to == addr;
+      at <= addr;
+      at_to <= to;
+      at_pending <= pending;
       bypass <= merged;
     end
   end
