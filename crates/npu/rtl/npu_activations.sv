@@ -124,7 +124,7 @@ module npu_activations
     for (genvar s = 0; s < SECTIONS; s++) begin : macro
       logic reads, writes;
       assign writes = run && write[b] && section(write_row[b]) == SECTION_BITS'(s);
-      assign reads = run && in_range[b] && section(row[b]) == SECTION_BITS'(s) && !writes;
+      assign reads = in_range[b] && section(row[b]) == SECTION_BITS'(s) && !writes;
       npu_ram_masked #(
           .WORDS(MACRO_WORDS),
           .BITS(64)

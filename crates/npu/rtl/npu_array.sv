@@ -33,13 +33,13 @@ module npu_array
     input logic [COLS-1:0][63:0] column_data,
     // Towards the post unit.
     output logic pending,
+    // In the next cycle; whether post accepts its last vector, known at the beginning of a cycle: all elements hang on it.
+    output logic pending_then,
     input logic accepted_last,
     // The main accumulators of one row.
     input logic [ROW_BITS-1:0] main_row,
     output logic [COLS:0][31:0] main,
-    // A pair is issued; one is, or would be if a vector were not accepted that lets it.
     output logic issued,
-    output logic can_issue,
     output logic held
 );
   // What is in the slots.
@@ -62,12 +62,12 @@ module npu_array
   logic v4, group_first4, group_last4;
   logic [3:1] set, double, subtract;
 
-  assign held = run && v4 && group_first4 && pending && !accepted_last;
-  assign en = run && !held;
+  assign held = v4 && group_first4 && pending && !accepted_last;
+  assign en = !held;
+  assign pending_then = (en && v4 && group_last4) || (pending && !accepted_last);
   assign i = fresh ? top_i : i_reg;
   assign j = fresh ? top_j : j_reg;
   assign issue = en && is_full[slot];
-  assign can_issue = run && is_full[slot] && !(v4 && group_first4 && pending);
   assign issued = issue;
   assign last_pair = i == '0 && j == '0;
   assign slot_last = 4'hf >> lg_slot;
@@ -115,7 +115,6 @@ module npu_array
       // A slot is full some cycles after it was taken: these are its own by then.
       top_i <= advance ? abits[slot_next] : abits[slot];
       top_j <= advance ? wbits[slot_next] : wbits[slot];
-      if (accepted_last) pending <= 1'b0;
       if (issue) begin
         i_reg <= i_next;
         j_reg <= j_next;
@@ -137,8 +136,8 @@ module npu_array
         set <= {set[2:1], fresh};
         double <= {double[2:1], new_diagonal};
         subtract <= {subtract[2:1], (asigned[slot] && i == top_i) ^ (wsigned[slot] && j == top_j)};
-        if (v4 && group_last4) pending <= 1'b1;
       end
+      pending <= pending_then;
     end
   end
 
@@ -162,7 +161,7 @@ module npu_array
   for (genvar r = 0; r < ROWS; r++) begin : row
     logic [63:0] buffer[BUFFER_PLANES];
     always_ff @(posedge clk) begin
-      if (run && row_write[r])
+      if (row_write[r])
         buffer[row_entry] <= (row_clear ? '0 : buffer[row_entry] & ~row_mask) | (row_data[r] & row_mask);
       if (issue) x[r] <= buffer[row_read];
     end
@@ -189,7 +188,7 @@ module npu_array
   for (genvar c = 0; c < COLS; c++) begin : column
     logic [63:0] buffer[BUFFER_PLANES];
     always_ff @(posedge clk) begin
-      if (run && column_write) buffer[column_entry] <= column_data[c];
+      if (column_write) buffer[column_entry] <= column_data[c];
       if (issue) w[c] <= buffer[column_read];
     end
   end

@@ -28,6 +28,8 @@ module npu_aux
     input logic [COLS-1:0][63:0] weight_data,
     // Results for the post unit.
     output logic result,
+    // In the next cycle.
+    output logic result_then,
     // COLS sums, those of the segment that is asked for.
     input logic [2:0] segment,
     output logic [COLS-1:0][31:0] sums,
@@ -66,8 +68,6 @@ module npu_aux
   assign w = q[AUX_W_LSB+:12];
   assign h = q[AUX_H_LSB+:12];
   assign ow = q[AUX_OW_LSB+:12];
-  assign kh = add ? '0 : q[AUX_KH_LSB+:6];
-  assign kw = add ? '0 : q[AUX_KW_LSB+:6];
   assign sy = q[AUX_SY_LSB+:3];
   assign sx = q[AUX_SX_LSB+:3];
   assign pad = q[AUX_PAD_LSB+:8];
@@ -129,14 +129,14 @@ module npu_aux
   logic weights_last;
   // Far beyond the memory it stays there.
   assign weight_next = weight_addr + WEIGHT_BITS'(weight_granted && !weight_addr[WEIGHT_BITS-1]);
-  assign weight_wanted = run && busy && left && weighted && !step && turns_left == '0 && !weights_valid;
+  assign weight_wanted = busy && left && weighted && !step && turns_left == '0 && !weights_valid;
   assign weights_last = weight_granted && weight_word == WORD_BITS'(TAP_WORDS - 1);
 
   // Words whose last step was put into the register and that post has not accepted.
   logic [1:0] in_flight;
 
   logic put;
-  assign put = run && busy && left && room && (!weighted || weights_valid || weights_last)
+  assign put = busy && left && room && (!weighted || weights_valid || weights_last)
       && !(last_of_word && in_flight == 2'd2);
 
   // The step: taps that lie in kernel and input.
@@ -268,6 +268,8 @@ module npu_aux
       if (start) begin
         q <= instruction;
         add <= instruction[3:0] == OP_ADD;
+        kh <= instruction[3:0] == OP_ADD ? '0 : instruction[AUX_KH_LSB+:6];
+        kw <= instruction[3:0] == OP_ADD ? '0 : instruction[AUX_KW_LSB+:6];
         weighted <= instruction[3:0] != OP_ADD && instruction[AUX_MODE_LSB+:2] == 2'd0;
         maximum <= instruction[3:0] != OP_ADD && instruction[AUX_MODE_LSB+1];
         busy <= 1'b1;
@@ -444,20 +446,24 @@ module npu_aux
   logic fill;
   assign fill = end4 && end_word4;
   assign result = filled[read_from];
+  logic [1:0] filled_then;
+  logic read_then;
+  assign read_then = read_from ^ accepted_last;
+  assign result_then = filled_then[read_then];
+  always_comb begin
+    filled_then = filled;
+    if (accepted_last) filled_then[read_from] = 1'b0;
+    if (fill) filled_then[write_to] = 1'b1;
+  end
   always_ff @(posedge clk) begin
     if (clear) begin
       filled <= '0;
       write_to <= 1'b0;
       read_from <= 1'b0;
     end else if (run) begin
-      if (accepted_last) begin
-        filled[read_from] <= 1'b0;
-        read_from <= !read_from;
-      end
-      if (fill) begin
-        filled[write_to] <= 1'b1;
-        if (last4) write_to <= !write_to;
-      end
+      filled <= filled_then;
+      read_from <= read_then;
+      if (fill && last4) write_to <= !write_to;
     end
   end
 
@@ -465,7 +471,7 @@ module npu_aux
   logic [AUX_LANES-1:0][31:0] totals, shown;
   logic [5:0] shown_lane;
   assign shown_lane = segment * 6'(COLS);
-  always_ff @(posedge clk) if (run && fill) held[(PLACE_BITS'(write_to)<<LG_TURNS)|PLACE_BITS'(number4)] <= totals;
+  always_ff @(posedge clk) if (fill) held[(PLACE_BITS'(write_to)<<LG_TURNS)|PLACE_BITS'(number4)] <= totals;
   assign shown = held[(PLACE_BITS'(read_from)<<LG_TURNS)|PLACE_BITS'(shown_lane>>LG_LANES)];
   always_comb for (int c = 0; c < COLS; c++) sums[c] = shown[shown_lane[LG_LANES-1:0]+LG_LANES'(c)];
 
@@ -481,17 +487,17 @@ module npu_aux
         .maximum(maximum),
         .ma(ma),
         .mb(mb),
-        .step_en(run && turn2),
+        .step_en(turn2),
         .step_turn(number2),
         .bits(bits),
         .counts(used2),
         .weights(weights),
         .first_plane(first2),
         .negative(negative2),
-        .local_en(run && turn3),
+        .local_en(turn3),
         .local_turn(number3),
         .local_set(first3),
-        .main_en(run && end4),
+        .main_en(end4),
         .main_turn(number4),
         .main_set(first_block4),
         .total(totals[l])

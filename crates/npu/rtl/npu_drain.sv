@@ -28,7 +28,7 @@ module npu_drain
   // Words in the buffer, and those with them that have been read but are not there yet.
   logic [COUNT-1:0] held, owed;
   logic arrives, arrives_last, leaves;
-  assign req_valid = run && reading && owed != COUNT'(DRAIN_WORDS);
+  assign req_valid = reading && owed != COUNT'(DRAIN_WORDS);
   assign out_valid = run && held != '0;
   assign out_data = buffer[get];
   assign leaves = out_valid && out_ready;
@@ -41,6 +41,7 @@ module npu_drain
       .instruction(instruction),
       .advance(served),
       .addr(req_addr),
+      .beyond(),
       .last(last)
   );
 

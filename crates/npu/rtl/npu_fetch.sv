@@ -17,7 +17,8 @@ module npu_fetch
     input logic weights_read,
     // Bit n: memory n is written. Each waits for its own port alone.
     output logic [3:0] writes,
-    output logic [ADDR-1:0] addr
+    output logic [ADDR-1:0] addr,
+    output logic beyond
 );
   logic last, write;
   // One of the memories, while there is an instruction.
@@ -36,6 +37,7 @@ module npu_fetch
       .instruction(instruction),
       .advance(write),
       .addr(addr),
+      .beyond(beyond),
       .last(last)
   );
 

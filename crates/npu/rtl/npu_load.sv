@@ -138,7 +138,7 @@ module npu_load
   logic [3:0] group_slot, next_slot;
   logic [2:0] weight_plane;
   logic weights_left, weights_after, group_ends;
-  assign weight_read = run && weights_left;
+  assign weight_read = weights_left;
   assign weights_after = weights_left && weight_plane != wbits;
   assign group_ends = group_active && !weights_after && (!steps_left || (step_finishes && step_last));
 
@@ -150,7 +150,7 @@ module npu_load
   assign free = differs ? in_use == '0 : !in_use[next_slot];
   assign put = busy && left && (!step || step_finishes)
       && (!first_of_group || (!weights_after && !(first_of_pixels && !walk_ready) && free));
-  assign take = run && put && first_of_group;
+  assign take = put && first_of_group;
   assign restart = take && differs;
   assign take_rows = take && first_of_pixels;
   assign take_slot = slot;
@@ -159,7 +159,7 @@ module npu_load
   assign take_asigned = q[CONV_ASIGNED_LSB];
   assign take_wsigned = q[CONV_WSIGNED_LSB];
   assign take_first = first_of_tile;
-  assign end_steps = run && put && last_of_group;
+  assign end_steps = put && last_of_group;
   assign end_slot = first_of_group ? slot : group_slot;
   assign end_last = last_of_tile;
 

@@ -11,13 +11,15 @@ module npu_post
     input logic [511:0] array_instruction,
     input logic aux_start,
     input logic [511:0] aux_instruction,
-    // The array's tile.
+    // The array's tile; `then` is the next cycle.
     input logic tile_pending,
+    input logic tile_pending_then,
     output logic [ROW_BITS-1:0] tile_row,
     input logic [COLS:0][31:0] tile_main,
     output logic tile_accepted,
     // The auxiliary unit's result.
     input logic result,
+    input logic result_then,
     output logic [2:0] result_segment,
     input logic [COLS-1:0][31:0] result_sums,
     output logic result_accepted,
@@ -62,20 +64,29 @@ module npu_post
   logic [ADDR-1:0] a_group;
   logic [PARAM_BITS-1:0] a_param;
   logic a_accept, a_step, a_last_row, a_last_tile, a_last;
+  logic a_raw, a_raw_then, tile_accepted_then;
+  logic [ROW_BITS-1:0] a_row_then, a_rows_then;
+  logic [1:0] a_phase_then;
   logic [511:0] a_next;
   logic a_load;
   function automatic logic [ROW_BITS-1:0] rows_of(input logic [17:0] left);
     rows_of = left < 18'(ROWS) ? ROW_BITS'(left) : ROW_BITS'(ROWS - 1);
   endfunction
   assign ai = contexts[{1'b0, head}];
-  assign a_accept = run && tile_pending && !result;
+  assign a_accept = tile_pending && !result;
   // All of a vector is accepted: raw ones take four turns.
-  assign a_step = a_accept && (!ai[CONV_RAW_LSB] || a_phase == 2'd3);
+  assign a_step = a_accept && (!a_raw || a_phase == 2'd3);
   assign a_last_row = a_row == a_rows;
   assign a_last_tile = a_tile == ai[CONV_CT_LSB+:10];
-  assign a_last = a_step && a_last_row && a_last_tile && a_ends;
+  assign a_last = tile_accepted && a_last_tile && a_ends;
   assign tile_row = a_row;
-  assign tile_accepted = a_step && a_last_row;
+
+  // Whether the tile's last vector is accepted, `a_step && a_last_row`, is worked out in the cycle before.
+  assign a_raw_then = a_load ? a_next[CONV_RAW_LSB] : a_raw;
+  assign a_rows_then = a_load ? rows_of(a_next[CONV_N_LSB+:18]) : tile_accepted && a_last_tile ? rows_of(a_after) : a_rows;
+  assign a_row_then = !a_step ? a_row : a_last_row ? '0 : a_row + ROW_BITS'(1);
+  assign a_phase_then = !a_accept ? a_phase : a_step ? '0 : a_phase + 2'd1;
+  assign tile_accepted_then = tile_pending_then && !result_then && (!a_raw_then || a_phase_then == 2'd3) && a_row_then == a_rows_then;
   assign a_position_next = a_position + PIXEL_BITS'(1)
       + (a_ox == ai[CONV_OW_LSB+:12] ? PIXEL_BITS'(ai[CONV_OGAP_LSB+:6]) : '0);
   assign a_ox_next = a_ox == ai[CONV_OW_LSB+:12] ? '0 : a_ox + 12'd1;
@@ -102,7 +113,7 @@ module npu_post
   assign xi = contexts[2];
   assign x_add = xi[3:0] == OP_ADD;
   assign x_pinc = x_add ? xi[ADD_PINC_LSB] : xi[AUX_PINC_LSB];
-  assign x_accept = run && result;
+  assign x_accept = result;
   assign x_step = x_accept && (!xi[AUX_RAW_LSB] || x_phase == 2'd3);
   assign x_channels = x_groups == '0 ? 7'(xi[AUX_CL_LSB+:6]) + 7'd1 : 7'd64;
   assign x_first = 7'(x_segment) * 7'(COLS);
@@ -114,7 +125,7 @@ module npu_post
   assign result_segment = x_segment;
   assign result_accepted = x_step && x_last_segment;
 
-  assign accepted = run && (tile_pending || result);
+  assign accepted = tile_pending || result;
   assign param_read = accepted;
   assign param_addr = a_accept ? a_param : x_pinc ? x_param + PARAM_BITS'(x_segment) : x_param;
 
@@ -127,15 +138,19 @@ module npu_post
       a_phase <= '0;
       x_segment <= '0;
       x_phase <= '0;
+      tile_accepted <= 1'b0;
     end else if (run) begin
+      a_raw <= a_raw_then;
+      a_rows <= a_rows_then;
+      a_row <= a_row_then;
+      a_phase <= a_phase_then;
+      tile_accepted <= tile_accepted_then;
       waiting <= waiting + 2'(array_start) - 2'(a_last);
       if (array_start) begin
         contexts[{1'b0, start_to}] <= array_instruction;
         start_to <= !start_to;
       end
-      if (a_accept) a_phase <= a_step ? '0 : a_phase + 2'd1;
       if (a_step) begin
-        a_row <= a_last_row ? '0 : a_row + ROW_BITS'(1);
         a_position <= a_position_next;
         a_ox <= a_ox_next;
         if (a_last_row) begin
@@ -158,9 +173,8 @@ module npu_post
         end
       end
       if (a_last) head <= !head;
-      if (a_load || (a_step && a_last_row && a_last_tile)) begin
+      if (a_load || (tile_accepted && a_last_tile)) begin
         a_left <= a_load ? a_next[CONV_N_LSB+:18] : a_after;
-        a_rows <= a_load ? rows_of(a_next[CONV_N_LSB+:18]) : rows_of(a_after);
         a_ends <= a_load ? a_next[CONV_N_LSB+:18] < 18'(ROWS) : a_after < 18'(ROWS);
       end
       if (a_load) begin
@@ -244,54 +258,54 @@ module npu_post
   assign lane1 = 7'(in_word1) + 7'(lane_in1);
 
   always_ff @(posedge clk) begin
-    if (clear) begin
-      valid <= '0;
-    end else if (run) begin
-      valid <= {valid[POST_STAGES-1:1], accepted};
-      ends <= {ends[POST_STAGES-1:1], a_accept ? a_last : x_last};
-      src <= {src[Y-1:1], a_accept ? {1'b0, head} : SRC_AUX};
-      phase <= {phase[1], a_accept ? a_phase : x_phase};
+    if (clear) valid <= '0;
+    else if (run) valid <= {valid[POST_STAGES-1:1], accepted};
+  end
+  always_ff @(posedge clk) begin
+    // Of what is not valid nothing is written: it need not stand still.
+    ends <= {ends[POST_STAGES-1:1], a_accept ? a_last : x_last};
+    src <= {src[Y-1:1], a_accept ? {1'b0, head} : SRC_AUX};
+    phase <= {phase[1], a_accept ? a_phase : x_phase};
 
-      // Stage 1.
-      for (int c = 0; c < COLS; c++) dots[c] <= a_accept ? tile_main[c] : result_sums[c];
-      row_sum <= tile_main[COLS];
-      bipolar <= a_accept && ai[CONV_WBIP_LSB];
-      param_zero <= param_addr >= PARAM_BITS'(PARAM_VECTORS);
-      if (a_accept) begin
-        elements[1] <= a_last_tile ? COUNT_BITS'(ai[CONV_COL_LSB+:4]) + COUNT_BITS'(1) : COUNT_BITS'(COLS);
-        position <= a_position;
-        group1 <= a_group;
-        lane_in1 <= a_lane;
-      end else begin
-        elements[1] <= x_last_segment ? COUNT_BITS'(x_channels - x_first) : COUNT_BITS'(COLS);
-        position <= x_position;
-        group1 <= x_lane[6] ? x_group + xi[AUX_OGS_LSB+:24] : x_group;
-        lane_in1 <= x_lane[5:0];
-      end
+    // Stage 1.
+    for (int c = 0; c < COLS; c++) dots[c] <= a_accept ? tile_main[c] : result_sums[c];
+    row_sum <= tile_main[COLS];
+    bipolar <= a_accept && ai[CONV_WBIP_LSB];
+    param_zero <= param_addr >= PARAM_BITS'(PARAM_VECTORS);
+    if (a_accept) begin
+      elements[1] <= a_last_tile ? COUNT_BITS'(ai[CONV_COL_LSB+:4]) + COUNT_BITS'(1) : COUNT_BITS'(COLS);
+      position <= a_position;
+      group1 <= a_group;
+      lane_in1 <= a_lane;
+    end else begin
+      elements[1] <= x_last_segment ? COUNT_BITS'(x_channels - x_first) : COUNT_BITS'(COLS);
+      position <= x_position;
+      group1 <= x_lane[6] ? x_group + xi[AUX_OGS_LSB+:24] : x_group;
+      lane_in1 <= x_lane[5:0];
+    end
 
-      // Stage 2.
-      for (int c = 0; c < COLS; c++) begin
-        acc[c] <= (bipolar ? (dots[c] << 1) - row_sum : dots[c]) + (param_zero ? '0 : param_data[c][31:0]);
-        scale[c] <= param_zero ? '0 : param_data[c][63:32];
-      end
-      address[2] <= group1 + ADDR'(position >> lgpo1)
-          + (i1[CONV_RAW_LSB] ? times({1'b0, phase[1]}, plane_stride(i1[CONV_OPS_LSB+:16]) << 3) : '0);
-      for (int s = 2; s <= B; s++) elements[s] <= elements[s-1];
-      lane[2] <= lane1;
-      for (int s = 3; s <= B; s++) lane[s] <= lane[s-1];
+    // Stage 2.
+    for (int c = 0; c < COLS; c++) begin
+      acc[c] <= (bipolar ? (dots[c] << 1) - row_sum : dots[c]) + (param_zero ? '0 : param_data[c][31:0]);
+      scale[c] <= param_zero ? '0 : param_data[c][63:32];
+    end
+    address[2] <= group1 + ADDR'(position >> lgpo1)
+        + (i1[CONV_RAW_LSB] ? times({1'b0, phase[1]}, plane_stride(i1[CONV_OPS_LSB+:16]) << 3) : '0);
+    for (int s = 2; s <= B; s++) elements[s] <= elements[s-1];
+    lane[2] <= lane1;
+    for (int s = 3; s <= B; s++) lane[s] <= lane[s-1];
 
-      // Stages 3 to Y: the requantizers, see below.
-      for (int s = 3; s <= Y; s++) address[s] <= address[s-1];
-      bytes <= {bytes[Y-1:3], byte2};
+    // Stages 3 to Y: the requantizers, see below.
+    for (int s = 3; s <= Y; s++) address[s] <= address[s-1];
+    bytes <= {bytes[Y-1:3], byte2};
 
-      // Stage B.
-      for (int c = 0; c < COLS; c++) y_b[c] <= iy[CONV_RAW_LSB] ? bytes[Y][c] : y[c][7:0];
-      table_b <= iy[CONV_TEN_LSB] && !iy[CONV_RAW_LSB];
-      bank_b <= address[Y][BANK_BITS-1:0];
-      for (int p = 0; p < 8; p++) begin
-        planes_b[p] <= iy[CONV_RAW_LSB] || 3'(p) <= iy[CONV_OBITS_LSB+:3];
-        rows_b[p] <= BANK_ROW'((address[Y] + times(3'(p), plane_stride(iy[CONV_OPS_LSB+:16]))) >> BANK_BITS);
-      end
+    // Stage B.
+    for (int c = 0; c < COLS; c++) y_b[c] <= iy[CONV_RAW_LSB] ? bytes[Y][c] : y[c][7:0];
+    table_b <= iy[CONV_TEN_LSB] && !iy[CONV_RAW_LSB];
+    bank_b <= address[Y][BANK_BITS-1:0];
+    for (int p = 0; p < 8; p++) begin
+      planes_b[p] <= iy[CONV_RAW_LSB] || 3'(p) <= iy[CONV_OBITS_LSB+:3];
+      rows_b[p] <= BANK_ROW'((address[Y] + times(3'(p), plane_stride(iy[CONV_OPS_LSB+:16]))) >> BANK_BITS);
     end
   end
 
@@ -299,7 +313,6 @@ module npu_post
     assign byte2[c] = 8'(acc[c] >> {phase[2], 3'b0});
     npu_requantize requantize (
         .clk(clk),
-        .en(run),
         .acc(acc[c]),
         .scale(scale[c]),
         .zero(iy[CONV_ZERO_LSB+:9]),
@@ -329,14 +342,16 @@ module npu_post
     for (int c = 0; c < COLS; c++) lanes[c] = COUNT_BITS'(c) < elements[B];
   end
   always_ff @(posedge clk) begin
+    write_mask <= lanes << lane[B];
     if (clear) write <= '0;
     else if (run) begin
-      write_mask <= lanes << lane[B];
       for (int b = 0; b < BANKS; b++) begin
         write[b] <= valid[B] && 5'(plane_of[b]) < 5'd8 && written_b[plane_of[b][2:0]];
-        write_row[b] <= rows_b[plane_of[b][2:0]][BANK_ADDR-1:0];
-        turned[b] <= planes[plane_of[b][2:0]];
       end
+    end
+    for (int b = 0; b < BANKS; b++) begin
+      write_row[b] <= rows_b[plane_of[b][2:0]][BANK_ADDR-1:0];
+      turned[b] <= planes[plane_of[b][2:0]];
     end
   end
   always_comb for (int b = 0; b < BANKS; b++) write_data[b] = {64 / COLS{turned[b]}};
@@ -344,11 +359,9 @@ module npu_post
   // The last vector is written in this cycle.
   logic [1:0] src_b, src_last;
   always_ff @(posedge clk) begin
-    if (run) begin
-      src_b <= src[Y];
-      src_last <= src_b;
-    end
+    src_b <= src[Y];
+    src_last <= src_b;
   end
-  assign array_done = run && valid[POST_STAGES] && ends[POST_STAGES] && src_last != SRC_AUX;
-  assign aux_done = run && valid[POST_STAGES] && ends[POST_STAGES] && src_last == SRC_AUX;
+  assign array_done = valid[POST_STAGES] && ends[POST_STAGES] && src_last != SRC_AUX;
+  assign aux_done = valid[POST_STAGES] && ends[POST_STAGES] && src_last == SRC_AUX;
 endmodule

@@ -2,7 +2,6 @@
 // rint to nearest even. Integer logic in seven stages: acc in cycle t gives y, not registered, in cycle t + 6.
 module npu_requantize (
     input logic clk,
-    input logic en,
     input logic [31:0] acc,
     // binary32, positive and normal.
     input logic [31:0] scale,
@@ -83,56 +82,54 @@ module npu_requantize (
   end
 
   always_ff @(posedge clk) begin
-    if (en) begin
-      m_sign <= acc[31] ^ scale[31];
-      m_zero <= acc == '0;
-      m_norm <= coarse;
-      m_shift <= coarse_shift;
-      m_exp <= scale[30:23];
-      m_man <= scale[22:0];
+    m_sign <= acc[31] ^ scale[31];
+    m_zero <= acc == '0;
+    m_norm <= coarse;
+    m_shift <= coarse_shift;
+    m_exp <= scale[30:23];
+    m_man <= scale[22:0];
 
-      a_sign <= m_sign;
-      a_zero <= m_zero;
-      a_norm <= fine;
-      // 9 − (31 − shift) − (exp − 127).
-      a_right <= 10'sd105 + $signed({5'b0, m_shift, fine_shift}) - $signed({2'b0, m_exp});
-      a_man <= m_man;
+    a_sign <= m_sign;
+    a_zero <= m_zero;
+    a_norm <= fine;
+    // 9 − (31 − shift) − (exp − 127).
+    a_right <= 10'sd105 + $signed({5'b0, m_shift, fine_shift}) - $signed({2'b0, m_exp});
+    a_man <= m_man;
 
-      b_sign <= a_sign;
-      b_zero <= a_zero;
-      b_up <= a_norm[7] && (a_norm[8] || a_norm[6:0] != '0);
-      b_products[0] <= a_norm[19:8] * scale_man[11:0];
-      b_products[1] <= a_norm[31:20] * scale_man[11:0];
-      b_products[2] <= a_norm[19:8] * scale_man[23:12];
-      b_products[3] <= a_norm[31:20] * scale_man[23:12];
-      b_scale <= scale_man;
-      b_right <= a_right;
+    b_sign <= a_sign;
+    b_zero <= a_zero;
+    b_up <= a_norm[7] && (a_norm[8] || a_norm[6:0] != '0);
+    b_products[0] <= a_norm[19:8] * scale_man[11:0];
+    b_products[1] <= a_norm[31:20] * scale_man[11:0];
+    b_products[2] <= a_norm[19:8] * scale_man[23:12];
+    b_products[3] <= a_norm[31:20] * scale_man[23:12];
+    b_scale <= scale_man;
+    b_right <= a_right;
 
-      c_sign <= b_sign;
-      c_zero <= b_zero;
-      c_product <= ({b_products[3], b_products[0]} + 48'(b_up ? b_scale : '0))
-          + {11'b0, 25'(b_products[1]) + 25'(b_products[2]), 12'b0};
-      c_right <= b_right;
+    c_sign <= b_sign;
+    c_zero <= b_zero;
+    c_product <= ({b_products[3], b_products[0]} + 48'(b_up ? b_scale : '0))
+        + {11'b0, 25'(b_products[1]) + 25'(b_products[2]), 12'b0};
+    c_right <= b_right;
 
-      d_sign <= c_sign;
-      d_nothing <= c_zero || right > 10'sd10;
-      d_large <= right < 10'sd0;
-      d_man <= {1'b0, aligned[47:24]} + 25'(aligned[23] && (aligned[24] || aligned[22:0] != '0));
-      d_right <= right[3:0];
+    d_sign <= c_sign;
+    d_nothing <= c_zero || right > 10'sd10;
+    d_large <= right < 10'sd0;
+    d_man <= {1'b0, aligned[47:24]} + 25'(aligned[23] && (aligned[24] || aligned[22:0] != '0));
+    d_right <= right[3:0];
 
-      e_sign <= d_sign;
-      if (d_nothing) e_rint <= '0;
-      else if (d_large) e_rint <= 11'd1024;
-      else e_rint <= whole + 11'(half && (whole[0] || below));
-    end
+    e_sign <= d_sign;
+    if (d_nothing) e_rint <= '0;
+    else if (d_large) e_rint <= 11'd1024;
+    else e_rint <= whole + 11'(half && (whole[0] || below));
   end
 
   // Stage 7: to the other side of zero, moved, clamped.
   logic signed [11:0] offset;
   logic signed [12:0] sum;
   always_comb begin
-    offset = e_sign ? -$signed({1'b0, e_rint}) : $signed({1'b0, e_rint});
-    sum = 13'(offset) + 13'(zero);
+    offset = {1'b0, e_rint} ^ {12{e_sign}};
+    sum = 13'(zero) + 13'(offset) + 13'(e_sign);
     if (sum < 13'(lo)) y = lo;
     else if (sum > 13'(hi)) y = hi;
     else y = sum[8:0];

@@ -40,17 +40,18 @@ module npu_sequencer
   logic grant, legal_so_far, legal_now;
   logic [3:0] requests;
   assign requests = ~valid & ~ended;
-  assign grant = run && !active && requests != '0;
+  assign grant = !active && requests != '0;
   assign busy = active || grant;
   assign granted = requests[0] ? 2'd0 : requests[1] ? 2'd1 : requests[2] ? 2'd2 : 2'd3;
-  assign program_read = run && busy;
+  assign program_read = busy;
   assign program_addr = grant ? {pc[granted], 3'd0} : {pc[queue], word[2:0]};
-  assign taken = run && active && word == 4'd8;
+  assign taken = active && word == 4'd8;
 
-  // What is legal. Word 0 is looked at in the cycle after it arrives, when its opcode is known; the others at once.
+  // What is legal. Word 0 is looked at in the cycle after it arrives, when its opcode is known; the others at once, with a mask that was made before. Word 1 is the same of all but `end`:
+  // what they wait for.
   logic [3:0] opcode;
   logic [2:0] arriving;
-  logic [63:0] head;
+  logic [63:0] head, unused;
   logic beyond, head_legal, word_legal;
   assign arriving = 3'(word - 4'd1);
 
@@ -101,7 +102,7 @@ module npu_sequencer
       3'd5: if (places && (program_data[CONV_P0_LSB-320+:6] >> head[CONV_LGPO_LSB+:3]) != '0) values_legal = 1'b0;
       default: ;
     endcase
-    word_legal = values_legal && (program_data & zeros(opcode, arriving)) == '0;
+    word_legal = values_legal && (program_data & unused) == '0;
     legal_now = word_legal && (arriving == 3'd1 ? head_legal : legal_so_far);
   end
 
@@ -124,7 +125,7 @@ module npu_sequencer
     if (in_flight == 2'd2) can[Q_ARRAY] = 1'b0;
     if (is_end[Q_ARRAY]) can[Q_ARRAY] = in_flight == '0;
   end
-  assign consume = {4{run}} & valid & legal & can & (is_end | reached);
+  assign consume = valid & legal & can & (is_end | reached);
   assign start = consume & ~is_end;
   assign all_ended = ended == '1;
   assign illegal = (valid & ~legal) != '0;
@@ -165,7 +166,8 @@ module npu_sequencer
         if (arriving == '0) begin
           head <= program_data;
           opcode <= program_data[3:0];
-        end
+          unused <= program_data[3:0] == OP_END ? ~END_USED[127:64] : ~CONV_USED[127:64];
+        end else unused <= zeros(opcode, arriving + 3'd1);
         legal_so_far <= legal_now;
         if (taken) begin
           active <= 1'b0;

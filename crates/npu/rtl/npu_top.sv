@@ -102,7 +102,7 @@ module npu_top
   logic [63:0] drain_data;
 
   // Every bank takes a word of post or else of fetch.
-  logic fetch_blocked;
+  logic fetch_blocked, fetch_beyond;
   logic [3:0] fetch_writes;
   logic [BANKS-1:0] post_write, write;
   logic [BANKS-1:0][BANK_ADDR-1:0] post_row, write_row;
@@ -110,15 +110,15 @@ module npu_top
   logic [63:0] post_mask;
   logic [ADDR-1:0] fetch_addr;
   logic [BANK_BITS-1:0] fetch_bank;
-  logic [BANK_ROW-1:0] fetch_row;
+  logic [BANK_ADDR-1:0] fetch_row;
   assign fetch_bank = fetch_addr[BANK_BITS-1:0];
-  assign fetch_row = fetch_addr[ADDR-1:BANK_BITS];
+  assign fetch_row = fetch_addr[BANK_BITS+:BANK_ADDR];
   assign fetch_blocked = post_write[fetch_bank];
   always_comb begin
     for (int b = 0; b < BANKS; b++) begin
       // What post writes here does not wait for what fetch has.
-      write[b] = post_write[b] || (fetch_writes[0] && fetch_bank == BANK_BITS'(b) && (fetch_row >> BANK_ADDR) == '0);
-      write_row[b] = post_write[b] ? post_row[b] : fetch_row[BANK_ADDR-1:0];
+      write[b] = post_write[b] || (fetch_writes[0] && fetch_bank == BANK_BITS'(b) && !fetch_beyond);
+      write_row[b] = post_write[b] ? post_row[b] : fetch_row;
       write_data[b] = post_write[b] ? post_data[b] : in_data;
       write_mask[b] = post_write[b] ? post_mask : '1;
     end
@@ -235,7 +235,8 @@ module npu_top
       .blocked(fetch_blocked),
       .weights_read(load_weights || aux_weights),
       .writes(fetch_writes),
-      .addr(fetch_addr)
+      .addr(fetch_addr),
+      .beyond(fetch_beyond)
   );
   npu_drain drain (
       .clk(clk),
@@ -308,7 +309,7 @@ module npu_top
       .column_data(column_data)
   );
 
-  logic pending, tile_accepted, issued, can_issue, held;
+  logic pending, pending_then, tile_accepted, issued, held;
   logic [ROW_BITS-1:0] tile_row;
   logic [COLS:0][31:0] tile_main;
   npu_array array (
@@ -339,16 +340,16 @@ module npu_top
       .column_entry(column_entry),
       .column_data(column_data),
       .pending(pending),
+      .pending_then(pending_then),
       .accepted_last(tile_accepted),
       .main_row(tile_row),
       .main(tile_main),
       .issued(issued),
-      .can_issue(can_issue),
       .held(held)
   );
 
   // ---- Auxiliary unit.
-  logic aux_busy, result, result_accepted;
+  logic aux_busy, result, result_then, result_accepted;
   logic [2:0] result_segment;
   logic [COLS-1:0][31:0] result_sums;
   npu_aux aux (
@@ -370,6 +371,7 @@ module npu_top
       .weight_addr(aux_weight_addr),
       .weight_data(weight_data),
       .result(result),
+      .result_then(result_then),
       .segment(result_segment),
       .sums(result_sums),
       .accepted_last(result_accepted)
@@ -386,10 +388,12 @@ module npu_top
       .aux_start(start[Q_AUX]),
       .aux_instruction(aux_instruction),
       .tile_pending(pending),
+      .tile_pending_then(pending_then),
       .tile_row(tile_row),
       .tile_main(tile_main),
       .tile_accepted(tile_accepted),
       .result(result),
+      .result_then(result_then),
       .result_segment(result_segment),
       .result_sums(result_sums),
       .result_accepted(result_accepted),
@@ -408,8 +412,7 @@ module npu_top
   );
 
   assign free = {!drain_busy, !aux_busy, !load_busy, !fetch_busy};
-  // Where `issued` waits for what is accepted, that is progress.
-  assign progress = sequencer_busy || load_step || aux_step || can_issue || accepted
+  assign progress = sequencer_busy || load_step || aux_step || issued || accepted
       || (fetch_busy && (!in_valid || in_ready)) || out_valid;
   assign count = {taken, out_valid && out_ready, fetch_writes != '0, accepted, aux_step, load_step, held, issued};
 endmodule

@@ -10,7 +10,6 @@
 int main() {
     const int latency = 6;
     Vnpu_requantize unit;
-    unit.en = 1;
     struct Record { int32_t v[6]; };
     std::vector<Record> pipe(latency + 1);
     uint64_t count = 0;

@@ -1,6 +1,6 @@
 // The memory of one port with a mask bit for every bit, out of block RAM, which has no such mask: a write reads the word, and puts it back merged in
 // the cycle after. What is read meanwhile from the same address is the merged word. To the outside it is the macro that it stands for, but
-// that rdata changes with a write too.
+// that rdata is what was read in the cycle before, and nothing else.
 module npu_ram_masked #(
     parameter int WORDS = 64,
     parameter int BITS = 64
@@ -29,7 +29,7 @@ module npu_ram_masked #(
 
   always_ff @(posedge clk) begin
     if (pending) mem[to] <= merged;
-    if (read || write) word <= mem[addr];
+    word <= mem[addr];
   end
   always_ff @(posedge clk) begin
     pending <= write;
@@ -38,11 +38,9 @@ module npu_ram_masked #(
       data <= wdata;
       mask <= wmask;
     end
-    if (read || write) begin
-      at <= addr;
-      at_to <= to;
-      at_pending <= pending;
-      bypass <= merged;
-    end
+    at <= addr;
+    at_to <= to;
+    at_pending <= pending;
+    bypass <= merged;
   end
 endmodule
