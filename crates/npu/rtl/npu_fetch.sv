@@ -15,8 +15,9 @@ module npu_fetch
     // Ports that are in use: the bank of this word, and the weight memory.
     input logic blocked,
     input logic weights_read,
-    // Bit n: memory n is written. Each waits for its own port alone.
+    // Bit n: memory n is written, each waiting for its own port alone; and whether there is a word for activations, written or not.
     output logic [3:0] writes,
+    output logic activations,
     output logic [ADDR-1:0] addr,
     output logic beyond
 );
@@ -25,6 +26,7 @@ module npu_fetch
   logic [3:0] into, ready;
   assign ready = into & {2'b11, !weights_read, !blocked} & {4{run}};
   assign writes = {4{in_valid}} & ready;
+  assign activations = in_valid && into[0];
   assign in_ready = ready != '0;
   assign write = in_valid && in_ready;
   assign done = write && last;

@@ -59,7 +59,8 @@ module npu_post
   logic [11:0] a_ox, a_ox_next, a_first_ox;
   logic [ROW_BITS-1:0] a_row;
   logic [1:0] a_phase;
-  logic [9:0] a_tile;
+  // Tiles of these pixels that are left, minus one.
+  logic [9:0] a_tiles;
   logic [5:0] a_lane;
   logic [ADDR-1:0] a_group;
   logic [PARAM_BITS-1:0] a_param;
@@ -77,7 +78,6 @@ module npu_post
   // All of a vector is accepted: raw ones take four turns.
   assign a_step = a_accept && (!a_raw || a_phase == 2'd3);
   assign a_last_row = a_row == a_rows;
-  assign a_last_tile = a_tile == ai[CONV_CT_LSB+:10];
   assign a_last = tile_accepted && a_last_tile && a_ends;
   assign tile_row = a_row;
 
@@ -154,7 +154,8 @@ module npu_post
         a_position <= a_position_next;
         a_ox <= a_ox_next;
         if (a_last_row) begin
-          a_tile <= a_tile + 10'd1;
+          a_tiles <= a_tiles - 10'd1;
+          a_last_tile <= a_tiles == 10'd1;
           a_param <= a_param + PARAM_BITS'(1);
           a_lane <= a_lane + 6'(COLS);
           if (7'(a_lane) + 7'(COLS) >= 7'd64) a_group <= a_group + ai[CONV_OGS_LSB+:24];
@@ -165,7 +166,8 @@ module npu_post
             a_first <= a_position_next;
             a_ox <= a_ox_next;
             a_first_ox <= a_ox_next;
-            a_tile <= '0;
+            a_tiles <= ai[CONV_CT_LSB+:10];
+            a_last_tile <= ai[CONV_CT_LSB+:10] == '0;
             a_param <= PARAM_BITS'(ai[CONV_PAR_LSB+:16]);
             a_lane <= ai[CONV_LANE0_LSB+:6];
             a_group <= ai[CONV_OBASE_LSB+:24];
@@ -178,7 +180,8 @@ module npu_post
         a_ends <= a_load ? a_next[CONV_N_LSB+:18] < 18'(ROWS) : a_after < 18'(ROWS);
       end
       if (a_load) begin
-        a_tile <= '0;
+        a_tiles <= a_next[CONV_CT_LSB+:10];
+        a_last_tile <= a_next[CONV_CT_LSB+:10] == '0;
         a_param <= PARAM_BITS'(a_next[CONV_PAR_LSB+:16]);
         a_lane <= a_next[CONV_LANE0_LSB+:6];
         a_group <= a_next[CONV_OBASE_LSB+:24];

@@ -102,7 +102,7 @@ module npu_top
   logic [63:0] drain_data;
 
   // Every bank takes a word of post or else of fetch.
-  logic fetch_blocked, fetch_beyond;
+  logic fetch_blocked, fetch_beyond, fetch_activations;
   logic [3:0] fetch_writes;
   logic [BANKS-1:0] post_write, write;
   logic [BANKS-1:0][BANK_ADDR-1:0] post_row, write_row;
@@ -116,8 +116,7 @@ module npu_top
   assign fetch_blocked = post_write[fetch_bank];
   always_comb begin
     for (int b = 0; b < BANKS; b++) begin
-      // What post writes here does not wait for what fetch has.
-      write[b] = post_write[b] || (fetch_writes[0] && fetch_bank == BANK_BITS'(b) && !fetch_beyond);
+      write[b] = post_write[b] || (fetch_activations && fetch_bank == BANK_BITS'(b) && !fetch_beyond);
       write_row[b] = post_write[b] ? post_row[b] : fetch_row;
       write_data[b] = post_write[b] ? post_data[b] : in_data;
       write_mask[b] = post_write[b] ? post_mask : '1;
@@ -235,6 +234,7 @@ module npu_top
       .blocked(fetch_blocked),
       .weights_read(load_weights || aux_weights),
       .writes(fetch_writes),
+      .activations(fetch_activations),
       .addr(fetch_addr),
       .beyond(fetch_beyond)
   );
