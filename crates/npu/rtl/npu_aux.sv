@@ -13,7 +13,7 @@ module npu_aux
     // The last vector of the instruction is written.
     input logic complete,
     output logic busy,
-    // The step register.
+    // A step is requested.
     output logic step,
     output logic [TAPS-1:0] req_valid,
     output logic [TAPS-1:0][ADDR-1:0] req_addr,
@@ -110,16 +110,38 @@ module npu_aux
   assign last_group = group == cg;
   assign last_of_word = last_plane && last_block;
 
-  // Step register.
-  logic [TAPS-1:0] step_used, step_pad;
-  logic step_ones, step_first, step_top, step_btop, step_end, step_first_block, step_end_word;
-  // Turns that the step takes, minus one; and those that the lanes have still to begin of the step that finished last.
-  logic [TURN_BITS-1:0] turns, step_turns, turns_left;
-  logic step_finishes, room;
+  // The step registers: two, taken in turn. The one at `head` is requested once the lanes are ready for it; whether there is room for one more is
+  // known at the beginning of a cycle, so that the loops do not wait for what is served.
+  typedef struct packed {
+    logic [TAPS-1:0][ADDR-1:0] addr;
+    logic [TAPS-1:0] used;
+    logic [TAPS-1:0] pad;
+    logic ones;
+    logic first;
+    logic top;
+    logic btop;
+    logic ends;
+    logic first_block;
+    logic ends_word;
+    // Turns that the step takes, minus one.
+    logic [TURN_BITS-1:0] turns;
+  } step_t;
+  step_t steps[2];
+  step_t current;
+  logic [1:0][TAPS-1:0] requests;
+  logic [1:0] step_count;
+  logic head, tail;
+  assign current = steps[head];
+  assign tail = head ^ step_count[0];
+  assign req_valid = requests[head] & {TAPS{step}};
+  assign req_addr = current.addr;
+  // Turns that the lanes have still to begin of the step that finished last.
+  logic [TURN_BITS-1:0] turns, turns_left;
+  logic step_finishes, lanes_ready;
   assign turns = last_group ? TURN_BITS'(cl >> LG_LANES) : TURN_BITS'(TURNS - 1);
   assign step_finishes = step && all_served;
   // What the next step reads lands no sooner than in the lanes' last turn.
-  assign room = step ? step_finishes && step_turns == '0 : turns_left >> 1 == '0;
+  assign lanes_ready = step ? step_finishes && current.turns == '0 : turns_left >> 1 == '0;
 
   // Weights.
   logic weights_valid;
@@ -129,14 +151,14 @@ module npu_aux
   logic weights_last;
   // Far beyond the memory it stays there.
   assign weight_next = weight_addr + WEIGHT_BITS'(weight_granted && !weight_addr[WEIGHT_BITS-1]);
-  assign weight_wanted = busy && left && weighted && !step && turns_left == '0 && !weights_valid;
+  assign weight_wanted = busy && left && weighted && step_count == '0 && turns_left == '0 && !weights_valid;
   assign weights_last = weight_granted && weight_word == WORD_BITS'(TAP_WORDS - 1);
 
   // Words whose last step was put into the register and that post has not accepted.
   logic [1:0] in_flight;
 
   logic put;
-  assign put = busy && left && room && (!weighted || weights_valid || weights_last)
+  assign put = busy && left && !step_count[1] && (!weighted || weights_valid || weights_last)
       && !(last_of_word && in_flight == 2'd2);
 
   // The step: taps that lie in kernel and input.
@@ -181,35 +203,38 @@ module npu_aux
       busy <= 1'b0;
       left <= 1'b0;
       step <= 1'b0;
-      req_valid <= '0;
+      step_count <= '0;
+      head <= 1'b0;
+      requests <= '0;
       turns_left <= '0;
       in_flight <= '0;
     end else if (run) begin
-      req_valid <= req_valid & ~served;
+      requests[head] <= requests[head] & ~served;
+      head <= head ^ step_finishes;
+      step_count <= step_count + 2'(put) - 2'(step_finishes);
+      step <= (step && !step_finishes) || (lanes_ready && (put || (step ? step_count[1] : step_count != '0)));
       if (turns_left != '0) turns_left <= turns_left - TURN_BITS'(1);
-      if (step_finishes) begin
-        step <= 1'b0;
-        turns_left <= step_turns;
-      end
+      if (step_finishes) turns_left <= current.turns;
       if (weight_granted) begin
         weight_word <= weights_last ? '0 : weight_word + WORD_BITS'(1);
         weight_addr <= weight_next;
         if (weights_last) weights_valid <= 1'b1;
       end
       if (put) begin
-        step <= 1'b1;
-        req_valid <= in_input;
-        req_addr <= address;
-        step_used <= maximum ? in_input : valid;
-        step_pad <= pads;
-        step_ones <= pad[plane];
-        step_first <= plane == top;
-        step_top <= plane == abits;
-        step_end <= last_plane;
-        step_first_block <= by == '0 && bx == '0;
-        step_end_word <= last_of_word;
-        step_btop <= plane == bbits;
-        step_turns <= turns;
+        requests[tail] <= in_input;
+        steps[tail] <= '{
+            addr: address,
+            used: maximum ? in_input : valid,
+            pad: pads,
+            ones: pad[plane],
+            first: plane == top,
+            top: plane == abits,
+            btop: plane == bbits,
+            ends: last_plane,
+            first_block: by == '0 && bx == '0,
+            ends_word: last_of_word,
+            turns: turns
+        };
 
         // Onwards: planes, blocks, pixels, groups.
         plane <= last_plane ? top : plane - 3'd1;
@@ -350,12 +375,12 @@ module npu_aux
       end4 <= 1'b0;
     end else if (run) begin
       served1 <= served;
-      used1 <= step_used;
-      pad1 <= step_pad;
-      ones1 <= step_ones;
+      used1 <= current.used;
+      pad1 <= current.pad;
+      ones1 <= current.ones;
       finish1 <= step_finishes;
-      {first1, top1, btop1, end1} <= {step_first, step_top, step_btop, step_end};
-      {first_block1, end_word1, turns1} <= {step_first_block, step_end_word, step_turns};
+      {first1, top1, btop1, end1} <= {current.first, current.top, current.btop, current.ends};
+      {first_block1, end_word1, turns1} <= {current.first_block, current.ends_word, current.turns};
       for (int t = 0; t < TAPS; t++) begin
         if (served1[t]) taps[t] <= data[t];
         else if (finish1 && pad1[t]) taps[t] <= {64{ones1}};

@@ -10,7 +10,7 @@ module npu_load
     // The instruction that starts.
     input logic [511:0] instruction,
     output logic busy,
-    // The step register, and its requests for the activation memory.
+    // A step is in the registers; requests of the first for the activation memory.
     output logic step,
     output logic [ROWS-1:0] req_valid,
     output logic [ROWS-1:0][ADDR-1:0] req_addr,
@@ -123,32 +123,55 @@ module npu_load
   assign last_of_pixels = last_of_tile && tile == ct;
   assign last_of_instruction = last_of_pixels && pixels <= 19'(ROWS);
 
-  // The step register.
-  logic [ROWS-1:0] req_pad;
-  logic [ROWS-1:0][5:0] req_rotate;
-  // The lanes that the step fills: from one on, before another.
-  logic [5:0] step_lane;
-  logic [7:0] step_lane_end;
-  logic [3:0] step_entry;
-  logic step_clear, step_ones, step_last, step_finishes;
+  // The step registers: two, taken in turn. The one at `head` is requested; whether there is room for one more is known at the beginning of a
+  // cycle, so that the loops do not wait for what is served.
+  typedef struct packed {
+    logic [ROWS-1:0][ADDR-1:0] addr;
+    logic [ROWS-1:0] pad;
+    logic [ROWS-1:0][5:0] rotate;
+    // Where it goes; the lanes that it fills: from one on, before another.
+    logic [3:0] entry;
+    logic [5:0] lane;
+    logic [7:0] lane_end;
+    logic clears;
+    logic ones;
+    // The last step of its group, of the instruction; the group's slot and tag.
+    logic last;
+    logic ends;
+    logic [3:0] slot;
+    logic tag;
+  } step_t;
+  step_t steps[2];
+  step_t current;
+  logic [1:0][ROWS-1:0] requests;
+  logic [1:0] step_count;
+  logic head, tail;
+  assign current = steps[head];
+  assign tail = head ^ step_count[0];
+  assign step = step_count != '0;
+  assign req_valid = requests[head];
+  assign req_addr = current.addr;
+  logic step_finishes;
   assign step_finishes = step && all_served;
 
-  // The group that is being read.
-  logic group_active, steps_left, group_last;
+  // The newest group, of which weights are read: its slot and tag. Steps of the one before may still be in the registers. `steps_done`: its last
+  // step has finished before its weights have.
   logic [3:0] group_slot, next_slot;
   logic [2:0] weight_plane;
-  logic weights_left, weights_after, group_ends;
+  logic group_tag, steps_done, steps_done_ends;
+  logic weights_left, weights_after, group_ends, steps_end;
   assign weight_read = weights_left;
   assign weights_after = weights_left && weight_plane != wbits;
-  assign group_ends = group_active && !weights_after && (!steps_left || (step_finishes && step_last));
+  assign steps_end = step_finishes && current.last;
+  assign group_ends = (steps_end && !(weights_after && current.tag == group_tag)) || (steps_done && !weights_after);
 
-  // Whether the next step may be put into the step register in this cycle.
+  // Whether the next step may be put into a step register in this cycle.
   logic free, differs, put;
   logic [3:0] slot;
   assign differs = first_of_instruction && size != lg_slot;
   assign slot = differs ? '0 : next_slot;
   assign free = differs ? in_use == '0 : !in_use[next_slot];
-  assign put = busy && left && (!step || step_finishes)
+  assign put = busy && left && !step_count[1]
       && (!first_of_group || (!weights_after && !(first_of_pixels && !walk_ready) && free));
   assign take = put && first_of_group;
   assign restart = take && differs;
@@ -193,11 +216,11 @@ module npu_load
   always_ff @(posedge clk) begin
     if (clear) begin
       busy <= 1'b0;
-      step <= 1'b0;
-      req_valid <= '0;
+      step_count <= '0;
+      head <= 1'b0;
+      requests <= '0;
       left <= 1'b0;
-      group_active <= 1'b0;
-      steps_left <= 1'b0;
+      steps_done <= 1'b0;
       weights_left <= 1'b0;
       lg_slot <= 2'd3;
       next_slot <= '0;
@@ -236,48 +259,51 @@ module npu_load
         end
       end
 
-      // What was in the step register.
-      req_valid <= req_valid & ~served;
-      req_pad <= '0;
-      if (step_finishes) begin
-        step <= 1'b0;
-        if (step_last) steps_left <= 1'b0;
-      end
+      // The step that is requested.
+      requests[head] <= requests[head] & ~served;
+      head <= head ^ step_finishes;
+      step_count <= step_count + 2'(put) - 2'(step_finishes);
       // Weights.
       if (weights_left) begin
         weight_plane <= weight_plane + 3'd1;
         weights_left <= weights_after;
         if (!weight_addr[WEIGHT_BITS-1]) weight_addr <= weight_addr + WEIGHT_BITS'(1);
       end
+      if (steps_end && !group_ends) begin
+        steps_done <= 1'b1;
+        steps_done_ends <= current.ends;
+      end
       if (group_ends) begin
-        group_active <= 1'b0;
-        if (group_last) busy <= 1'b0;
+        steps_done <= 1'b0;
+        if (steps_done ? steps_done_ends : current.ends) busy <= 1'b0;
       end
 
       // The next step.
       if (put) begin
-        step <= 1'b1;
-        step_entry <= 4'(end_slot << (differs ? size : lg_slot)) | {1'b0, plane};
-        step_lane <= tap_lane;
-        step_lane_end <= 8'(tap_lane) + 8'(channels);
-        step_clear <= s == '0;
-        step_ones <= pad[plane];
-        step_last <= last_of_group;
-        req_valid <= valid & in_input;
-        req_pad <= valid & ~in_input;
-        req_addr <= address;
-        req_rotate <= rotate;
+        requests[tail] <= valid & in_input;
+        steps[tail] <= '{
+            addr: address,
+            pad: valid & ~in_input,
+            rotate: rotate,
+            entry: 4'(end_slot << (differs ? size : lg_slot)) | {1'b0, plane},
+            lane: tap_lane,
+            lane_end: 8'(tap_lane) + 8'(channels),
+            clears: s == '0,
+            ones: pad[plane],
+            last: last_of_group,
+            ends: last_of_instruction,
+            slot: end_slot,
+            tag: first_of_group ^ group_tag
+        };
         if (first_of_group) begin
-          group_active <= 1'b1;
-          steps_left <= 1'b1;
           group_slot <= slot;
+          group_tag <= !group_tag;
           weights_left <= 1'b1;
           weight_plane <= '0;
           if (differs) lg_slot <= size;
           next_slot <= slot == (4'hf >> size) ? '0 : slot + 4'd1;
           if (first_of_pixels) weight_addr <= {1'b0, q[CONV_WBASE_LSB+:24]};
         end
-        group_last <= last_of_instruction;
 
         // Onwards.
         first_of_instruction <= 1'b0;
@@ -360,13 +386,13 @@ module npu_load
       ends <= '0;
       weight1 <= 1'b0;
     end else if (run) begin
-      land1 <= served | req_pad;
-      pad1 <= req_pad;
-      rotate1 <= req_rotate;
-      entry1 <= step_entry;
-      for (int l = 0; l < 64; l++) mask1[l] <= 8'(step_lane) <= 8'(l) && 8'(l) < step_lane_end;
-      clear1 <= step_clear;
-      ones1 <= step_ones;
+      land1 <= served | (step_finishes ? current.pad : '0);
+      pad1 <= current.pad;
+      rotate1 <= current.rotate;
+      entry1 <= current.entry;
+      for (int l = 0; l < 64; l++) mask1[l] <= 8'(current.lane) <= 8'(l) && 8'(l) < current.lane_end;
+      clear1 <= current.clears;
+      ones1 <= current.ones;
       land2 <= land1;
       rotate2 <= rotate1;
       for (int r = 0; r < ROWS; r++) word2[r] <= pad1[r] ? {64{ones1}} : data[r];
@@ -374,7 +400,7 @@ module npu_load
       mask2 <= mask1;
       clear2 <= clear1;
       ends <= {ends[1], group_ends};
-      ends_slot1 <= group_slot;
+      ends_slot1 <= steps_done ? group_slot : current.slot;
       ends_slot2 <= ends_slot1;
       weight1 <= weights_left;
       weight1_zero <= weight_addr >= WEIGHT_BITS'(WEIGHT_WORDS);

@@ -8,6 +8,9 @@ use super::{
 };
 use crate::config::{Config, TAPS};
 
+/// Registers for steps.
+const STEPS: usize = 2;
+
 /// The sums of 64 lanes for one pixel.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -38,6 +41,10 @@ struct Step {
     addresses: [u32; TAPS],
     pending: u32,
     plane: usize,
+    /// Taps that lie in the input, those that do not, and what the latter are.
+    inside: u32,
+    outside: u32,
+    pad: u64,
     place: Place,
     last_of_block: bool,
     last_of_word: bool,
@@ -55,7 +62,9 @@ pub(super) struct AuxUnit {
     place: Place,
     /// Input position of the pixel at `place`: column, row, and counts of repetition.
     at: Position,
-    step: Option<Step>,
+    /// What is in the step registers; whether the first is requested.
+    steps: VecDeque<Step>,
+    requested: bool,
     /// Taps of the block that count, and those that are outside of the input.
     inside: u32,
     outside: u32,
@@ -67,7 +76,7 @@ pub(super) struct AuxUnit {
     weights: Box<[[i8; 64]; TAPS]>,
     sums: Box<[i32; 64]>,
     outputs: VecDeque<Output>,
-    /// Words whose last step was put into the register and that post has not accepted.
+    /// Words whose last step was put into a register and that post has not accepted.
     in_flight: usize,
 }
 
@@ -92,7 +101,8 @@ impl AuxUnit {
             current: None,
             place: Place::default(),
             at: Position::default(),
-            step: None,
+            steps: VecDeque::with_capacity(STEPS),
+            requested: false,
             inside: 0,
             outside: 0,
             taps: [[0; 8]; TAPS],
@@ -114,13 +124,13 @@ impl AuxUnit {
     }
 
     pub(super) fn has_step(&self) -> bool {
-        self.step.is_some()
+        self.requested
     }
 
     /// Whether a weight word is to be read in this cycle, if the port is free.
     pub(super) fn wants_weights(&self) -> bool {
         let waits = |aux: Auxiliary| self.place.group < aux.channel_groups && !self.has_weights(&aux);
-        self.step.is_none() && self.turns_left == 0 && self.current.is_some_and(waits)
+        self.steps.is_empty() && self.turns_left == 0 && self.current.is_some_and(waits)
     }
 
     /// Whether the weights of the next step, if it needs any, are in the registers.
@@ -142,37 +152,38 @@ impl AuxUnit {
     /// One cycle. `in_flight` is that seen in this cycle, before post's acceptance.
     pub(super) fn cycle(&mut self, now: u64, owns_weights: bool, in_flight: usize, memory: &mut Memory) {
         let wants_weights = self.wants_weights();
+        let room = self.steps.len() < STEPS;
         // What the next step reads lands no sooner than in the lanes' last turn.
-        let mut may_fill = self.step.is_none() && self.turns_left <= 1;
+        let mut lanes_ready = !self.requested && self.turns_left <= 1;
         self.turns_left = self.turns_left.saturating_sub(1);
         let Some(aux) = self.current else { return };
-        let mut finished = None;
-        if let Some(step) = &mut self.step {
+        if self.requested
+            && let Some(step) = self.steps.front_mut()
+        {
             let (taps, plane) = (&mut self.taps, step.plane);
             step.pending = memory.serve(&step.addresses, step.pending, |t, word| taps[t][plane] = word);
-            if step.pending == 0 {
-                finished = self.step.take();
+            if step.pending == 0
+                && let Some(step) = self.steps.pop_front()
+            {
+                self.requested = false;
+                self.take(&step);
+                if step.last_of_block {
+                    self.sum(&aux, &step);
+                }
+                if step.last_of_word {
+                    self.output(now, &aux, &step);
+                }
+                self.turns_left = aux.channels(step.place.group).div_ceil(self.lanes) - 1;
+                lanes_ready = self.turns_left == 0;
             }
-        } else if wants_weights {
-            if !owns_weights {
-                return;
-            }
+        }
+        if wants_weights && owns_weights {
             self.read_weights(&aux, memory);
-            may_fill = self.words_read == 0;
         }
-        if let Some(step) = finished {
-            if step.last_of_block {
-                self.sum(&aux, &step);
-            }
-            if step.last_of_word {
-                self.output(now, &aux, &step);
-            }
-            self.turns_left = aux.channels(step.place.group).div_ceil(self.lanes) - 1;
-            may_fill = self.turns_left == 0;
-        }
-        if may_fill && self.place.group < aux.channel_groups && self.has_weights(&aux) {
+        if room && self.place.group < aux.channel_groups && self.has_weights(&aux) {
             self.fill(&aux, in_flight);
         }
+        self.requested |= lanes_ready && !self.steps.is_empty();
     }
 
     fn read_weights(&mut self, aux: &Auxiliary, memory: &Memory) {
@@ -205,10 +216,10 @@ impl AuxUnit {
             return;
         }
         let plane = planes - 1 - place.plane;
-        let mut step = Step { addresses: [0; TAPS], pending: 0, plane, place, last_of_block, last_of_word };
-        if place.plane == 0 {
-            (self.inside, self.outside) = (0, 0);
-        }
+        let (addresses, pending, inside, outside) = ([0; TAPS], 0, 0, 0);
+        let pad = if aux.window.pad >> plane & 1 != 0 { u64::MAX } else { 0 };
+        let mut step =
+            Step { addresses, pending, plane, inside, outside, pad, place, last_of_block, last_of_word };
         let address = |o: &super::decode::Operand, pixel: i32| {
             o.base
                 .wrapping_add((plane as u32).wrapping_mul(o.plane))
@@ -236,14 +247,13 @@ impl AuxUnit {
                     let pixel = self.at.row.wrapping_add(self.at.x + ky * w.kstep + kx);
                     step.addresses[t] = address(&aux.input, pixel);
                     step.pending |= 1 << t;
-                    self.inside |= 1 << t;
+                    step.inside |= 1 << t;
                 } else {
-                    self.outside |= 1 << t;
-                    self.taps[t][plane] = if w.pad >> plane & 1 != 0 { u64::MAX } else { 0 };
+                    step.outside |= 1 << t;
                 }
             }
         }
-        self.step = Some(step);
+        self.steps.push_back(step);
         if last_of_word {
             self.in_flight += 1;
         }
@@ -274,6 +284,18 @@ impl AuxUnit {
                 row[0][plane] = b << lanes | a >> (64 - lanes);
                 row[2][plane] = b >> lanes | c << (64 - lanes);
             }
+        }
+    }
+
+    /// A step has finished: what it says of its taps.
+    fn take(&mut self, step: &Step) {
+        if step.place.plane == 0 {
+            (self.inside, self.outside) = (0, 0);
+        }
+        self.inside |= step.inside;
+        self.outside |= step.outside;
+        for t in (0..TAPS).filter(|t| step.outside & 1 << t != 0) {
+            self.taps[t][step.plane] = step.pad;
         }
     }
 

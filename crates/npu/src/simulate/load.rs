@@ -1,7 +1,12 @@
 //! The load unit: walks the tiles of a `conv`, reads operands into the slots of the buffers. Section 6.5 of the specification.
 
+use std::collections::VecDeque;
+
 use super::{decode::Conv, memory::Memory};
 use crate::config::{Config, LOAD_LATENCY};
+
+/// Registers for steps.
+const STEPS: usize = 2;
 
 /// One slot of the operand buffers: the planes of a reduction group for all rows and columns.
 #[derive(Debug, Clone)]
@@ -53,7 +58,10 @@ struct Place {
 struct Step {
     addresses: [u32; 16],
     pending: u32,
+    /// The slot, where in it, and by how many lanes the words of the rows are off.
+    slot: usize,
     to: Landing,
+    rotate: [u32; 16],
     last_of_group: bool,
 }
 
@@ -65,8 +73,6 @@ struct Landing {
     /// Tap slot of the group of lanes.
     slot: usize,
     plane: usize,
-    /// From a row's tap (0, 0) to this tap, in pixels.
-    offset: i32,
 }
 
 #[derive(Debug)]
@@ -85,9 +91,10 @@ pub(super) struct Load {
     ready_at: u64,
     /// The first row of the next tile, as a walker would leave it.
     walker: (Row, i32, Row),
-    step: Option<Step>,
-    /// The slot and group that is being read: whether steps are left, and weight planes left.
-    group: Option<Group>,
+    /// What is in the step registers: the first is requested.
+    steps: VecDeque<Step>,
+    /// The groups that are being read, of which only the last has weight planes left.
+    groups: VecDeque<Group>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -113,8 +120,8 @@ impl Load {
             tile_count: 0,
             ready_at: 0,
             walker: Default::default(),
-            step: None,
-            group: None,
+            steps: VecDeque::with_capacity(STEPS),
+            groups: VecDeque::with_capacity(STEPS),
         }
     }
 
@@ -133,11 +140,11 @@ impl Load {
     }
 
     pub(super) fn has_step(&self) -> bool {
-        self.step.is_some()
+        !self.steps.is_empty()
     }
 
     pub(super) fn reads_weights(&self) -> bool {
-        self.group.is_some_and(|g| g.planes_left > 0)
+        self.groups.back().is_some_and(|g| g.planes_left > 0)
     }
 
     /// One cycle. `restart` is set when slots are used from 0 again.
@@ -151,23 +158,24 @@ impl Load {
     ) {
         let Some(which) = self.current else { return };
         let conv = &convs[which];
-        // The step in the register.
-        let mut empty = self.step.is_none();
-        if let Some(step) = &mut self.step {
-            let slot = &mut self.slots[self.group.map_or(0, |g| g.slot)];
+        // The step that is requested.
+        let room = self.steps.len() < STEPS;
+        if let Some(step) = self.steps.front_mut() {
+            let slot = &mut self.slots[step.slot];
             step.pending = memory.serve(&step.addresses, step.pending, |r, word| {
-                land(slot, conv, &step.to, r, pixel_lanes(conv, &step.to, &self.tile_rows[r], word));
+                land(slot, conv, &step.to, r, word.rotate_right(step.rotate[r]));
             });
-            empty = step.pending == 0;
-            if empty
-                && step.last_of_group
-                && let Some(g) = &mut self.group
-            {
-                g.steps_left = false;
+            if step.pending == 0 {
+                if step.last_of_group
+                    && let Some(g) = self.groups.front_mut()
+                {
+                    g.steps_left = false;
+                }
+                self.steps.pop_front();
             }
         }
         // One plane of weights.
-        if let Some(g) = &mut self.group
+        if let Some(g) = self.groups.back_mut()
             && g.planes_left > 0
         {
             let plane = conv.weight_bits - g.planes_left;
@@ -177,27 +185,23 @@ impl Load {
             }
             g.planes_left -= 1;
         }
-        let mut ended = false;
-        if let Some(g) = self.group
+        if let Some(&g) = self.groups.front()
             && !g.steps_left
             && g.planes_left == 0
         {
             self.slots[g.slot].full_at = now + LOAD_LATENCY as u64;
-            self.group = None;
-            ended = g.last_of_instruction;
-        }
-        if empty {
-            self.step = None;
-            if !ended {
-                self.fill(now, conv, which, restart);
+            self.groups.pop_front();
+            if g.last_of_instruction {
+                self.current = None;
+                return;
             }
         }
-        if ended {
-            self.current = None;
+        if room {
+            self.fill(now, conv, which, restart);
         }
     }
 
-    /// Puts the next step into the register, if nothing forbids it.
+    /// Puts the next step into a register, if nothing forbids it.
     fn fill(&mut self, now: u64, conv: &Conv, which: usize, restart: &mut bool) {
         let place = self.place;
         if place.pixel >= conv.pixels {
@@ -212,7 +216,7 @@ impl Load {
         };
         let groups = conv.groups();
         if place.tap == 0 && place.plane == 0 {
-            if self.group.is_some() {
+            if self.reads_weights() {
                 return;
             }
             let first_of_pixels = place.tile == 0 && place.group == 0;
@@ -246,7 +250,7 @@ impl Load {
                 tile: place.tile,
             };
             let last_tile = place.tile + 1 == conv.tiles && place.pixel + self.rows >= conv.pixels;
-            self.group = Some(Group {
+            self.groups.push_back(Group {
                 slot: self.next_slot,
                 steps_left: true,
                 planes_left: conv.weight_bits,
@@ -265,9 +269,11 @@ impl Load {
             .base
             .wrapping_add((place.plane as u32).wrapping_mul(conv.input.plane))
             .wrapping_add((channel_group as u32).wrapping_mul(conv.input.group));
-        let to = Landing { channel_group, slot: place.tap, plane: place.plane, offset };
-        let mut step = Step { addresses: [0; 16], pending: 0, to, last_of_group: false };
-        let slot = &mut self.slots[self.group.map_or(0, |g| g.slot)];
+        let to = Landing { channel_group, slot: place.tap, plane: place.plane };
+        let number = self.groups.back().map_or(0, |g| g.slot);
+        let mut step =
+            Step { addresses: [0; 16], pending: 0, slot: number, to, rotate: [0; 16], last_of_group: false };
+        let slot = &mut self.slots[number];
         for r in 0..self.tile_count {
             let row = self.tile_rows[r];
             let (y, x) = (row.y + ky * conv.dy, row.x + kx * conv.dx);
@@ -275,6 +281,7 @@ impl Load {
                 // Places count modulo 2^24, as addresses do.
                 let at = row.at.wrapping_add(offset) as u32 & 0x00ff_ffff;
                 step.addresses[r] = plane_base.wrapping_add(at >> conv.lg_pixels) & 0x00ff_ffff;
+                step.rotate[r] = (at & ((1 << conv.lg_pixels) - 1)) * (64 >> conv.lg_pixels);
                 step.pending |= 1 << r;
             } else {
                 let ones = if conv.window.pad >> place.plane & 1 != 0 { u64::MAX } else { 0 };
@@ -301,7 +308,7 @@ impl Load {
                 }
             }
         }
-        self.step = Some(step);
+        self.steps.push_back(step);
     }
 
     /// The walker's rows become those of the tile that is loaded; it walks on.
@@ -325,12 +332,6 @@ impl Load {
         self.walker = (row, ox, start);
         self.ready_at = now + 1 + (left - self.tile_count).min(self.rows) as u64;
     }
-}
-
-/// The channels of a row's pixel, moved to lane 0 of the word.
-fn pixel_lanes(conv: &Conv, to: &Landing, row: &Row, word: u64) -> u64 {
-    let position = (row.at.wrapping_add(to.offset) & ((1 << conv.lg_pixels) - 1)) as u32;
-    word.rotate_right(position * (64 >> conv.lg_pixels))
 }
 
 /// Puts channels into the lanes of their tap.
