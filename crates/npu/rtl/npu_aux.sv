@@ -101,10 +101,10 @@ module npu_aux
   logic [ADDR-1:0] three_rows;
   assign three_rows = ADDR'(kstep) + (ADDR'(kstep) << 1);
 
-  logic last_plane, last_bx, last_block, last_pixel, last_group, last_of_word, many_blocks;
+  logic last_plane, last_bx, last_by, last_block, last_pixel, last_group, last_of_word, many_blocks;
   assign last_plane = plane == '0;
-  assign last_bx = 7'(bx) + 7'd3 > 7'(kw);
-  assign last_block = last_bx && 7'(by) + 7'd3 > 7'(kh);
+  // Of blocks, `last_bx` and `last_by` are kept beside their coordinates.
+  assign last_block = last_bx && last_by;
   assign many_blocks = kh > 6'd2 || kw > 6'd2;
   assign last_pixel = pixel == n;
   assign last_group = group == cg;
@@ -242,15 +242,18 @@ module npu_aux
         plane_b <= last_plane ? top_b : plane_b - bstride;
         if (last_plane) begin
           bx <= last_bx ? '0 : bx + 6'd3;
+          last_bx <= last_bx ? kw < 6'd3 : 7'(bx) + 7'd6 > 7'(kw);
           block_at <= last_bx ? block_row + three_rows : block_at + ADDR'(3);
           if (last_bx) begin
             by <= by + 6'd3;
+            last_by <= 7'(by) + 7'd6 > 7'(kh);
             block_row <= block_row + three_rows;
           end
           if (many_blocks) weights_valid <= 1'b0;
         end
         if (last_of_word) begin
           by <= '0;
+          last_by <= kh < 6'd3;
           block_row <= '0;
           block_at <= '0;
           if (many_blocks) weight_addr <= weight_group;
@@ -293,6 +296,8 @@ module npu_aux
       if (start) begin
         q <= instruction;
         add <= instruction[3:0] == OP_ADD;
+        last_bx <= instruction[3:0] == OP_ADD || instruction[AUX_KW_LSB+:6] < 6'd3;
+        last_by <= instruction[3:0] == OP_ADD || instruction[AUX_KH_LSB+:6] < 6'd3;
         kh <= instruction[3:0] == OP_ADD ? '0 : instruction[AUX_KH_LSB+:6];
         kw <= instruction[3:0] == OP_ADD ? '0 : instruction[AUX_KW_LSB+:6];
         weighted <= instruction[3:0] != OP_ADD && instruction[AUX_MODE_LSB+:2] == 2'd0;

@@ -99,22 +99,21 @@ module npu_sequencer
         if (program_data[AUX_KH_LSB-192+:6] != 6'd2 || program_data[AUX_KW_LSB-192+:6] != 6'd2) values_legal = 1'b0;
       end
       3'd4: if (opcode == OP_CONV && 5'(program_data[CONV_COL_LSB-256+:4]) >= 5'(COLS)) values_legal = 1'b0;
-      3'd5: if (places && (program_data[CONV_P0_LSB-320+:6] >> head[CONV_LGPO_LSB+:3]) != '0) values_legal = 1'b0;
       default: ;
     endcase
     word_legal = values_legal && (program_data & unused) == '0;
     legal_now = word_legal && (arriving == 3'd1 ? head_legal : legal_so_far);
   end
 
-  // Starting: all counts are reached.
-  logic [3:0] reached;
+  // Starting: all counts are reached, which is worked out in the cycle before. What an instruction waits for is there long before the rest of it.
+  logic [3:0] reached, reached_then;
   logic [3:0][15:0] ahead;
   always_comb begin
     for (int q = 0; q < 4; q++) begin
-      reached[q] = 1'b1;
+      reached_then[q] = 1'b1;
       for (int k = 0; k < 4; k++) begin
-        ahead[k] = completed[k] - next[q][1][16*k+:16];
-        if (ahead[k][15]) reached[q] = 1'b0;
+        ahead[k] = completed[k] - next[q][1][16*k+:16] + 16'(done[k]);
+        if (ahead[k][15]) reached_then[q] = 1'b0;
       end
     end
   end
@@ -146,6 +145,7 @@ module npu_sequencer
       in_flight <= '0;
       active <= 1'b0;
     end else if (run) begin
+      reached <= reached_then;
       for (int q = 0; q < 4; q++) begin
         completed[q] <= completed[q] + 16'(done[q]);
         if (consume[q]) begin
@@ -167,7 +167,11 @@ module npu_sequencer
           head <= program_data;
           opcode <= program_data[3:0];
           unused <= program_data[3:0] == OP_END ? ~END_USED[127:64] : ~CONV_USED[127:64];
-        end else unused <= zeros(opcode, arriving + 3'd1);
+        end else begin
+          unused <= zeros(opcode, arriving + 3'd1);
+          // A place in a word is one of 2^lgpo.
+          if (arriving == 3'd4 && places) unused[CONV_P0_LSB-320+:6] <= 6'h3f << head[CONV_LGPO_LSB+:3];
+        end
         legal_so_far <= legal_now;
         if (taken) begin
           active <= 1'b0;
