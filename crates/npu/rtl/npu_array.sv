@@ -5,7 +5,6 @@ module npu_array
 (
     input logic clk,
     input logic clear,
-    input logic run,
     // Slots of the operand buffers. The load unit takes them, fills them, says what is in them.
     input logic [1:0] lg_slot,
     input logic restart,
@@ -36,12 +35,22 @@ module npu_array
     // In the next cycle; whether post accepts its last vector, known at the beginning of a cycle: all elements hang on it.
     output logic pending_then,
     input logic accepted_last,
+    input logic accepted_last_then,
     // The main accumulators of one row.
     input logic [ROW_BITS-1:0] main_row,
     output logic [COLS:0][31:0] main,
     output logic issued,
     output logic held
 );
+  logic reset;
+  npu_copies #(
+      .COUNT(1)
+  ) own_reset (
+      .clk(clk),
+      .reset(1'b0),
+      .next(clear),
+      .copies(reset)
+  );
   // What is in the slots.
   logic [15:0] is_full;
   logic [15:0][2:0] abits, wbits;
@@ -62,8 +71,22 @@ module npu_array
   logic v4, group_first4, group_last4;
   logic [3:1] set, double, subtract;
 
-  assign held = v4 && group_first4 && pending && !accepted_last;
-  assign en = !held;
+  // Whether the array is enabled is worked out in the cycle before, once for every row and once for the control.
+  logic v4_then, group_first4_then;
+  logic [ROWS:0] enabled;
+  assign v4_then = en ? v[3] && end_group[3] : v4;
+  assign group_first4_then = en ? group_first[3] : group_first4;
+  npu_copies #(
+      .COUNT(ROWS + 1),
+      .AT_RESET(1'b1)
+  ) enable (
+      .clk(clk),
+      .reset(reset),
+      .next(!(v4_then && group_first4_then && pending_then && !accepted_last_then)),
+      .copies(enabled)
+  );
+  assign en = enabled[ROWS];
+  assign held = !en;
   assign pending_then = (en && v4 && group_last4) || (pending && !accepted_last);
   assign i = fresh ? top_i : i_reg;
   assign j = fresh ? top_j : j_reg;
@@ -91,7 +114,7 @@ module npu_array
   end
 
   always_ff @(posedge clk) begin
-    if (clear) begin
+    if (reset) begin
       in_use <= '0;
       is_full <= '0;
       slot <= '0;
@@ -100,7 +123,7 @@ module npu_array
       v <= '0;
       v4 <= 1'b0;
       pending <= 1'b0;
-    end else if (run) begin
+    end else begin
       if (take) begin
         in_use[take_slot] <= 1'b1;
         abits[take_slot] <= take_abits;
@@ -127,16 +150,16 @@ module npu_array
       end
       if (en) begin
         v <= {v[2:1], issue};
-        v4 <= v[3] && end_group[3];
         end_group <= {end_group[2:1], last_pair};
         group_first <= {group_first[2:1], first[slot]};
         group_last <= {group_last[2:1], last[slot]};
-        group_first4 <= group_first[3];
         group_last4 <= group_last[3];
         set <= {set[2:1], fresh};
         double <= {double[2:1], new_diagonal};
         subtract <= {subtract[2:1], (asigned[slot] && i == top_i) ^ (wsigned[slot] && j == top_j)};
       end
+      v4 <= v4_then;
+      group_first4 <= group_first4_then;
       pending <= pending_then;
     end
   end
@@ -168,8 +191,8 @@ module npu_array
     for (genvar c = 0; c <= COLS; c++) begin : column
       npu_element element (
           .clk(clk),
-          .clear(clear),
-          .en(en),
+          .clear(reset),
+          .en(enabled[r]),
           .x(x[r]),
           .w(c == COLS ? '1 : w[c == COLS ? 0 : c]),
           .count_subtract(subtract[2]),

@@ -6,7 +6,6 @@ module npu_aux
 (
     input logic clk,
     input logic clear,
-    input logic run,
     input logic start,
     // The instruction that starts.
     input logic [511:0] instruction,
@@ -35,6 +34,15 @@ module npu_aux
     output logic [COLS-1:0][31:0] sums,
     input logic accepted_last
 );
+  logic reset;
+  npu_copies #(
+      .COUNT(1)
+  ) own_reset (
+      .clk(clk),
+      .reset(1'b0),
+      .next(clear),
+      .copies(reset)
+  );
   localparam int WORD_BITS = $clog2(TAP_WORDS + 1);
   // Log2 of lanes, and of turns.
   localparam int LG_LANES = $clog2(AUX_LANES);
@@ -199,7 +207,7 @@ module npu_aux
   assign start_line = ADDR'($signed(instruction[AUX_LROW_LSB+:22])) - ADDR'($signed(instruction[AUX_X0_LSB+:13]));
 
   always_ff @(posedge clk) begin
-    if (clear) begin
+    if (reset) begin
       busy <= 1'b0;
       left <= 1'b0;
       step <= 1'b0;
@@ -208,7 +216,7 @@ module npu_aux
       requests <= '0;
       turns_left <= '0;
       in_flight <= '0;
-    end else if (run) begin
+    end else begin
       requests[head] <= requests[head] & ~served;
       head <= head ^ step_finishes;
       step_count <= step_count + 2'(put) - 2'(step_finishes);
@@ -329,8 +337,8 @@ module npu_aux
   logic arrives, arrives_zero;
   logic [WORD_BITS-1:0] arrives_word;
   always_ff @(posedge clk) begin
-    if (clear) arrives <= 1'b0;
-    else if (run) begin
+    if (reset) arrives <= 1'b0;
+    else begin
       arrives <= weight_granted;
       arrives_word <= weight_word;
       arrives_zero <= weight_addr >= WEIGHT_BITS'(WEIGHT_WORDS);
@@ -372,13 +380,13 @@ module npu_aux
   logic [TURN_BITS-1:0] number4;
 
   always_ff @(posedge clk) begin
-    if (clear) begin
+    if (reset) begin
       served1 <= '0;
       finish1 <= 1'b0;
       turn_t <= 1'b0;
       turn3 <= 1'b0;
       end4 <= 1'b0;
-    end else if (run) begin
+    end else begin
       served1 <= served;
       used1 <= current.used;
       pad1 <= current.pad;
@@ -458,8 +466,8 @@ module npu_aux
     assign {used2, bits2, weights2} = {used_t, chosen, chosen_weights};
   end else begin : in_turns
     always_ff @(posedge clk) begin
-      if (clear) turn2 <= 1'b0;
-      else if (run) begin
+      if (reset) turn2 <= 1'b0;
+      else begin
         turn2 <= turn_t;
         {first2, top2, btop2, end2, first_block2, end_word2, last2, number2}
             <= {first_t, top_t, btop_t, end_t, first_block_t, end_word_t, number_t == turns_t, number_t};
@@ -486,11 +494,11 @@ module npu_aux
     if (fill) filled_then[write_to] = 1'b1;
   end
   always_ff @(posedge clk) begin
-    if (clear) begin
+    if (reset) begin
       filled <= '0;
       write_to <= 1'b0;
       read_from <= 1'b0;
-    end else if (run) begin
+    end else begin
       filled <= filled_then;
       read_from <= read_then;
       if (fill && last4) write_to <= !write_to;

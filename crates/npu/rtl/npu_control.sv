@@ -11,7 +11,7 @@ module npu_control
     input logic [63:0] ctl_wdata,
     output logic [63:0] ctl_rdata,
     output logic irq,
-    // All state but memories is cleared in the cycle after a reset or a start; from the one after a start the chip works, until the state is not RUN.
+    // State but memories is cleared in the cycles after a reset or a start; then, after a start, the chip works until the state is not RUN.
     output logic run,
     output logic clear,
     output logic [3:0][15:0] entries,
@@ -37,7 +37,11 @@ module npu_control
   // What happened is known late in a cycle: it is held for one before it is counted, and added where counters are read.
   logic [7:0] counting;
   logic [7:0][COUNTER-1:0] counters;
+  // Cycles without progress before the last, and whether there was some in that.
   logic [WATCH-1:0] idle;
+  logic moved;
+  // Units clear their state in the cycle after `clear`.
+  logic clearing;
   logic command, soft_reset, start;
 
   assign command = ctl_write && ctl_addr == 20'd0;
@@ -48,6 +52,7 @@ module npu_control
 
   always_ff @(posedge clk) begin
     clear <= !rst_n || soft_reset || start;
+    clearing <= clear;
     if (!rst_n || soft_reset) begin
       state <= IDLE;
       run <= 1'b0;
@@ -56,7 +61,7 @@ module npu_control
       pc <= '0;
     end else if (start) begin
       state <= RUN;
-    end else if (state == RUN && clear) begin
+    end else if (state == RUN && clearing && !clear) begin
       run <= 1'b1;
     end else if (run) begin
       if (illegal) begin
@@ -68,7 +73,7 @@ module npu_control
       end else if (all_ended) begin
         state <= DONE;
         run <= 1'b0;
-      end else if (!progress && idle == WATCH'(WATCHDOG - 1)) begin
+      end else if (!moved && idle == WATCH'(WATCHDOG - 1)) begin
         state <= ERROR;
         run <= 1'b0;
         error <= 4'd2;
@@ -76,12 +81,14 @@ module npu_control
     end
     if (clear) begin
       idle <= '0;
+      moved <= 1'b1;
       cycles <= '0;
       counting <= '0;
       counters <= '0;
     end else begin
       if (run) begin
-        idle <= progress ? '0 : idle + WATCH'(1);
+        moved <= progress;
+        idle <= moved ? '0 : idle + WATCH'(1);
         cycles <= cycles + COUNTER'(1);
       end
       counting <= run ? count : '0;

@@ -4,7 +4,6 @@ module npu_cursor
   import npu_types::*;
 (
     input logic clk,
-    input logic run,
     input logic start,
     // The instruction that starts: `fetch` or `drain`, which have these fields in the same places.
     input logic [255:0] instruction,
@@ -22,25 +21,23 @@ module npu_cursor
   assign last = last_word && runs == '0;
 
   always_ff @(posedge clk) begin
-    if (run) begin
-      if (advance) begin
-        word <= last_word ? '0 : word + ADDR'(1);
-        addr <= next;
-        beyond <= next >> (BANK_BITS + BANK_ADDR) != '0;
-        if (last_word) begin
-          line <= line + step;
-          runs <= runs - 8'd1;
-        end
+    if (advance) begin
+      word <= last_word ? '0 : word + ADDR'(1);
+      addr <= next;
+      beyond <= next >> (BANK_BITS + BANK_ADDR) != '0;
+      if (last_word) begin
+        line <= line + step;
+        runs <= runs - 8'd1;
       end
-      if (start) begin
-        addr <= instruction[FETCH_BASE_LSB+:24];
-        beyond <= instruction[FETCH_BASE_LSB+:24] >> (BANK_BITS + BANK_ADDR) != '0;
-        line <= instruction[FETCH_BASE_LSB+:24];
-        n0 <= instruction[FETCH_N0_LSB+:24];
-        runs <= instruction[FETCH_N1_LSB+:8];
-        step <= instruction[FETCH_STEP_LSB+:24];
-        word <= '0;
-      end
+    end
+    if (start) begin
+      addr <= instruction[FETCH_BASE_LSB+:24];
+      beyond <= instruction[FETCH_BASE_LSB+:24] >> (BANK_BITS + BANK_ADDR) != '0;
+      line <= instruction[FETCH_BASE_LSB+:24];
+      n0 <= instruction[FETCH_N0_LSB+:24];
+      runs <= instruction[FETCH_N1_LSB+:8];
+      step <= instruction[FETCH_STEP_LSB+:24];
+      word <= '0;
     end
   end
 endmodule

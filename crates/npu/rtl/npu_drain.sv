@@ -19,6 +19,15 @@ module npu_drain
     input logic out_ready,
     output logic [63:0] out_data
 );
+  logic reset;
+  npu_copies #(
+      .COUNT(1)
+  ) own_reset (
+      .clk(clk),
+      .reset(1'b0),
+      .next(clear),
+      .copies(reset)
+  );
   localparam int PLACE = $clog2(DRAIN_WORDS);
   localparam int COUNT = $clog2(DRAIN_WORDS + 1);
   logic reading, last;
@@ -36,7 +45,6 @@ module npu_drain
 
   npu_cursor cursor (
       .clk(clk),
-      .run(run),
       .start(start),
       .instruction(instruction),
       .advance(served),
@@ -46,7 +54,7 @@ module npu_drain
   );
 
   always_ff @(posedge clk) begin
-    if (clear) begin
+    if (reset) begin
       busy <= 1'b0;
       reading <= 1'b0;
       put <= '0;
@@ -54,7 +62,7 @@ module npu_drain
       held <= '0;
       owed <= '0;
       arrives <= 1'b0;
-    end else if (run) begin
+    end else begin
       arrives <= served;
       arrives_last <= last;
       if (served && last) reading <= 1'b0;

@@ -21,6 +21,15 @@ module npu_fetch
     output logic [ADDR-1:0] addr,
     output logic beyond
 );
+  logic reset;
+  npu_copies #(
+      .COUNT(1)
+  ) own_reset (
+      .clk(clk),
+      .reset(1'b0),
+      .next(clear),
+      .copies(reset)
+  );
   logic last, write;
   // One of the memories, while there is an instruction.
   logic [3:0] into, ready;
@@ -34,7 +43,6 @@ module npu_fetch
 
   npu_cursor cursor (
       .clk(clk),
-      .run(run),
       .start(start),
       .instruction(instruction),
       .advance(write),
@@ -44,8 +52,8 @@ module npu_fetch
   );
 
   always_ff @(posedge clk) begin
-    if (clear) into <= '0;
-    else if (run) begin
+    if (reset) into <= '0;
+    else begin
       if (done) into <= '0;
       if (start) into <= 4'd1 << instruction[FETCH_SPACE_LSB+:2];
     end

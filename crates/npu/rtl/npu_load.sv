@@ -5,7 +5,6 @@ module npu_load
 (
     input logic clk,
     input logic clear,
-    input logic run,
     input logic start,
     // The instruction that starts.
     input logic [511:0] instruction,
@@ -48,6 +47,15 @@ module npu_load
     output logic [3:0] column_entry,
     output logic [COLS-1:0][63:0] column_data
 );
+  logic reset;
+  npu_copies #(
+      .COUNT(1)
+  ) own_reset (
+      .clk(clk),
+      .reset(1'b0),
+      .next(clear),
+      .copies(reset)
+  );
   localparam int COUNT_BITS = $clog2(ROWS + 1);
 
   // The instruction. Fields that count are stored minus one, and stay so.
@@ -214,7 +222,7 @@ module npu_load
   end
 
   always_ff @(posedge clk) begin
-    if (clear) begin
+    if (reset) begin
       busy <= 1'b0;
       step_count <= '0;
       head <= 1'b0;
@@ -226,7 +234,7 @@ module npu_load
       next_slot <= '0;
       walk_left <= '0;
       walk_ready <= 1'b0;
-    end else if (run) begin
+    end else begin
       // Rows.
       if (!walk_ready && walk_left != '0) begin
         next_y[walk_count[ROW_BITS-1:0]] <= walk_y;
@@ -380,12 +388,12 @@ module npu_load
   logic [3:0] weight_entry1;
 
   always_ff @(posedge clk) begin
-    if (clear) begin
+    if (reset) begin
       land1 <= '0;
       land2 <= '0;
       ends <= '0;
       weight1 <= 1'b0;
-    end else if (run) begin
+    end else begin
       land1 <= served | (step_finishes ? current.pad : '0);
       pad1 <= current.pad;
       rotate1 <= current.rotate;

@@ -5,7 +5,6 @@ module npu_post
 (
     input logic clk,
     input logic clear,
-    input logic run,
     // Instructions that start.
     input logic array_start,
     input logic [511:0] array_instruction,
@@ -17,6 +16,7 @@ module npu_post
     output logic [ROW_BITS-1:0] tile_row,
     input logic [COLS:0][31:0] tile_main,
     output logic tile_accepted,
+    output logic tile_accepted_then,
     // The auxiliary unit's result.
     input logic result,
     input logic result_then,
@@ -38,6 +38,15 @@ module npu_post
     output logic array_done,
     output logic aux_done
 );
+  logic reset;
+  npu_copies #(
+      .COUNT(1)
+  ) own_reset (
+      .clk(clk),
+      .reset(1'b0),
+      .next(clear),
+      .copies(reset)
+  );
   localparam int COUNT_BITS = 5;
   // The stage in which a requantizer's y comes out, and the one after it, in which a byte is chosen.
   localparam int Y = POST_STAGES - 2;
@@ -65,7 +74,7 @@ module npu_post
   logic [ADDR-1:0] a_group;
   logic [PARAM_BITS-1:0] a_param;
   logic a_accept, a_step, a_last_row, a_last_tile, a_last;
-  logic a_raw, a_raw_then, tile_accepted_then;
+  logic a_raw, a_raw_then;
   logic [ROW_BITS-1:0] a_row_then, a_rows_then;
   logic [1:0] a_phase_then;
   logic [511:0] a_next;
@@ -130,7 +139,7 @@ module npu_post
   assign param_addr = a_accept ? a_param : x_pinc ? x_param + PARAM_BITS'(x_segment) : x_param;
 
   always_ff @(posedge clk) begin
-    if (clear) begin
+    if (reset) begin
       start_to <= 1'b0;
       head <= 1'b0;
       waiting <= '0;
@@ -139,7 +148,7 @@ module npu_post
       x_segment <= '0;
       x_phase <= '0;
       tile_accepted <= 1'b0;
-    end else if (run) begin
+    end else begin
       a_raw <= a_raw_then;
       a_rows <= a_rows_then;
       a_row <= a_row_then;
@@ -261,8 +270,8 @@ module npu_post
   assign lane1 = 7'(in_word1) + 7'(lane_in1);
 
   always_ff @(posedge clk) begin
-    if (clear) valid <= '0;
-    else if (run) valid <= {valid[POST_STAGES-1:1], accepted};
+    if (reset) valid <= '0;
+    else valid <= {valid[POST_STAGES-1:1], accepted};
   end
   always_ff @(posedge clk) begin
     // Of what is not valid nothing is written: it need not stand still.
@@ -346,8 +355,8 @@ module npu_post
   end
   always_ff @(posedge clk) begin
     write_mask <= lanes << lane[B];
-    if (clear) write <= '0;
-    else if (run) begin
+    if (reset) write <= '0;
+    else begin
       for (int b = 0; b < BANKS; b++) begin
         write[b] <= valid[B] && 5'(plane_of[b]) < 5'd8 && written_b[plane_of[b][2:0]];
       end

@@ -203,7 +203,7 @@ module npu_top
         .BITS(64)
     ) ram (
         .clk(clk),
-        .read(run),
+        .read(1'b1),
         .raddr(table_addr[c][3+:TABLE_ADDR]),
         .rdata(word),
         .write(fetch_writes[3] && fetch_addr < ADDR'(TABLE_WORDS)),
@@ -211,10 +211,8 @@ module npu_top
         .wdata(in_data)
     );
     always_ff @(posedge clk) begin
-      if (run) begin
-        entry <= table_addr[c][2:0];
-        none <= 13'(table_addr[c]) >= 13'(TABLES * 256);
-      end
+      entry <= table_addr[c][2:0];
+      none <= 13'(table_addr[c]) >= 13'(TABLES * 256);
     end
     assign table_data[c] = none ? '0 : word[8*entry+:8];
   end
@@ -271,7 +269,6 @@ module npu_top
   npu_load load (
       .clk(clk),
       .clear(clear),
-      .run(run),
       .start(start[Q_ARRAY]),
       .instruction(array_instruction),
       .busy(load_busy),
@@ -309,13 +306,12 @@ module npu_top
       .column_data(column_data)
   );
 
-  logic pending, pending_then, tile_accepted, issued, held;
+  logic pending, pending_then, tile_accepted, tile_accepted_then, issued, held;
   logic [ROW_BITS-1:0] tile_row;
   logic [COLS:0][31:0] tile_main;
   npu_array array (
       .clk(clk),
       .clear(clear),
-      .run(run),
       .lg_slot(lg_slot),
       .restart(restart),
       .take(take),
@@ -341,6 +337,7 @@ module npu_top
       .column_data(column_data),
       .pending(pending),
       .pending_then(pending_then),
+      .accepted_last_then(tile_accepted_then),
       .accepted_last(tile_accepted),
       .main_row(tile_row),
       .main(tile_main),
@@ -355,7 +352,6 @@ module npu_top
   npu_aux aux (
       .clk(clk),
       .clear(clear),
-      .run(run),
       .start(start[Q_AUX]),
       .instruction(aux_instruction),
       .complete(done[Q_AUX]),
@@ -382,7 +378,6 @@ module npu_top
   npu_post post (
       .clk(clk),
       .clear(clear),
-      .run(run),
       .array_start(start[Q_ARRAY]),
       .array_instruction(array_instruction),
       .aux_start(start[Q_AUX]),
@@ -392,6 +387,7 @@ module npu_top
       .tile_row(tile_row),
       .tile_main(tile_main),
       .tile_accepted(tile_accepted),
+      .tile_accepted_then(tile_accepted_then),
       .result(result),
       .result_then(result_then),
       .result_segment(result_segment),

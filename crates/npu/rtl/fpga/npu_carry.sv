@@ -29,6 +29,25 @@ module CCU2C #(
   assign COUT = p1 ? between : INIT1[{2'b0, B1, A1}];
 endmodule
 
+// A flip-flop as `npu_copies` uses it.
+module TRELLIS_FF #(
+    parameter GSR = "DISABLED",
+    parameter CEMUX = "1",
+    parameter CLKMUX = "CLK",
+    parameter LSRMUX = "LSR",
+    parameter SRMODE = "LSR_OVER_CE",
+    parameter REGSET = "RESET"
+) (
+    input logic CLK,
+    input logic LSR,
+    input logic CE,
+    input logic DI,
+    input logic M,
+    output logic Q
+);
+  always_ff @(posedge CLK) Q <= DI;
+endmodule
+
 // What a place of a chain can be: the LUTs of a carry cell, with d = 1 where d is not told of. A place adds two bits and the carry; one that makes a
 // carry of its own, or ends it, shows the one before.
 package npu_places;

@@ -218,8 +218,7 @@ impl AuxUnit {
         let plane = planes - 1 - place.plane;
         let (addresses, pending, inside, outside) = ([0; TAPS], 0, 0, 0);
         let pad = if aux.window.pad >> plane & 1 != 0 { u64::MAX } else { 0 };
-        let mut step =
-            Step { addresses, pending, plane, inside, outside, pad, place, last_of_block, last_of_word };
+        let mut step = Step { addresses, pending, plane, inside, outside, pad, place, last_of_block, last_of_word };
         let address = |o: &super::decode::Operand, pixel: i32| {
             o.base
                 .wrapping_add((plane as u32).wrapping_mul(o.plane))

@@ -271,8 +271,7 @@ impl Load {
             .wrapping_add((channel_group as u32).wrapping_mul(conv.input.group));
         let to = Landing { channel_group, slot: place.tap, plane: place.plane };
         let number = self.groups.back().map_or(0, |g| g.slot);
-        let mut step =
-            Step { addresses: [0; 16], pending: 0, slot: number, to, rotate: [0; 16], last_of_group: false };
+        let mut step = Step { addresses: [0; 16], pending: 0, slot: number, to, rotate: [0; 16], last_of_group: false };
         let slot = &mut self.slots[number];
         for r in 0..self.tile_count {
             let row = self.tile_rows[r];

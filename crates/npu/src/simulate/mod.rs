@@ -216,7 +216,9 @@ struct Core {
     /// Array instructions started; the next one's place in `convs`.
     started: usize,
     in_flight: usize,
+    /// Cycles without progress before the last; whether there was some in that.
     idle: u64,
+    moved: bool,
     starved: u64,
     consumed: usize,
     output: Vec<u64>,
@@ -241,6 +243,7 @@ impl Core {
             started: 0,
             in_flight: 0,
             idle: 0,
+            moved: true,
             starved: 0,
             consumed: 0,
             output: Vec::new(),
@@ -330,7 +333,8 @@ impl Core {
         self.take_instruction(program, config);
         self.now += 1;
         self.starved = if in_vain && !progress { self.starved + 1 } else { 0 };
-        self.idle = if progress || waits_for_word { 0 } else { self.idle + 1 };
+        self.idle = if self.moved { 0 } else { self.idle + 1 };
+        self.moved = progress || waits_for_word;
         if let Some(q) = illegal {
             return Some(State::Illegal { queue: Queue::ALL[q], pc: self.queues[q].next.map_or(0, |n| n.0) });
         }

@@ -10,7 +10,8 @@ pub(super) fn run(job: &Job<'_>, sources: &[&str]) -> Result<reports::Routed, Np
     let mut script = String::new();
     let top = job.unit.module();
     // Cells of the FPGA are there already; their descriptions are for simulation and proofs.
-    let cells = ["CCU2C", "LUT4", "PFUMX", "L6MUX21"].map(|cell| format!("--blackboxed-module {cell} ")).concat();
+    let cells =
+        ["CCU2C", "LUT4", "PFUMX", "L6MUX21", "TRELLIS_FF"].map(|cell| format!("--blackboxed-module {cell} ")).concat();
     let _ = writeln!(script, "read_slang --top {top} {cells}{}", sources.join(" "));
     let _ = writeln!(script, "synth_ecp5 -top {top} -json netlist.json");
     let io = |name: &str| {

@@ -9,6 +9,7 @@ use crate::Config;
 const SOURCES: &[(&str, &str)] = &[
     ("npu_types.sv", include_str!("../../rtl/npu_types.sv")),
     ("npu_select.sv", include_str!("../../rtl/npu_select.sv")),
+    ("npu_copies.sv", include_str!("../../rtl/npu_copies.sv")),
     ("npu_ram.sv", include_str!("../../rtl/npu_ram.sv")),
     ("npu_ram_masked.sv", include_str!("../../rtl/npu_ram_masked.sv")),
     ("npu_requantize.sv", include_str!("../../rtl/npu_requantize.sv")),
@@ -27,11 +28,13 @@ const SOURCES: &[(&str, &str)] = &[
     ("npu_top.sv", include_str!("../../rtl/npu_top.sv")),
 ];
 
-/// What an FPGA has in place of sources of the same name: block RAM has no mask for single bits, carry
-/// chains add in fewer LUTs, and so do its own multiplexers choose.
-const FPGA: [(&str, &str); 4] = [
+/// What an FPGA has in place of sources of the same name: block RAM has no mask for single bits and
+/// reads in every cycle, carry chains add in fewer LUTs, and so do its own multiplexers choose; copies of a signal stay as many.
+const FPGA: [(&str, &str); 6] = [
     ("npu_select.sv", include_str!("../../rtl/fpga/npu_select.sv")),
+    ("npu_ram.sv", include_str!("../../rtl/fpga/npu_ram.sv")),
     ("npu_ram_masked.sv", include_str!("../../rtl/fpga/npu_ram_masked.sv")),
+    ("npu_copies.sv", include_str!("../../rtl/fpga/npu_copies.sv")),
     ("npu_element.sv", include_str!("../../rtl/fpga/npu_element.sv")),
     ("npu_lane.sv", include_str!("../../rtl/fpga/npu_lane.sv")),
 ];
