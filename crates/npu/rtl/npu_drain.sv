@@ -30,7 +30,7 @@ module npu_drain
   );
   localparam int PLACE = $clog2(DRAIN_WORDS);
   localparam int COUNT = $clog2(DRAIN_WORDS + 1);
-  logic reading, last;
+  logic starting, reading, last;
   logic [63:0] buffer[DRAIN_WORDS];
   logic [DRAIN_WORDS-1:0] buffer_last;
   logic [PLACE-1:0] put, get;
@@ -57,6 +57,7 @@ module npu_drain
     if (reset) begin
       busy <= 1'b0;
       reading <= 1'b0;
+      starting <= 1'b0;
       put <= '0;
       get <= '0;
       held <= '0;
@@ -75,10 +76,10 @@ module npu_drain
       held <= held + COUNT'(arrives) - COUNT'(leaves);
       owed <= owed + COUNT'(served) - COUNT'(leaves);
       if (done) busy <= 1'b0;
-      if (start) begin
-        busy <= 1'b1;
-        reading <= 1'b1;
-      end
+      if (start) busy <= 1'b1;
+      // What completed before this starts may be written in the cycle after.
+      starting <= start;
+      if (starting) reading <= 1'b1;
     end
   end
 endmodule

@@ -231,7 +231,8 @@ module npu_post
   end
 
   // ---- The pipeline. What belongs to a vector as a whole:
-  logic [POST_STAGES:1] valid, ends;
+  logic [POST_STAGES:1] valid;
+  logic [Y:1] ends;
   logic [Y:1][1:0] src;
   logic [2:1][1:0] phase;
   logic [B:1][COUNT_BITS-1:0] elements;
@@ -275,7 +276,7 @@ module npu_post
   end
   always_ff @(posedge clk) begin
     // Of what is not valid nothing is written: it need not stand still.
-    ends <= {ends[POST_STAGES-1:1], a_accept ? a_last : x_last};
+    ends <= {ends[Y-1:1], a_accept ? a_last : x_last};
     src <= {src[Y-1:1], a_accept ? {1'b0, head} : SRC_AUX};
     phase <= {phase[1], a_accept ? a_phase : x_phase};
 
@@ -368,12 +369,7 @@ module npu_post
   end
   always_comb for (int b = 0; b < BANKS; b++) write_data[b] = {64 / COLS{turned[b]}};
 
-  // The last vector is written in this cycle.
-  logic [1:0] src_b, src_last;
-  always_ff @(posedge clk) begin
-    src_b <= src[Y];
-    src_last <= src_b;
-  end
-  assign array_done = valid[POST_STAGES] && ends[POST_STAGES] && src_last != SRC_AUX;
-  assign aux_done = valid[POST_STAGES] && ends[POST_STAGES] && src_last == SRC_AUX;
+  // The last vector will be written two cycles from now.
+  assign array_done = valid[Y] && ends[Y] && src[Y] != SRC_AUX;
+  assign aux_done = valid[Y] && ends[Y] && src[Y] == SRC_AUX;
 endmodule

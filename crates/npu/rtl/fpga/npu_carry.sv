@@ -42,7 +42,6 @@ module TRELLIS_FF #(
     input logic LSR,
     input logic CE,
     input logic DI,
-    input logic M,
     output logic Q
 );
   always_ff @(posedge CLK) Q <= DI;

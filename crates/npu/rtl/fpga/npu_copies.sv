@@ -24,7 +24,6 @@ module npu_copies #(
         .LSR(1'b0),
         .CE(1'b1),
         .DI(value),
-        .M(1'b0),
         .Q(copies[k])
     );
   end

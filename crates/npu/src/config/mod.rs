@@ -18,6 +18,8 @@ pub const LOAD_LATENCY: usize = 3;
 pub const MAC_STAGES: usize = 4;
 /// Stages of the post unit: a vector accepted in cycle `t` is written in cycle `t + POST_STAGES`.
 pub const POST_STAGES: usize = 10;
+/// How many cycles before its last vector is written an instruction completes: what starts then reads no sooner than the cycle after the write.
+pub const POST_COMPLETES: usize = 2;
 /// Words that the output stream can hold back.
 pub const DRAIN_WORDS: usize = 4;
 /// Cycles without progress after which the chip reports that it is stuck.

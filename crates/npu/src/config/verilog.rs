@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use super::{
-    BUFFER_PLANES, Config, DRAIN_WORDS, LANES, LOAD_LATENCY, MAC_STAGES, MAX_BITS, POST_STAGES, TAPS, WATCHDOG,
+    BUFFER_PLANES, Config, DRAIN_WORDS, LANES, LOAD_LATENCY, MAC_STAGES, MAX_BITS, POST_COMPLETES, POST_STAGES, TAPS,
+    WATCHDOG,
 };
 use crate::isa::{Opcode, Queue, WORDS};
 
@@ -13,7 +14,7 @@ pub(super) fn package(config: &Config) -> String {
     let out = &mut text;
     let _ = writeln!(out, "// Made from the preset `{}` by crates/npu/src/config; do not edit.", config.name);
     let _ = writeln!(out, "package npu_pkg;");
-    let numbers: [(&str, usize); 23] = [
+    let numbers: [(&str, usize); 24] = [
         ("ROWS", config.rows),
         ("COLS", config.columns),
         ("LANES", LANES),
@@ -34,6 +35,7 @@ pub(super) fn package(config: &Config) -> String {
         ("MAC_STAGES", MAC_STAGES),
         ("AUX_STAGES", config.aux_stages()),
         ("POST_STAGES", POST_STAGES),
+        ("POST_COMPLETES", POST_COMPLETES),
         ("DRAIN_WORDS", DRAIN_WORDS),
         ("WATCHDOG", WATCHDOG as usize),
         ("INSTRUCTION_WORDS", WORDS),

@@ -279,7 +279,8 @@ impl Core {
         let mut progress = self.sequencer.is_some() || load_step || aux_step;
 
         memory.release();
-        if let Some(queue) = self.post.write(now, memory) {
+        self.post.write(now, memory);
+        if let Some(queue) = self.post.completes(now) {
             completed[queue as usize] = true;
         }
         // The in stream.
@@ -389,7 +390,7 @@ impl Core {
                     continue;
                 }
                 Some(Decoded::Fetch(t)) => self.fetch.start(t),
-                Some(Decoded::Drain(t)) => self.drain.start(t),
+                Some(Decoded::Drain(t)) => self.drain.start(t, now),
                 Some(Decoded::Aux(a)) => self.aux.start(a),
                 Some(Decoded::Conv(c)) => {
                     let which = self.started % 2;

@@ -6,7 +6,7 @@ use qing_graph::arithmetic::requantize;
 
 use super::{array::Array, auxiliary::AuxUnit, decode::Conv, decode::Finish, memory::Memory};
 use crate::{
-    config::{Config, POST_STAGES},
+    config::{Config, POST_COMPLETES, POST_STAGES},
     isa::Queue,
 };
 
@@ -64,19 +64,23 @@ impl Post {
         self.pipeline.front().is_some_and(|w| w.at == now)
     }
 
-    /// Writes what is due in this cycle. Gives the queue of an instruction that is complete with it.
-    pub(super) fn write(&mut self, now: u64, memory: &mut Memory) -> Option<Queue> {
+    /// The queue of an instruction that completes in this cycle.
+    pub(super) fn completes(&self, now: u64) -> Option<Queue> {
+        self.pipeline.iter().find(|w| w.at == now + POST_COMPLETES as u64)?.completes
+    }
+
+    /// Writes what is due in this cycle.
+    pub(super) fn write(&mut self, now: u64, memory: &mut Memory) {
         if !self.writes(now) {
-            return None;
+            return;
         }
-        let w = self.pipeline.pop_front()?;
+        let Some(w) = self.pipeline.pop_front() else { return };
         let mut address = w.address;
         for word in &w.words[..w.planes] {
             memory.write(address & 0x00ff_ffff, *word, w.mask);
             address = address.wrapping_add(w.stride);
         }
         self.written += w.planes as u64;
-        w.completes
     }
 
     /// Accepts a vector from the auxiliary unit, or else from the array. Gives whether it was the last of a tile.

@@ -100,6 +100,8 @@ fn put(memory: &mut [u64], at: u32, word: u64) {
 pub(super) struct DrainUnit {
     /// What is to be read.
     reading: Option<Cursor>,
+    /// The cycle from which it is.
+    reads_at: u64,
     /// Words of the instruction that have not left.
     left: u64,
     buffer: VecDeque<(u64, u64)>,
@@ -107,7 +109,8 @@ pub(super) struct DrainUnit {
 }
 
 impl DrainUnit {
-    pub(super) fn start(&mut self, transfer: Transfer) {
+    pub(super) fn start(&mut self, transfer: Transfer, now: u64) {
+        self.reads_at = now + 2;
         self.reading = Some(Cursor { transfer, run: 0, word: 0 });
         self.left = u64::from(transfer.run) * u64::from(transfer.runs);
     }
@@ -127,6 +130,7 @@ impl DrainUnit {
         let held = self.buffer.len();
         let word = if ready && self.is_valid(now) { self.buffer.pop_front().map(|(_, w)| w) } else { None };
         if held < DRAIN_WORDS
+            && self.reads_at <= now
             && let Some(cursor) = &mut self.reading
         {
             let buffer = &mut self.buffer;
