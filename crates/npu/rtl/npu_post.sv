@@ -48,9 +48,9 @@ module npu_post
       .copies(reset)
   );
   localparam int COUNT_BITS = 5;
-  // The stage in which a requantizer's y comes out, and the one after it, in which a byte is chosen.
-  localparam int Y = POST_STAGES - 2;
-  localparam int B = POST_STAGES - 1;
+  // The last stage, in which the vector is written, and the one before, in which the requantizers' y comes out.
+  localparam int W = POST_STAGES;
+  localparam int Y = POST_STAGES - 1;
 
   // Instructions whose vectors may be anywhere in the pipeline: two of the array, one of the auxiliary unit.
   logic [511:0] contexts[3];
@@ -231,12 +231,11 @@ module npu_post
   end
 
   // ---- The pipeline. What belongs to a vector as a whole:
-  logic [POST_STAGES:1] valid;
-  logic [Y:1] ends;
+  logic [Y:1] valid, ends;
   logic [Y:1][1:0] src;
   logic [2:1][1:0] phase;
-  logic [B:1][COUNT_BITS-1:0] elements;
-  logic [B:2][6:0] lane;
+  logic [Y:1][COUNT_BITS-1:0] elements;
+  logic [W:2][6:0] lane;
   // Stage 1: dots, and the place in its parts.
   logic [COLS-1:0][31:0] dots;
   logic [31:0] row_sum;
@@ -244,27 +243,29 @@ module npu_post
   logic [PIXEL_BITS-1:0] position;
   logic [ADDR-1:0] group1;
   logic [5:0] lane_in1;
-  logic [511:0] i1, iy;
+  logic [511:0] i1, ip, iy;
   logic [2:0] lgpo1;
   logic [5:0] in_word1;
   logic [6:0] lane1;
   // Stage 2: acc; from there on the address of the first plane.
   logic [COLS-1:0][31:0] acc;
   logic [COLS-1:0][31:0] scale;
-  logic [Y:2][ADDR-1:0] address;
+  logic [Y-1:2][ADDR-1:0] address;
   logic [COLS-1:0][7:0] byte2;
   logic [Y:3][COLS-1:0][7:0] bytes;
-  // Stage Y: y, which addresses the tables.
+  // Stage Y: y, which addresses the tables; the planes of the vector, the bank of the first.
   logic [COLS-1:0][8:0] y;
-  // Stage B: the byte, its planes.
-  logic [COLS-1:0][7:0] y_b;
-  logic table_b;
-  logic [7:0] planes_b;
-  logic [BANK_BITS-1:0] bank_b;
-  logic [7:0][BANK_ROW-1:0] rows_b;
-  // The last stage: what is written.
+  logic [7:0] planes_y, written_y;
+  logic [BANK_BITS-1:0] bank_y;
+  logic [7:0][BANK_ROW-1:0] rows_y;
+  logic [63:0] lanes;
+  // Stage W: the byte, or what the table has for it; what is written.
+  logic [COLS-1:0][7:0] y_w, bytes_w;
+  logic table_w;
+  logic [BANK_BITS-1:0] bank_w;
 
   assign i1 = contexts[src[1]];
+  assign ip = contexts[src[Y-1]];
   assign iy = contexts[src[Y]];
   assign lgpo1 = i1[CONV_LGPO_LSB+:3];
   assign in_word1 = 6'((13'(position[5:0]) << 6) >> lgpo1);
@@ -272,7 +273,7 @@ module npu_post
 
   always_ff @(posedge clk) begin
     if (reset) valid <= '0;
-    else valid <= {valid[POST_STAGES-1:1], accepted};
+    else valid <= {valid[Y-1:1], accepted};
   end
   always_ff @(posedge clk) begin
     // Of what is not valid nothing is written: it need not stand still.
@@ -304,21 +305,32 @@ module npu_post
     end
     address[2] <= group1 + ADDR'(position >> lgpo1)
         + (i1[CONV_RAW_LSB] ? times({1'b0, phase[1]}, plane_stride(i1[CONV_OPS_LSB+:16]) << 3) : '0);
-    for (int s = 2; s <= B; s++) elements[s] <= elements[s-1];
+    for (int s = 2; s <= Y; s++) elements[s] <= elements[s-1];
     lane[2] <= lane1;
-    for (int s = 3; s <= B; s++) lane[s] <= lane[s-1];
+    for (int s = 3; s <= W; s++) lane[s] <= lane[s-1];
 
     // Stages 3 to Y: the requantizers, see below.
-    for (int s = 3; s <= Y; s++) address[s] <= address[s-1];
+    for (int s = 3; s < Y; s++) address[s] <= address[s-1];
     bytes <= {bytes[Y-1:3], byte2};
 
-    // Stage B.
-    for (int c = 0; c < COLS; c++) y_b[c] <= iy[CONV_RAW_LSB] ? bytes[Y][c] : y[c][7:0];
-    table_b <= iy[CONV_TEN_LSB] && !iy[CONV_RAW_LSB];
-    bank_b <= address[Y][BANK_BITS-1:0];
+    // Stage Y, but for the requantizers.
+    bank_y <= address[Y-1][BANK_BITS-1:0];
     for (int p = 0; p < 8; p++) begin
-      planes_b[p] <= iy[CONV_RAW_LSB] || 3'(p) <= iy[CONV_OBITS_LSB+:3];
-      rows_b[p] <= BANK_ROW'((address[Y] + times(3'(p), plane_stride(iy[CONV_OPS_LSB+:16]))) >> BANK_BITS);
+      planes_y[p] <= ip[CONV_RAW_LSB] || 3'(p) <= ip[CONV_OBITS_LSB+:3];
+      rows_y[p] <= BANK_ROW'((address[Y-1] + times(3'(p), plane_stride(ip[CONV_OPS_LSB+:16]))) >> BANK_BITS);
+    end
+
+    // Stage W.
+    for (int c = 0; c < COLS; c++) y_w[c] <= iy[CONV_RAW_LSB] ? bytes[Y][c] : y[c][7:0];
+    table_w <= iy[CONV_TEN_LSB] && !iy[CONV_RAW_LSB];
+    bank_w <= bank_y;
+    write_mask <= lanes << lane[Y];
+    for (int b = 0; b < BANKS; b++) write_row[b] <= rows_y[plane(BANK_BITS'(b), bank_y)][BANK_ADDR-1:0];
+  end
+  always_ff @(posedge clk) begin
+    if (reset) write <= '0;
+    else begin
+      for (int b = 0; b < BANKS; b++) write[b] <= valid[Y] && has_plane(BANK_BITS'(b), bank_y) && written_y[plane(BANK_BITS'(b), bank_y)];
     end
   end
 
@@ -336,40 +348,28 @@ module npu_post
     assign table_addr[c] = {iy[CONV_TSEL_LSB+:4], y[c][7:0]};
   end
 
-  // Planes of the vector, every COLS lanes the same, so turned that its first element is in its lane; which lanes are written the mask says. Bank b gets
-  // plane (b - first bank).
-  logic [7:0][COLS-1:0] planes;
-  logic [COLS-1:0][7:0] bytes_b;
-  logic [7:0] written_b;
-  logic [63:0] lanes;
-  logic [BANKS-1:0][BANK_BITS-1:0] plane_of;
-  logic [BANKS-1:0][COLS-1:0] turned;
-  always_comb begin
-    for (int b = 0; b < BANKS; b++) plane_of[b] = BANK_BITS'(b) - bank_b;
-    bytes_b = table_b ? table_data : y_b;
-    for (int p = 0; p < 8; p++) written_b[p] = planes_b[p] && (rows_b[p] >> BANK_ADDR) == '0;
-    for (int c = 0; c < COLS; c++) begin
-      for (int p = 0; p < 8; p++) planes[p][c] = bytes_b[COL_BITS'(c)-lane[B][COL_BITS-1:0]][p];
-    end
-    lanes = '0;
-    for (int c = 0; c < COLS; c++) lanes[c] = COUNT_BITS'(c) < elements[B];
-  end
-  always_ff @(posedge clk) begin
-    write_mask <= lanes << lane[B];
-    if (reset) write <= '0;
-    else begin
-      for (int b = 0; b < BANKS; b++) begin
-        write[b] <= valid[B] && 5'(plane_of[b]) < 5'd8 && written_b[plane_of[b][2:0]];
-      end
-    end
-    for (int b = 0; b < BANKS; b++) begin
-      write_row[b] <= rows_b[plane_of[b][2:0]][BANK_ADDR-1:0];
-      turned[b] <= planes[plane_of[b][2:0]];
-    end
-  end
-  always_comb for (int b = 0; b < BANKS; b++) write_data[b] = {64 / COLS{turned[b]}};
+  // Bank b gets plane (b - first bank).
+  function automatic logic [2:0] plane(input logic [BANK_BITS-1:0] b, input logic [BANK_BITS-1:0] first);
+    plane = 3'(b - first);
+  endfunction
+  function automatic logic has_plane(input logic [BANK_BITS-1:0] b, input logic [BANK_BITS-1:0] first);
+    has_plane = 5'(BANK_BITS'(b - first)) < 5'd8;
+  endfunction
 
-  // The last vector will be written two cycles from now.
-  assign array_done = valid[Y] && ends[Y] && src[Y] != SRC_AUX;
-  assign aux_done = valid[Y] && ends[Y] && src[Y] == SRC_AUX;
+  // Planes of the vector, every COLS lanes the same, so turned that its first element is in its lane; which lanes are written the mask says.
+  logic [7:0][COLS-1:0] planes;
+  always_comb begin
+    for (int p = 0; p < 8; p++) written_y[p] = planes_y[p] && (rows_y[p] >> BANK_ADDR) == '0;
+    lanes = '0;
+    for (int c = 0; c < COLS; c++) lanes[c] = COUNT_BITS'(c) < elements[Y];
+    bytes_w = table_w ? table_data : y_w;
+    for (int c = 0; c < COLS; c++) begin
+      for (int p = 0; p < 8; p++) planes[p][c] = bytes_w[COL_BITS'(c)-lane[W][COL_BITS-1:0]][p];
+    end
+    for (int b = 0; b < BANKS; b++) write_data[b] = {64 / COLS{planes[plane(BANK_BITS'(b), bank_w)]}};
+  end
+
+  // The last vector will be written POST_COMPLETES cycles from now.
+  assign array_done = valid[W-POST_COMPLETES] && ends[W-POST_COMPLETES] && src[W-POST_COMPLETES] != SRC_AUX;
+  assign aux_done = valid[W-POST_COMPLETES] && ends[W-POST_COMPLETES] && src[W-POST_COMPLETES] == SRC_AUX;
 endmodule

@@ -17,7 +17,7 @@ pub const LOAD_LATENCY: usize = 3;
 /// Stages of the array between the issue of a pair of planes and the main accumulators.
 pub const MAC_STAGES: usize = 4;
 /// Stages of the post unit: a vector accepted in cycle `t` is written in cycle `t + POST_STAGES`.
-pub const POST_STAGES: usize = 10;
+pub const POST_STAGES: usize = 9;
 /// How many cycles before its last vector is written an instruction completes: what starts then reads no sooner than the cycle after the write.
 pub const POST_COMPLETES: usize = 2;
 /// Words that the output stream can hold back.
