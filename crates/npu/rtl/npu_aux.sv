@@ -83,7 +83,6 @@ module npu_aux
   assign cl = q[AUX_CL_LSB+:6];
   assign rstep = q[AUX_RSTEP_LSB+:16];
   assign kstep = q[AUX_KSTEP_LSB+:16];
-  assign lgs = add ? '0 : q[AUX_LGS_LSB+:3];
   assign xrep = q[AUX_XREP_LSB+:2];
   assign yrep = q[AUX_YREP_LSB+:2];
   assign n = q[AUX_N_LSB+:18];
@@ -166,7 +165,7 @@ module npu_aux
   logic [1:0] in_flight;
 
   logic put;
-  assign put = busy && left && !step_count[1] && (!weighted || weights_valid || weights_last)
+  assign put = busy && left && !step_count[1] && (!weighted || weights_valid)
       && !(last_of_word && in_flight == 2'd2);
 
   // The step: taps that lie in kernel and input.
@@ -306,6 +305,7 @@ module npu_aux
         add <= instruction[3:0] == OP_ADD;
         last_bx <= instruction[3:0] == OP_ADD || instruction[AUX_KW_LSB+:6] < 6'd3;
         last_by <= instruction[3:0] == OP_ADD || instruction[AUX_KH_LSB+:6] < 6'd3;
+        lgs <= instruction[3:0] == OP_ADD ? '0 : instruction[AUX_LGS_LSB+:3];
         kh <= instruction[3:0] == OP_ADD ? '0 : instruction[AUX_KH_LSB+:6];
         kw <= instruction[3:0] == OP_ADD ? '0 : instruction[AUX_KW_LSB+:6];
         weighted <= instruction[3:0] != OP_ADD && instruction[AUX_MODE_LSB+:2] == 2'd0;

@@ -177,10 +177,11 @@ impl AuxUnit {
                 lanes_ready = self.turns_left == 0;
             }
         }
+        let weighted = self.has_weights(&aux);
         if wants_weights && owns_weights {
             self.read_weights(&aux, memory);
         }
-        if room && self.place.group < aux.channel_groups && self.has_weights(&aux) {
+        if room && self.place.group < aux.channel_groups && weighted {
             self.fill(&aux, in_flight);
         }
         self.requested |= lanes_ready && !self.steps.is_empty();
