@@ -2,10 +2,10 @@
 
 use std::{fmt::Write as _, fs};
 
-use super::{Job, reports};
+use super::{Job, Unit, reports};
 use crate::NpuError;
 
-/// Builds a unit, without pins.
+/// Builds a unit without pins, the chip with them: without, its clock would not get the network that the FPGA has for clocks.
 pub(super) fn run(job: &Job<'_>, sources: &[&str]) -> Result<reports::Routed, NpuError> {
     let mut script = String::new();
     let top = job.unit.module();
@@ -21,7 +21,11 @@ pub(super) fn run(job: &Job<'_>, sources: &[&str]) -> Result<reports::Routed, Np
     fs::write(job.folder.join("synth.ys"), script).map_err(io("synth.ys"))?;
     job.tools.yosys(job.folder, "synth.ys")?;
     let mhz = format!("{}", job.clock_mhz);
-    let arguments = [
+    let pins: &[&str] = match job.unit {
+        Unit::Top => &["--lpf-allow-unconstrained", "--router", "router2"],
+        _ => &["--out-of-context"],
+    };
+    let mut arguments = vec![
         "--85k",
         "--package",
         "CABGA756",
@@ -29,7 +33,6 @@ pub(super) fn run(job: &Job<'_>, sources: &[&str]) -> Result<reports::Routed, Np
         "6",
         "--json",
         "netlist.json",
-        "--out-of-context",
         "--freq",
         &mhz,
         "--report",
@@ -38,6 +41,7 @@ pub(super) fn run(job: &Job<'_>, sources: &[&str]) -> Result<reports::Routed, Np
         "--seed",
         "1",
     ];
+    arguments.extend(pins);
     job.tools.nextpnr(job.folder, "nextpnr", &arguments)?;
     let text = fs::read_to_string(job.folder.join("routed.json")).map_err(io("routed.json"))?;
     reports::routed(&text)

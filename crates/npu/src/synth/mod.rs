@@ -168,7 +168,13 @@ pub fn synthesize(job: &Job<'_>) -> Result<Report, NpuError> {
             Figures::Cells(asic::run(job, technology, &sources)?),
             "wires, the clock tree, placement and margins for variation; cells at the typical corner",
         ),
-        None => (Figures::Fpga(ecp5::run(job, &sources)?), "pins: the unit is placed without them"),
+        None => {
+            let left_out = match job.unit {
+                Unit::Top => "places of pins: the tool chooses them",
+                _ => "pins: the unit is placed without them",
+            };
+            (Figures::Fpga(ecp5::run(job, &sources)?), left_out)
+        }
     };
     Ok(Report {
         config: job.config.name.clone(),
