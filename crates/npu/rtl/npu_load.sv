@@ -229,6 +229,7 @@ module npu_load
       requests <= '0;
       left <= 1'b0;
       steps_done <= 1'b0;
+      group_tag <= 1'b0;
       weights_left <= 1'b0;
       lg_slot <= 2'd3;
       next_slot <= '0;
