@@ -24,7 +24,8 @@ pub struct AreaTable {
     pub requantizer: f64,
     /// What else the post unit has for a column.
     pub post_column: f64,
-    /// A lane of the auxiliary unit.
+    /// A lane of the auxiliary unit, but for what it keeps for each of its turns: of all lanes together that is the same however many there are, and in
+    /// `control`.
     pub lane: f64,
     /// What the load unit has for a row.
     pub load_row: f64,
@@ -108,20 +109,16 @@ impl AreaTable {
 mod tests {
     use super::*;
 
-    /// Logic of whole chips, all with 64 auxiliary lanes, as `qing npu synth --unit top` measured it, µm².
-    const SYNTHESIZED: [(&str, &str, f64); 4] = [
-        ("asap7", "nano", 35_634.0),
-        ("asap7", "edge", 43_274.0),
-        ("asap7", "core", 81_831.0),
-        ("ihp-sg13g2", "nano", 4_690_463.0),
-    ];
+    /// Logic of whole chips, with so many auxiliary lanes, as `qing npu synth --unit top` measured it, µm².
+    const SYNTHESIZED: [(&str, &str, usize, f64); 3] =
+        [("asap7", "nano", 8, 29_521.0), ("asap7", "core", 64, 81_502.0), ("ihp-sg13g2", "nano", 64, 4_690_463.0)];
 
     #[test]
     fn tables_give_what_was_synthesized() {
-        for (name, preset, measured) in SYNTHESIZED {
-            let config = Config { aux_lanes: 64, ..Config::preset(preset).unwrap() };
+        for (name, preset, aux_lanes, measured) in SYNTHESIZED {
+            let config = Config { aux_lanes, ..Config::preset(preset).unwrap() };
             let area = AreaTable::named(name).unwrap().logic(&config);
-            assert!((area / measured - 1.0).abs() < 0.05, "{name}, {preset}: {area:.0} of {measured:.0} µm²");
+            assert!((area / measured - 1.0).abs() < 0.02, "{name}, {preset}: {area:.0} of {measured:.0} µm²");
         }
     }
 
