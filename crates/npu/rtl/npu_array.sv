@@ -43,14 +43,7 @@ module npu_array
     output logic held
 );
   logic reset;
-  npu_copies #(
-      .COUNT(1)
-  ) own_reset (
-      .clk(clk),
-      .reset(1'b0),
-      .next(clear),
-      .copies(reset)
-  );
+  npu_copies own_reset (.clk(clk), .reset(1'b0), .next(clear), .copies(reset));
   // What is in the slots.
   logic [15:0] is_full;
   logic [15:0][2:0] abits, wbits;

@@ -35,14 +35,7 @@ module npu_aux
     input logic accepted_last
 );
   logic reset;
-  npu_copies #(
-      .COUNT(1)
-  ) own_reset (
-      .clk(clk),
-      .reset(1'b0),
-      .next(clear),
-      .copies(reset)
-  );
+  npu_copies own_reset (.clk(clk), .reset(1'b0), .next(clear), .copies(reset));
   localparam int WORD_BITS = $clog2(TAP_WORDS + 1);
   // Log2 of lanes, and of turns.
   localparam int LG_LANES = $clog2(AUX_LANES);

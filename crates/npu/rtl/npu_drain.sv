@@ -20,14 +20,7 @@ module npu_drain
     output logic [63:0] out_data
 );
   logic reset;
-  npu_copies #(
-      .COUNT(1)
-  ) own_reset (
-      .clk(clk),
-      .reset(1'b0),
-      .next(clear),
-      .copies(reset)
-  );
+  npu_copies own_reset (.clk(clk), .reset(1'b0), .next(clear), .copies(reset));
   localparam int PLACE = $clog2(DRAIN_WORDS);
   localparam int COUNT = $clog2(DRAIN_WORDS + 1);
   logic starting, reading, last;

@@ -22,14 +22,7 @@ module npu_fetch
     output logic beyond
 );
   logic reset;
-  npu_copies #(
-      .COUNT(1)
-  ) own_reset (
-      .clk(clk),
-      .reset(1'b0),
-      .next(clear),
-      .copies(reset)
-  );
+  npu_copies own_reset (.clk(clk), .reset(1'b0), .next(clear), .copies(reset));
   logic last, write;
   // One of the memories, while there is an instruction.
   logic [3:0] into, ready;

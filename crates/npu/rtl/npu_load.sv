@@ -48,14 +48,7 @@ module npu_load
     output logic [COLS-1:0][63:0] column_data
 );
   logic reset;
-  npu_copies #(
-      .COUNT(1)
-  ) own_reset (
-      .clk(clk),
-      .reset(1'b0),
-      .next(clear),
-      .copies(reset)
-  );
+  npu_copies own_reset (.clk(clk), .reset(1'b0), .next(clear), .copies(reset));
   localparam int COUNT_BITS = $clog2(ROWS + 1);
 
   // The instruction. Fields that count are stored minus one, and stay so.

@@ -39,14 +39,7 @@ module npu_post
     output logic aux_done
 );
   logic reset;
-  npu_copies #(
-      .COUNT(1)
-  ) own_reset (
-      .clk(clk),
-      .reset(1'b0),
-      .next(clear),
-      .copies(reset)
-  );
+  npu_copies own_reset (.clk(clk), .reset(1'b0), .next(clear), .copies(reset));
   localparam int COUNT_BITS = 5;
   // The last stage, in which the vector is written, and the one before, in which the requantizers' y comes out.
   localparam int W = POST_STAGES;

@@ -273,6 +273,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn word_1_is_what_an_instruction_waits_for() {
+        // The sequencer of the RTL looks at it before it knows which instruction it is of.
+        for op in Opcode::ALL {
+            assert_eq!(op.used()[1], if op == Opcode::End { 0 } else { u64::MAX }, "{op:?}");
+        }
+    }
+
+    #[test]
     fn no_two_fields_of_an_instruction_overlap() {
         for op in Opcode::ALL {
             let mut used = [0u64; WORDS];
