@@ -60,22 +60,23 @@ module npu_activations
   // before this one wants another word of its bank.
   logic [REQS-1:0] first, shares, parts;
   always_comb begin
-    logic [REQS-1:0][REQS-1:0] same_bank, same_word;
+    logic same_bank, same_word;
     first = valid;
     parts = '0;
-    same_bank = '0;
-    same_word = '0;
     for (int k = 0; k < REQS; k++) begin
       for (int e = unit_start(k); e < k; e++) begin
-        same_bank[k][e] = addr[e][BANK_BITS-1:0] == addr[k][BANK_BITS-1:0];
-        same_word[k][e] = addr[e] == addr[k];
-        if (valid[e] && same_bank[k][e]) first[k] = 1'b0;
-        if (valid[e] && valid[k] && same_bank[k][e] && !same_word[k][e]) parts[k] = 1'b1;
+        same_bank = addr[e][BANK_BITS-1:0] == addr[k][BANK_BITS-1:0];
+        same_word = addr[e] == addr[k];
+        if (valid[e] && same_bank) first[k] = 1'b0;
+        if (valid[e] && valid[k] && same_bank && !same_word) parts[k] = 1'b1;
       end
     end
     shares = first;
     for (int k = 0; k < REQS; k++) begin
-      for (int e = unit_start(k); e < k; e++) if (valid[k] && first[e] && same_word[k][e]) shares[k] = 1'b1;
+      for (int e = unit_start(k); e < k; e++) begin
+        same_word = addr[e] == addr[k];
+        if (valid[k] && first[e] && same_word) shares[k] = 1'b1;
+      end
     end
   end
 

@@ -14,6 +14,8 @@ pub const MAX_BITS: usize = 8;
 pub const TAPS: usize = 9;
 /// Cycles from the last read of a group to its operands being usable: the slot is full in cycle `t + LOAD_LATENCY`.
 pub const LOAD_LATENCY: usize = 3;
+/// Step registers of load, and of the auxiliary unit: the RTL has exactly two.
+pub const STEPS: usize = 2;
 /// Stages of the array between the issue of a pair of planes and the main accumulators.
 pub const MAC_STAGES: usize = 4;
 /// Stages of the post unit: a vector accepted in cycle `t` is written in cycle `t + POST_STAGES`.

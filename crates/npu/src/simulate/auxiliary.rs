@@ -6,10 +6,7 @@ use super::{
     decode::{Auxiliary, Finish, Mode},
     memory::{Memory, transpose},
 };
-use crate::config::{Config, TAPS};
-
-/// Registers for steps.
-const STEPS: usize = 2;
+use crate::config::{Config, STEPS, TAPS};
 
 /// The sums of 64 lanes for one pixel.
 #[derive(Debug)]

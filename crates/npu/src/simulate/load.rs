@@ -3,10 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{decode::Conv, memory::Memory};
-use crate::config::{Config, LOAD_LATENCY};
-
-/// Registers for steps.
-const STEPS: usize = 2;
+use crate::config::{Config, LOAD_LATENCY, STEPS};
 
 /// One slot of the operand buffers: the planes of a reduction group for all rows and columns.
 #[derive(Debug, Clone)]
