@@ -110,8 +110,9 @@ mod tests {
     use super::*;
 
     /// Logic of whole chips, with so many auxiliary lanes, as `qing npu synth --unit top` measured it, µm².
-    const SYNTHESIZED: [(&str, &str, usize, f64); 4] = [
+    const SYNTHESIZED: [(&str, &str, usize, f64); 5] = [
         ("asap7", "nano", 8, 29_521.0),
+        ("asap7", "edge", 16, 38_030.0),
         ("asap7", "core", 64, 81_502.0),
         ("ihp-sg13g2", "nano", 8, 3_853_401.0),
         ("ihp-sg13g2", "core", 64, 11_386_949.0),
