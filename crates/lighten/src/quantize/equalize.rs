@@ -196,12 +196,14 @@ fn channel_peaks(
     if values.is_empty() {
         return Ok(BTreeMap::new());
     }
+    // Without a clip to choose the ends are enough.
+    let bins = if FEW_BITS.contains(&bits) { BINS } else { 1 };
     let mut observer = Observer::new(graph, values, threads);
     for batch in batches {
         for (id, tensor) in values.iter().zip(observer.run(batch)?) {
             let shape = tensor.shape();
             let (channels, area) = (shape[1], shape[2..].iter().product::<usize>().max(1));
-            let histograms = seen.entry(*id).or_insert_with(|| vec![Histogram::with_bins(BINS); channels]);
+            let histograms = seen.entry(*id).or_insert_with(|| vec![Histogram::with_bins(bins); channels]);
             for (i, plane) in tensor.to_f32s().chunks(area).enumerate() {
                 histograms[i % channels].add(plane);
             }
