@@ -1,14 +1,14 @@
 //! How often an activation takes which value.
 
-/// Bins on each side of zero, if nothing else is said.
-const BINS: usize = 2048;
+/// Bins on each side of zero.
+pub(super) const BINS: usize = 2048;
 
 /// A histogram over `[-reach, reach)` of equal bins that doubles its reach when a value falls outside. The reach is a power
 /// of two, so growing merges bins exactly and the result does not depend on how values were grouped into batches.
 #[derive(Debug, Clone)]
 pub(crate) struct Histogram {
     reach: f32,
-    /// Counts, as many bins below zero as above.
+    /// Counts; bin `BINS` begins at zero.
     counts: Vec<u64>,
     min: f32,
     max: f32,
@@ -16,21 +16,11 @@ pub(crate) struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Histogram {
-        Histogram::with_bins(BINS)
+        Histogram { reach: f32::MIN_POSITIVE, counts: vec![0; 2 * BINS], min: f32::INFINITY, max: f32::NEG_INFINITY }
     }
 }
 
 impl Histogram {
-    /// An empty one with so many bins on each side of zero.
-    pub(crate) fn with_bins(bins: usize) -> Histogram {
-        Histogram { reach: f32::MIN_POSITIVE, counts: vec![0; 2 * bins], min: f32::INFINITY, max: f32::NEG_INFINITY }
-    }
-
-    /// Bins on each side of zero.
-    fn side(&self) -> usize {
-        self.counts.len() / 2
-    }
-
     /// Counts values; those that are not finite are left out.
     pub(crate) fn add(&mut self, values: &[f32]) {
         let (mut lo, mut hi) = (f32::INFINITY, f32::NEG_INFINITY);
@@ -44,13 +34,13 @@ impl Histogram {
         self.min = self.min.min(lo);
         self.max = self.max.max(hi);
         self.grow(lo.abs().max(hi.abs()));
-        let per_unit = self.side() as f32 / self.reach;
-        let (middle, last) = (self.side() as i32, self.counts.len() as i32 - 1);
+        let per_unit = BINS as f32 / self.reach;
+        let last = (2 * BINS - 1) as i32;
         for v in values.iter().filter(|v| v.is_finite()) {
             // The floor, without a call for every value.
             let scaled = v * per_unit;
             let whole = scaled as i32;
-            let bin = whole - i32::from(whole as f32 > scaled) + middle;
+            let bin = whole - i32::from(whole as f32 > scaled) + BINS as i32;
             self.counts[bin.clamp(0, last) as usize] += 1;
         }
     }
@@ -64,9 +54,9 @@ impl Histogram {
             return;
         }
         while self.reach <= to && self.reach < f32::MAX / 4.0 {
-            let mut merged = vec![0; self.counts.len()];
+            let mut merged = vec![0; 2 * BINS];
             for (i, c) in self.counts.iter().enumerate() {
-                merged[self.side() / 2 + i / 2] += c;
+                merged[BINS / 2 + i / 2] += c;
             }
             self.counts = merged;
             self.reach *= 2.0;
@@ -80,15 +70,14 @@ impl Histogram {
 
     /// The centre and count of every bin that is not empty, in ascending order.
     pub(crate) fn bins(&self) -> impl Iterator<Item = (f64, u64)> {
-        let side = self.side() as f64;
-        let width = f64::from(self.reach) / side;
+        let width = f64::from(self.reach) / BINS as f64;
         let (min, max) = (f64::from(self.min), f64::from(self.max));
         self.counts
             .iter()
             .enumerate()
             .filter(|(_, c)| **c > 0)
             // The outermost bins are only partly reached.
-            .map(move |(i, c)| (((i as f64 - side + 0.5) * width).clamp(min, max), *c))
+            .map(move |(i, c)| (((i as f64 - BINS as f64 + 0.5) * width).clamp(min, max), *c))
     }
 
     /// How many values were counted.

@@ -6,16 +6,15 @@
 //! positive factor passes unchanged. A group that touches anything else stays as it is. A clip such as ReLU6 is passed too,
 //! by the channels that calibration never saw reach it: they may grow until they do.
 //!
-//! On few bits a channel counts as large as a quantization of its own would let it be, the one with the least squared error, and grows
-//! by that: what it rarely exceeds is clipped, by the range of the value or by the clip that was there. So each channel has very
-//! nearly a range of its own (as with per-channel activations, but at no cost where a depthwise layer reads).
+//! On few bits a channel counts as large as its quantization would let it be, some multiple of its root mean square, and grows by that: what
+//! it rarely exceeds is clipped, by the range of the value or by the clip that was there. So each channel has very nearly a
+//! range of its own (as with per-channel activations, but at no cost where a depthwise layer reads).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use qing_graph::{Element, Graph, Node, NodeId, Tensor, ValueId};
 
-use super::range;
-use crate::{LightenError, calibrate::Histogram, run::Observer};
+use crate::{LightenError, run::Observer};
 
 /// Share of the spread of a value's channels that moves into the weights that read it.
 const SHARE: f64 = 0.5;
@@ -23,12 +22,11 @@ const SHARE: f64 = 0.5;
 /// Factors stay between this and its inverse.
 const LARGEST_FACTOR: f64 = 64.0;
 
-/// Activations of so many bits clip their largest values where that loses least; of fewer they would clip much more, which was not
-/// measured.
+/// Activations of so many bits clip their largest values; of fewer they would clip much more, which was not measured.
 const FEW_BITS: std::ops::RangeInclusive<u8> = 3..=6;
-
-/// Bins on each side of zero of a channel's histogram.
-const BINS: usize = 256;
+/// Where they do, as a multiple of the root mean square. Measured: MobileNetV2 in four bits, roundings by feedback, 400 images: 42 % by the
+/// largest values; 23, 41, 53, 51 and 48 % with 2, 3, 4, 5 and 6.
+const PEAK: f64 = 4.0;
 
 /// Room left between the largest value seen and the clip.
 const HEADROOM: f64 = 1.1;
@@ -44,8 +42,7 @@ pub(crate) fn equalize(
     threads: usize,
 ) -> Result<Graph, LightenError> {
     let groups = groups(graph);
-    let values = groups.iter().flat_map(|g| g.values.iter().copied().filter(|id| !g.clipped.contains(id))).collect();
-    let values: Vec<ValueId> = values;
+    let values: Vec<ValueId> = groups.iter().flat_map(|g| g.values.iter().copied()).collect();
     let peaks = channel_peaks(graph, &values, batches, bits, threads)?;
     let mut made = graph.clone();
     for group in &groups {
@@ -83,7 +80,7 @@ fn ceiling(graph: &Graph, node: &Node) -> Option<f64> {
 }
 
 /// Whether a node passes a factor per channel unchanged.
-pub(super) fn transparent(graph: &Graph, node: &Node) -> bool {
+fn transparent(graph: &Graph, node: &Node) -> bool {
     if !node.op.spec().domain.is_empty() || node.outputs.len() != 1 {
         return false;
     }
@@ -107,7 +104,7 @@ pub(super) fn transparent(graph: &Graph, node: &Node) -> bool {
 }
 
 /// A layer whose weights can be scaled: `(weights, groups)`.
-pub(super) fn layer<'g>(graph: &'g Graph, node: &Node) -> Option<(&'g Tensor, usize)> {
+fn layer<'g>(graph: &'g Graph, node: &Node) -> Option<(&'g Tensor, usize)> {
     let w = graph.constant(node.input(1)?).filter(|w| w.element() == Element::F32)?;
     let attrs = node.op.attrs();
     let bias = node.input(2).is_none_or(|b| graph.constant(b).is_some());
@@ -184,7 +181,7 @@ fn groups(graph: &Graph) -> Vec<Group> {
         .collect()
 }
 
-/// Largest magnitude of every channel of every value; on few bits the largest that a quantization of its own would represent.
+/// Largest magnitude of every channel of every value.
 fn channel_peaks(
     graph: &Graph,
     values: &[ValueId],
@@ -192,36 +189,37 @@ fn channel_peaks(
     bits: u8,
     threads: usize,
 ) -> Result<BTreeMap<ValueId, Vec<f64>>, LightenError> {
-    let mut seen: BTreeMap<ValueId, Vec<Histogram>> = BTreeMap::new();
+    // Largest magnitude, sum of squares and number of values.
+    let mut peaks: BTreeMap<ValueId, Vec<[f64; 3]>> = BTreeMap::new();
     if values.is_empty() {
         return Ok(BTreeMap::new());
     }
-    // Without a clip to choose the ends are enough.
-    let bins = if FEW_BITS.contains(&bits) { BINS } else { 1 };
     let mut observer = Observer::new(graph, values, threads);
     for batch in batches {
         for (id, tensor) in values.iter().zip(observer.run(batch)?) {
             let shape = tensor.shape();
             let (channels, area) = (shape[1], shape[2..].iter().product::<usize>().max(1));
-            let histograms = seen.entry(*id).or_insert_with(|| vec![Histogram::with_bins(bins); channels]);
+            let peak = peaks.entry(*id).or_insert_with(|| vec![[0.0; 3]; channels]);
             for (i, plane) in tensor.to_f32s().chunks(area).enumerate() {
-                histograms[i % channels].add(plane);
+                let largest = plane.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                let [most, squares, count] = &mut peak[i % channels];
+                *most = most.max(f64::from(largest));
+                *squares += plane.iter().map(|v| f64::from(v * v)).sum::<f64>();
+                *count += plane.len() as f64;
             }
         }
     }
-    let size = |h: &Histogram| match h.range() {
-        Some(_) if FEW_BITS.contains(&bits) => range::reach(h, bits),
-        Some((lo, hi)) => f64::from(hi.max(-lo)),
-        None => 0.0,
+    let size = |[most, squares, count]: [f64; 3]| {
+        if FEW_BITS.contains(&bits) { most.min(PEAK * (squares / count.max(1.0)).sqrt()) } else { most }
     };
-    Ok(seen.into_iter().map(|(id, channels)| (id, channels.iter().map(size).collect())).collect())
+    Ok(peaks.into_iter().map(|(id, channels)| (id, channels.into_iter().map(size).collect())).collect())
 }
 
 /// By what each channel of a group is divided.
 fn factors(graph: &Graph, group: &Group, peaks: &BTreeMap<ValueId, Vec<f64>>) -> Vec<f64> {
     let n = group.channels;
     let mut sizes = vec![0.0f64; n];
-    for peak in group.values.iter().filter_map(|id| peaks.get(id)) {
+    for peak in group.values.iter().filter(|id| !group.clipped.contains(id)).filter_map(|id| peaks.get(id)) {
         for (s, p) in sizes.iter_mut().zip(peak) {
             *s = s.max(*p);
         }

@@ -17,12 +17,6 @@ pub(super) fn activation(histogram: &Histogram, bits: u8, method: RangeMethod) -
     Ok((element, Quant::per_tensor(scale, zero)?))
 }
 
-/// The largest magnitude that quantization to `bits` with the least squared error represents.
-pub(super) fn reach(histogram: &Histogram, bits: u8) -> f64 {
-    let (lo, hi) = choose(histogram, bits, RangeMethod::LeastSquares);
-    hi.max(-lo)
-}
-
 /// Scale and zero point for the reals `[lo, hi]`, which hold zero.
 fn affine(lo: f64, hi: f64, bits: u8) -> (f32, i32) {
     let levels = f64::from((1u32 << bits) - 1);

@@ -25,8 +25,6 @@ pub(super) struct Batches<'a> {
     pub index: usize,
     /// Samples in a step.
     pub samples: usize,
-    /// Factors of the squared errors of the result's channels, if they differ.
-    pub importance: Option<&'a [f64]>,
 }
 
 impl Batches<'_> {

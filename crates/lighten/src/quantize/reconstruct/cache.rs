@@ -65,23 +65,14 @@ impl Cache {
         &self.values[i * self.width()..(i + 1) * self.width()]
     }
 
-    /// Mean square, that of each channel times its factor.
-    pub(super) fn power(&self, importance: Option<&[f64]>) -> f64 {
-        self.mean_square(importance, |i| self.values[i])
+    /// Mean square.
+    pub(super) fn power(&self) -> f64 {
+        self.values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / self.values.len().max(1) as f64
     }
 
-    /// Mean squared difference, that of each channel times its factor.
-    pub(super) fn error(&self, other: &Cache, importance: Option<&[f64]>) -> f64 {
-        self.mean_square(importance, |i| self.values[i] - other.values[i])
-    }
-
-    /// The mean square of numbers that are as many as the values.
-    fn mean_square(&self, importance: Option<&[f64]>, number: impl Fn(usize) -> f32) -> f64 {
-        let area = self.shape.iter().skip(1).product::<usize>().max(1);
-        let channels = self.shape.first().copied().unwrap_or(1).max(1);
-        let factor = |c: usize| importance.and_then(|f| f.get(c)).copied().unwrap_or(1.0);
-        let plane = |p: usize| (p * area..(p + 1) * area).map(|i| f64::from(number(i)).powi(2)).sum::<f64>();
-        let all = (0..self.values.len() / area).map(|p| factor(p % channels) * plane(p)).sum::<f64>();
+    /// Mean squared difference.
+    pub(super) fn error(&self, other: &Cache) -> f64 {
+        let all = self.values.iter().zip(&other.values).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
         all / self.values.len().max(1) as f64
     }
 }

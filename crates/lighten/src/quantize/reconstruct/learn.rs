@@ -146,17 +146,10 @@ fn objective(built: &mut Built, batches: &Batches<'_>, before: f64) -> Result<Ob
     };
     let target = float(graph, "target", &batches.target_shape());
     let mask = batches.mask_shape().map(|shape| float(graph, "mask", &shape));
-    let weigh = batches.importance.map(|factors| {
-        let mut shape = vec![1; batches.target_shape().len()];
-        shape[1] = factors.len();
-        let roots = Tensor::new(&shape, factors.iter().map(|f| f.sqrt() as f32).collect::<Vec<_>>());
-        roots.map(|roots| graph.add_constant("importance", roots)).map_err(TrainError::from)
-    });
-    let weigh = weigh.transpose()?;
     let mut t = Terms::new(graph, "reconstruct");
     let mut difference = t.sub(built.output, target)?;
-    for factors in [mask, weigh].into_iter().flatten() {
-        difference = t.mul(difference, factors)?;
+    if let Some(mask) = mask {
+        difference = t.mul(difference, mask)?;
     }
     let square = t.mul(difference, difference)?;
     let error = t.mean(square)?;

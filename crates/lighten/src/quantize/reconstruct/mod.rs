@@ -13,7 +13,6 @@ mod blocks;
 mod build;
 mod cache;
 mod checkpoint;
-mod importance;
 mod learn;
 mod rounding;
 mod windows;
@@ -39,8 +38,8 @@ use crate::{LightenError, Progress};
 pub struct Reconstructed {
     /// Names of its layers with weights.
     pub layers: Vec<String>,
-    /// Mean squared error of its result over the mean square of the result in floating point, both by what channels matter to what
-    /// reads them, before it was learned, on what the blocks before it give.
+    /// Mean squared error of its result over the mean square of the result in floating point, before it was learned, on what the
+    /// blocks before it give.
     pub before: f64,
     /// … and after.
     pub after: f64,
@@ -83,24 +82,21 @@ pub(super) fn reconstruct(
         };
         let target = run(network, Form::Float, &float)?;
         let mut result = run(network, Form::Rounded, &light)?;
-        let importance = importance::importance(graph, block.output);
-        let importance = importance.as_deref();
-        let before = result.error(&target, importance);
+        let before = result.error(&target);
         if i >= finished && before > 0.0 && block.nodes.clone().any(|i| dots.contains(&i)) {
             let mut candidate = chosen.clone();
             let windows = Windows::of(graph, block, &float.shape, &target.shape, how.window);
-            let (float, light, target) = (&float, &light, &target);
-            let data = Batches { float, light, target, windows, how, index: i, samples, importance };
+            let data = Batches { float: &float, light: &light, target: &target, windows, how, index: i, samples };
             learn::learn(network, block, &data, how, before, &pool, &mut candidate, &mut at)?;
-            let other = run(Network { chosen: &candidate, ..network }, Form::Rounded, light)?;
-            if other.error(target, importance) < before {
+            let other = run(Network { chosen: &candidate, ..network }, Form::Rounded, &light)?;
+            if other.error(&target) < before {
                 *chosen = candidate;
                 result = other;
             }
         }
         let layers = dots.iter().filter(|i| block.nodes.contains(i)).map(|i| graph.nodes[*i].name.clone());
-        let power = target.power(importance).max(f64::MIN_POSITIVE);
-        let (before, after) = (before / power, result.error(&target, importance) / power);
+        let power = target.power().max(f64::MIN_POSITIVE);
+        let (before, after) = (before / power, result.error(&target) / power);
         report.push(Reconstructed { layers: layers.collect(), before, after, seconds: begun.elapsed().as_secs_f64() });
         (float, light) = (target, result);
         if let Some(checkpoint) = checkpoint.as_ref().filter(|_| i >= finished) {
