@@ -363,7 +363,13 @@ fn vector(meter: Meter, isa: Isa, pool: &Pool) {
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let threads: usize = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let isa = arguments.next().and_then(|name| Isa::from_name(&name)).unwrap_or(Isa::detect());
+    let isa = arguments.next().map_or(Isa::detect(), |name| {
+        Isa::from_name(&name).unwrap_or_else(|| {
+            let known = Isa::ALL.map(Isa::name).join(", ");
+            eprintln!("`{name}` is no instruction set; there are {known}");
+            std::process::exit(2)
+        })
+    });
     let meter = if arguments.next().as_deref() == Some("count") { Meter::Marks } else { Meter::Clock };
     let pool = Pool::new(threads);
     head(meter, &format!("**{}, {threads} thread{}.**", isa.name(), if threads == 1 { "" } else { "s" }));
