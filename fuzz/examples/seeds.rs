@@ -6,6 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use qing_graph::{Element, Graph, Tensor};
+use qing_tensor::TernaryFactors;
+
 /// Larger seeds slow the fuzzer down more than they teach it.
 const LARGEST: u64 = 100_000;
 /// More seeds of one kind add little.
@@ -50,7 +53,19 @@ fn main() {
         bytes.extend([1, 0, 0, 0]);
         put(&corpus.join("npy"), &bytes);
     }
+    put(&corpus.join("qing"), &qing_formats::qing::to_compressed_bytes(&factored()));
     println!("seeds: {} onnx, {} tflite, {} qing", counts[0], counts[1], counts[2]);
+}
+
+/// A constant that is stored as ternary factors.
+fn factored() -> Graph {
+    let digits = |count: i32| (0..count).map(|i| (i * 3 / 5 % 3 - 1) as i8).collect();
+    let factors = TernaryFactors::new(digits(100), vec![60, 21], digits(124), 62).expect("digits");
+    let tensor = Tensor::from_factors(Element::I8, &[50, 62], factors.into()).expect("as many values");
+    let mut graph = Graph::new("factored");
+    let made = graph.add_constant("made", tensor);
+    graph.mark_output(made);
+    graph
 }
 
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) {

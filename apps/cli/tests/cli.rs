@@ -349,7 +349,7 @@ fn compressed_files_are_smaller_and_the_same_network() {
 }
 
 #[test]
-fn weights_from_codebooks_take_less() {
+fn encoded_weights_take_less() {
     let dir = folder();
     let here = dir.path();
     let lighten = |file: &str, more: &[&str]| {
@@ -369,13 +369,22 @@ fn weights_from_codebooks_take_less() {
         json(here, &[&args[..], &["-o", file], more].concat())
     };
     let plain = lighten("plain.qing", &["--compress"]);
-    let coded = lighten("coded.qing", &["--codebook", "4x64"]);
     let size = |file: &str| fs::metadata(here.join(file)).unwrap().len();
-    assert!(size("coded.qing") < size("plain.qing") / 2, "{} {}", size("coded.qing"), size("plain.qing"));
     let top1 = |made: &serde_json::Value| made["after"]["accuracy"]["top1"].as_f64().unwrap();
-    assert!(top1(&coded) > top1(&plain) - 0.1, "{} {}", top1(&coded), top1(&plain));
-    let error = fails(here, &["lighten", "zoo:fashion", "--codebook", "4x64", "--rounding", "reconstruct"]);
-    assert!(error.contains("codebooks cannot be learned"), "{error}");
+    for (option, value) in [("--codebook", "4x64"), ("--factors", "3")] {
+        let coded = lighten("coded.qing", &[option, value]);
+        assert!(size("coded.qing") < size("plain.qing") / 2, "{} {}", size("coded.qing"), size("plain.qing"));
+        assert!(top1(&coded) > top1(&plain) - 0.1, "{} {}", top1(&coded), top1(&plain));
+        // What is encoded stays so.
+        json(here, &["compress", "coded.qing", "-o", "again.qing", "--json"]);
+        assert_eq!(fs::read(here.join("again.qing")).unwrap(), fs::read(here.join("coded.qing")).unwrap(), "{option}");
+        let error = fails(here, &["lighten", "zoo:fashion", option, value, "--rounding", "reconstruct"]);
+        assert!(error.contains("cannot be learned one by one"), "{error}");
+    }
+    let error = fails(here, &["lighten", "zoo:fashion", "--factors", "9"]);
+    assert!(error.contains("write 1 to 6"), "{error}");
+    let error = fails(here, &["lighten", "zoo:fashion", "--factors", "2", "--codebook", "4x64"]);
+    assert!(error.contains("cannot be used with"), "{error}");
 }
 
 #[test]

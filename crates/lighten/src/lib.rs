@@ -26,8 +26,8 @@ pub use effort::Effort;
 pub use error::LightenError;
 pub use pipeline::{Lightened, Options, Progress, Search, lighten, lighten_within};
 pub use quantize::{
-    Bits, Codebook, Granularity, Override, QuantizeOptions, RangeMethod, Reconstructed, Reconstruction, Rotated,
-    Rounding, Smoothed, Smoothing, matches,
+    Bits, Codebook, Encoding, Factors, Granularity, Override, QuantizeOptions, RangeMethod, Reconstructed,
+    Reconstruction, Rotated, Rounding, Smoothed, Smoothing, matches,
 };
 pub use recover::Recovery;
 pub use report::{Calibration, Island, Layer, Report, Totals, layers, totals};

@@ -56,10 +56,10 @@ pub mod formats {
 #[cfg(feature = "lighten")]
 pub mod lighten {
     pub use qing_lighten::{
-        Bits, Calibration, Codebook, Effort, Granularity, Island, Layer, LightenError, Lightened, Options, Override,
-        Progress, QuantizeOptions, RangeMethod, Reconstruction, Recovery, Report, Rotated, Rounding, Search, Smoothed,
-        Smoothing, Totals, compare, design, factorize, layers, lighten, lighten_within, matches, report, score, search,
-        shape, sparsify, totals,
+        Bits, Calibration, Codebook, Effort, Encoding, Factors, Granularity, Island, Layer, LightenError, Lightened,
+        Options, Override, Progress, QuantizeOptions, RangeMethod, Reconstruction, Recovery, Report, Rotated, Rounding,
+        Search, Smoothed, Smoothing, Totals, compare, design, factorize, layers, lighten, lighten_within, matches,
+        report, score, search, shape, sparsify, totals,
     };
 }
 

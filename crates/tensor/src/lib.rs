@@ -6,6 +6,7 @@
 mod bits;
 mod element;
 mod error;
+mod factors;
 mod shape;
 mod storage;
 mod tensor;
@@ -13,6 +14,7 @@ mod tensor;
 pub use bits::{pack_bits, packed_len, unpack_bits};
 pub use element::{Element, Scalar};
 pub use error::TensorError;
+pub use factors::TernaryFactors;
 pub use half::{bf16, f16};
 pub use shape::{broadcast, broadcast_strides, element_count, strides};
 pub use storage::{map_file, release};

@@ -1,9 +1,9 @@
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use bytes::Bytes;
 use half::{bf16, f16};
 
-use crate::{Element, Scalar, TensorError, bits, element_count};
+use crate::{Element, Scalar, TensorError, TernaryFactors, bits, element_count};
 
 /// An element type, a shape and the bytes: row-major, little-endian, packed below eight bits. Cloning shares the bytes.
 #[derive(Clone)]
@@ -11,6 +11,8 @@ pub struct Tensor {
     element: Element,
     shape: Vec<usize>,
     bytes: Bytes,
+    /// What the values are the product of, if they were made of factors.
+    factors: Option<Arc<TernaryFactors>>,
 }
 
 /// Lets `Bytes` own a typed vector, so that values made in Rust stay aligned and are never copied.
@@ -34,18 +36,18 @@ impl Tensor {
             return Err(TensorError::Length { element, shape, expected, actual, unit: "values" });
         }
         let bytes = if values.is_empty() { Bytes::new() } else { Bytes::from_owner(Typed(values)) };
-        Ok(Tensor { element: T::ELEMENT, shape: shape.to_vec(), bytes })
+        Ok(Tensor { element: T::ELEMENT, shape: shape.to_vec(), bytes, factors: None })
     }
 
     /// A one-dimensional tensor.
     pub fn vector<T: Scalar>(values: Vec<T>) -> Tensor {
         let shape = vec![values.len()];
-        Tensor { element: T::ELEMENT, shape, bytes: Bytes::from_owner(Typed(values)) }
+        Tensor { element: T::ELEMENT, shape, bytes: Bytes::from_owner(Typed(values)), factors: None }
     }
 
     /// A tensor of rank 0.
     pub fn scalar<T: Scalar>(value: T) -> Tensor {
-        Tensor { element: T::ELEMENT, shape: vec![], bytes: Bytes::from_owner(Typed(vec![value])) }
+        Tensor { element: T::ELEMENT, shape: vec![], bytes: Bytes::from_owner(Typed(vec![value])), factors: None }
     }
 
     /// A tensor of truth values.
@@ -89,7 +91,7 @@ impl Tensor {
             let (shape, actual) = (shape.to_vec(), bytes.len());
             return Err(TensorError::Length { element, shape, expected, actual, unit: "bytes" });
         }
-        Ok(Tensor { element, shape: shape.to_vec(), bytes })
+        Ok(Tensor { element, shape: shape.to_vec(), bytes, factors: None })
     }
 
     /// Element type.
@@ -120,6 +122,16 @@ impl Tensor {
     /// The bytes as stored.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// What the values are the product of, row by row, if they were made of factors.
+    pub fn factors(&self) -> Option<&Arc<TernaryFactors>> {
+        self.factors.as_ref()
+    }
+
+    /// The same tensor, which knows that it was made of these factors.
+    pub(crate) fn remembering(self, factors: Arc<TernaryFactors>) -> Tensor {
+        Tensor { factors: Some(factors), ..self }
     }
 
     /// The values, borrowed where the bytes happen to be aligned, else copied.
@@ -250,7 +262,7 @@ impl Tensor {
             }
             Element::Bipolar => bits::pack_bits(self.to_f64s().into_iter().map(|v| u8::from(v > 0.0)), 1).into(),
         };
-        Tensor { element: to, shape: self.shape.clone(), bytes }
+        Tensor { element: to, shape: self.shape.clone(), bytes, factors: None }
     }
 
     /// The same bytes under another shape of as many elements.
@@ -263,7 +275,7 @@ impl Tensor {
             let (element, shape, actual) = (self.element, shape.to_vec(), self.len());
             return Err(TensorError::Length { element, shape, expected, actual, unit: "values" });
         }
-        Ok(Tensor { element: self.element, shape: shape.to_vec(), bytes: self.bytes.clone() })
+        Ok(Tensor { shape: shape.to_vec(), ..self.clone() })
     }
 
     /// A tensor of `shape` whose elements are those of `self` at the linear indices given, in order; the way every

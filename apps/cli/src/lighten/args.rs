@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use qing::lighten::{Bits, Codebook, Effort, Options, Override, QuantizeOptions, RangeMethod, Smoothing};
+use qing::lighten::{
+    Bits, Codebook, Effort, Encoding, Factors, Options, Override, QuantizeOptions, RangeMethod, Smoothing,
+};
 
 use super::{recover::RecoverArgs, rounding::RoundingArgs, search::SearchArgs};
 use crate::{calibration::DataArgs, feeds::PreprocessArgs};
@@ -52,6 +54,10 @@ pub(crate) struct Args {
     /// them to a layer, so 2 bits for a weight. With --bits w8a8 for what the words are made of; .qing outputs are compressed
     #[arg(long, value_name = "LxE")]
     pub codebook: Option<Codebook>,
+    /// Make the weights of all layers but the first and the last products of ternary matrices, of so many bits for a weight: 2, say; where that
+    /// loses more of a layer than plain weights of as many bits do, those. With --bits w8a8 for the products; .qing outputs are compressed
+    #[arg(long, value_name = "BITS", conflicts_with = "codebook")]
+    pub factors: Option<Factors>,
     /// One weight scale for a whole layer rather than one for each output channel
     #[arg(long)]
     pub per_tensor: bool,
@@ -121,7 +127,7 @@ pub(super) fn options(args: &Args, threads: usize) -> Options {
         edge_bits: (args.edge_bits > 0).then_some(args.edge_bits),
         range: args.range,
         per_channel: !args.per_tensor,
-        codebook: args.codebook,
+        encoding: args.codebook.map(Encoding::Codebook).or(args.factors.map(Encoding::Factors)),
         bias_correction: !args.no_bias_correction,
         equalize: base.equalize && !args.no_equalize,
         smooth: args.smooth.unwrap_or(base.smooth),

@@ -190,16 +190,16 @@ fn plain_header(_: &[u8]) -> Result<Vec<u8>, FormatError> {
     Err(malformed("byte 8", "the file is compressed, which this build does not read (feature `compress`)"))
 }
 
-/// The bytes of a tensor that are coded in the way of that number.
+/// A tensor whose bytes are coded in the way of that number.
 #[cfg(feature = "compress")]
-fn decoded(coding: u32, bytes: &[u8], element: Element, count: usize) -> Result<Vec<u8>, String> {
+fn decoded(coding: u32, bytes: &[u8], element: Element, shape: &[usize]) -> Result<Tensor, String> {
     use super::code::{Coding, decode};
     let coding = Coding::of(coding).ok_or_else(|| unknown(coding))?;
-    decode(coding, bytes, element, count)
+    decode(coding, bytes, element, shape)
 }
 
 #[cfg(not(feature = "compress"))]
-fn decoded(coding: u32, _: &[u8], _: Element, _: usize) -> Result<Vec<u8>, String> {
+fn decoded(coding: u32, _: &[u8], _: Element, _: &[usize]) -> Result<Tensor, String> {
     Err(unknown(coding))
 }
 
@@ -319,7 +319,7 @@ fn tensor(blob: &schema::Blob, data: &Data) -> Result<Tensor, String> {
     let size = data.bytes.len();
     let end = blob.offset.checked_add(blob.length).filter(|end| *end <= size as u64);
     let end = end.ok_or_else(|| format!("bytes {}+{} of a data section of {size}", blob.offset, blob.length))?;
-    let mut bytes = data.bytes.slice(blob.offset as usize..end as usize);
+    let bytes = data.bytes.slice(blob.offset as usize..end as usize);
     if blob.coding != 0 {
         if !data.coded {
             return Err(unknown(blob.coding));
@@ -327,7 +327,7 @@ fn tensor(blob: &schema::Blob, data: &Data) -> Result<Tensor, String> {
         let count = element_count(&shape).map_err(|e| e.to_string())?;
         let takes = count.checked_mul(element.bits().div_ceil(8)).and_then(|n| data.left.get().checked_sub(n));
         data.left.set(takes.ok_or("the coded tensors are too many for a file of this size")?);
-        bytes = decoded(blob.coding, &bytes, element, count)?.into();
+        return decoded(blob.coding, &bytes, element, &shape);
     }
     Tensor::from_bytes(element, &shape, bytes).map_err(|e| e.to_string())
 }

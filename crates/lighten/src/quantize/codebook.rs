@@ -79,12 +79,12 @@ impl Codebook {
         };
         let mut words = integers(self.words(rows, groups, quantized, entries));
         let mut chosen = choose(&words, quantized);
-        let mut lost = lost(rows, groups, quantized);
+        let mut lost = quantized.lost(rows, groups);
         for _ in 0..TURNS {
             let other = integers(self.learned(rows, groups, quantized, &chosen, &words));
             let mut anew = quantized.clone();
             let choices = choose(&other, &mut anew);
-            let now = self::lost(rows, groups, &anew);
+            let now = anew.lost(rows, groups);
             if now >= lost {
                 break;
             }
@@ -114,7 +114,7 @@ impl Codebook {
                 for row in group.span.clone() {
                     let power = f64::from(quantized.scale(row)).powi(2);
                     let x: Vec<f64> = (0..width).map(|c| value(row, c)).collect();
-                    let seen = seen(group, &x);
+                    let seen = group.seen(&x);
                     (0..width).for_each(|c| sums[place(row, c)] += power * seen[c]);
                 }
             }
@@ -265,29 +265,6 @@ impl Codebook {
             }
         }
     }
-}
-
-/// `x` times the second moments of what the group reads.
-fn seen(group: &Group, x: &[f64]) -> Vec<f64> {
-    let Some(h) = &group.moments else {
-        return x.iter().enumerate().map(|(c, v)| v * group.importance.get(c).copied().unwrap_or(1.0)).collect();
-    };
-    let mut out = vec![0.0; x.len()];
-    for (v, h) in x.iter().zip(h.chunks_exact(x.len())) {
-        out.iter_mut().zip(h).for_each(|(o, h)| *o += v * h);
-    }
-    out
-}
-
-/// The power of what is lost in the output of all rows.
-fn lost(rows: &Rows, groups: &[Group], quantized: &QuantizedRows) -> f64 {
-    let width = rows.width();
-    let row = |group: &Group, r: usize| -> f64 {
-        let of = |c: usize| rows.row(r)[c] - f64::from(quantized.ints[r * width + c]) * f64::from(quantized.scale(r));
-        let apart: Vec<f64> = (0..width).map(of).collect();
-        seen(group, &apart).iter().zip(&apart).map(|(a, b)| a * b).sum()
-    };
-    groups.iter().flat_map(|g| g.span.clone().map(move |r| row(g, r))).sum()
 }
 
 /// The code word nearest to a vector, and its weighted squared error.

@@ -5,16 +5,15 @@ use qing_graph::{Graph, Node, QuantRule, Tensor, ops};
 use super::{
     assign::{LayerWeights, least_scale, weight_type},
     bitsplit::choose_group,
-    codebook::Codebook,
     feedback::round_group,
-    matrix::{Group, Rows, tensor_of_rows},
-    options::QuantizeOptions,
-    weights::{QuantizedRows, element, nearest, scales},
+    matrix::{Group, Rows, tensor_of_factors, tensor_of_rows},
+    options::{Encoding, QuantizeOptions},
+    weights::{QuantizedRows, element, largest, nearest, scales},
 };
 use crate::{LightenError, calibrate::Moments};
 
-/// Quantizes the weights of a dot at `bits`, from a codebook if there is one, and if `correct` corrects its bias for what that changes
-/// on average.
+/// Quantizes the weights of a dot at `bits`, to what can be encoded if there is an encoding, and if `correct` corrects its bias for what
+/// that changes on average.
 ///
 /// # Errors
 /// If the node is no dot with constant weights.
@@ -25,7 +24,7 @@ pub(super) fn quantize(
     x_scale: f32,
     moments: Option<&Moments>,
     correct: bool,
-    codebook: Option<Codebook>,
+    encoding: Option<Encoding>,
     options: &QuantizeOptions,
 ) -> Result<LayerWeights, LightenError> {
     let correct = correct && options.bias_correction;
@@ -45,17 +44,16 @@ pub(super) fn quantize(
         _ => vec![vec![]],
     };
     let weigh = |row: usize| importance[if importance.len() == 1 { 0 } else { group_of(row) }].clone();
-    let mut scale = scales(&rows, bits, options.per_channel, weigh);
-    if let Some(b) = &old_bias {
-        let single = scale.len() == 1;
-        for (i, b) in b.iter().enumerate() {
-            let s = &mut scale[if single { 0 } else { i }];
-            *s = s.max(least_scale(*b, x_scale));
-        }
-    }
     let least = |row: usize| old_bias.as_ref().map_or(0.0, |b| f64::from(least_scale(b[row], x_scale)));
-    let rounded = nearest(&rows, bits, scale);
-    let mut quantized = rounded.clone();
+    let nearest = |bits: u8| {
+        let mut scale = scales(&rows, bits, options.per_channel, weigh);
+        let single = scale.len() == 1;
+        for row in 0..rows.count {
+            let s = &mut scale[if single { 0 } else { row }];
+            *s = s.max(least(row) as f32);
+        }
+        nearest(&rows, bits, scale)
+    };
     let count = moments.map_or(1, Moments::groups);
     let (per_group, m) = (rows.count / count, moments.filter(|_| options.error_feedback));
     let groups: Vec<Group> = (0..count)
@@ -65,7 +63,9 @@ pub(super) fn quantize(
             moments: m.and_then(|m| products(m, g, correct)),
         })
         .collect();
-    if !codebook.is_some_and(|c| c.round(&rows, &groups, bits, &mut quantized)) {
+    let plain = |bits: u8| {
+        let rounded = nearest(bits);
+        let mut quantized = rounded.clone();
         let least = options.per_channel.then_some(&least as &dyn Fn(usize) -> f64);
         for group in &groups {
             round_group(&rows, group, bits, &mut quantized);
@@ -73,7 +73,29 @@ pub(super) fn quantize(
                 choose_group(&rows, group, bits, least, &rounded, &mut quantized);
             }
         }
-    }
+        (element(bits), quantized)
+    };
+    let mut factored = None;
+    let (element, quantized) = match encoding {
+        None => plain(bits),
+        Some(Encoding::Codebook(codebook)) => {
+            let mut words = nearest(bits);
+            if codebook.round(&rows, &groups, bits, &mut words) { (element(bits), words) } else { plain(bits) }
+        }
+        Some(Encoding::Factors(factors)) => {
+            match factors.round(&rows, &groups, &nearest(bits).scales, largest(bits), &least) {
+                None => plain(bits),
+                Some((made, product)) => {
+                    let other = plain(factors.plain_bits().min(bits));
+                    if made.lost(&rows, &groups) < other.1.lost(&rows, &groups) {
+                        factored = tensor_of_factors(element(bits)?, tensor.shape(), axis, &product);
+                    }
+                    if factored.is_some() { (element(bits), made) } else { other }
+                }
+            }
+        }
+    };
+    let element = element?;
     let (mut new_bias, mut input_means) = (old_bias.clone(), None);
     if let Some(m) = moments.filter(|_| correct) {
         let mut values = new_bias.unwrap_or_else(|| vec![0.0; rows.count]);
@@ -84,9 +106,12 @@ pub(super) fn quantize(
         new_bias = Some(values);
         input_means = means_of(tensor.shape(), axis, &means)?;
     }
-    let element = element(bits)?;
+    let weights = match factored {
+        Some(tensor) => tensor,
+        None => tensor_of_rows(element, tensor.shape(), axis, &quantized.ints)?,
+    };
     Ok(LayerWeights {
-        weights: tensor_of_rows(element, tensor.shape(), axis, &quantized.ints)?,
+        weights,
         ty: weight_type(element, tensor.shape(), axis, quantized.scales)?,
         bias: new_bias,
         means: input_means,

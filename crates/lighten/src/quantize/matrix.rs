@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use qing_graph::{OpError, Tensor};
+use qing_tensor::TernaryFactors;
 
 /// Weights, one row per output channel, columns in the order in which the tensor holds the other axes.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +44,27 @@ pub(super) struct Group {
     pub moments: Option<Vec<f64>>,
 }
 
+impl Group {
+    /// `x` times the second moments of what the group reads.
+    pub(super) fn seen(&self, x: &[f64]) -> Vec<f64> {
+        match &self.moments {
+            Some(moments) => seen(moments, x),
+            None => x.iter().enumerate().map(|(c, v)| v * self.importance.get(c).copied().unwrap_or(1.0)).collect(),
+        }
+    }
+}
+
+/// `x` times second moments.
+pub(super) fn seen(moments: &[f64], x: &[f64]) -> Vec<f64> {
+    let mut out = vec![0.0; x.len()];
+    for (v, h) in x.iter().zip(moments.chunks_exact(x.len())) {
+        if *v != 0.0 {
+            out.iter_mut().zip(h).for_each(|(o, h)| *o += v * h);
+        }
+    }
+    out
+}
+
 /// For each place of the rows, the place in the tensor.
 fn order(shape: &[usize], axis: usize) -> Vec<usize> {
     let inner: usize = shape[axis + 1..].iter().product();
@@ -55,6 +77,22 @@ fn order(shape: &[usize], axis: usize) -> Vec<usize> {
         }
     }
     order
+}
+
+/// What factors make row by row, as a tensor of `shape` with the rows at `axis`, which remembers them; nothing if the rows do not lie one
+/// after the other in it, or side by side.
+pub(super) fn tensor_of_factors(
+    element: qing_graph::Element,
+    shape: &[usize],
+    axis: usize,
+    factors: &TernaryFactors,
+) -> Option<Tensor> {
+    let factors = match (axis, shape) {
+        (0, _) => factors.clone(),
+        (1, [_, _]) => factors.transposed(),
+        _ => return None,
+    };
+    Tensor::from_factors(element, shape, factors.into()).ok()
 }
 
 /// Integers given row by row, as a tensor of `shape` with the rows at `axis`.

@@ -2,7 +2,7 @@
 //!
 //! The stages, each a file: which nodes compute on integers ([`decide`]), evener
 //! channels of convolutions ([`equalize`]) and of what matrix products read ([`smooth`], [`rotate`]), ranges of activations ([`range`]), scales and
-//! integers of weights ([`weights`], [`feedback`], [`bitsplit`], [`codebook`]), what is learned of both block by block ([`reconstruct`]), and the
+//! integers of weights ([`weights`], [`feedback`], [`bitsplit`], [`codebook`], [`factors`]), what is learned of both block by block ([`reconstruct`]), and the
 //! typed graph ([`assign`]). None of them looks at labels.
 
 mod assign;
@@ -11,6 +11,7 @@ mod codebook;
 mod decide;
 mod dense;
 mod equalize;
+mod factors;
 mod feedback;
 mod hadamard;
 mod layer;
@@ -34,9 +35,10 @@ use assign::Chosen;
 pub use codebook::Codebook;
 pub(crate) use decide::Mode;
 pub(crate) use equalize::equalize;
+pub use factors::Factors;
 pub(crate) use feedback::inverse_factor;
 pub use options::{
-    Bits, Granularity, Override, QuantizeOptions, RangeMethod, Reconstruction, Rounding, Smoothing, matches,
+    Bits, Encoding, Granularity, Override, QuantizeOptions, RangeMethod, Reconstruction, Rounding, Smoothing, matches,
 };
 pub use reconstruct::Reconstructed;
 pub use rotate::Rotated;
@@ -150,8 +152,8 @@ fn choose(
         let correct = layer::takes_bias(node) || decision.modes[*i] == Mode::RealDot;
         // The first and the last layer are spared where widths spare them.
         let edge = options.edge_bits.is_some() && (dots.first() == Some(i) || dots.last() == Some(i));
-        let codebook = options.codebook.filter(|_| !edge);
-        layer::quantize(graph, node, bits.weights[i], x_scale, statistics.moments.get(i), correct, codebook, options)
+        let encoding = options.encoding.filter(|_| !edge);
+        layer::quantize(graph, node, bits.weights[i], x_scale, statistics.moments.get(i), correct, encoding, options)
     };
     let mut parameters = BTreeMap::new();
     // Layers do not depend on each other: as many at a time as there are threads.

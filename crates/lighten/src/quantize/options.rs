@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use super::codebook::Codebook;
+use super::{codebook::Codebook, factors::Factors};
 use crate::LightenError;
 
 /// Widths of weights and activations: `w4a8`.
@@ -190,6 +190,15 @@ impl Rounding {
     }
 }
 
+/// What a compressed file holds in place of weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Encoding {
+    /// Indices of code words.
+    Codebook(Codebook),
+    /// Ternary matrices that they are the product of.
+    Factors(Factors),
+}
+
 /// Options of quantization.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizeOptions {
@@ -223,8 +232,8 @@ pub struct QuantizeOptions {
     pub error_feedback: bool,
     /// After error feedback, choose planes of digits and scales of weights in turns (Wang et al., ICML 2020).
     pub bit_split: bool,
-    /// Take the weights of all layers but the first and the last (unless `edge_bits` is `None`) from codebooks.
-    pub codebook: Option<Codebook>,
+    /// Round the weights of all layers but the first and the last (unless `edge_bits` is `None`) to what can be encoded so.
+    pub encoding: Option<Encoding>,
     /// Then learn roundings, scales and biases block by block.
     pub reconstruct: Option<Reconstruction>,
     /// Where blocks that are reconstructed are noted, so that a run that was killed goes on behind them.
@@ -247,7 +256,7 @@ impl Default for QuantizeOptions {
             rotate: true,
             error_feedback: true,
             bit_split: false,
-            codebook: None,
+            encoding: None,
             reconstruct: None,
             checkpoint: None,
         }
@@ -287,10 +296,14 @@ impl QuantizeOptions {
         {
             return Err(LightenError::Option(format!("smoothing by a share of {share}; it goes from 0 to 1")));
         }
-        if self.codebook.is_some() && self.reconstruct.is_some() {
-            return Err(LightenError::Option(
-                "weights from codebooks cannot be learned one by one: take another rounding than reconstruct".into(),
-            ));
+        if let (Some(encoding), true) = (self.encoding, self.reconstruct.is_some()) {
+            let what = match encoding {
+                Encoding::Codebook(_) => "weights from codebooks",
+                Encoding::Factors(_) => "products of ternary factors",
+            };
+            return Err(LightenError::Option(format!(
+                "{what} cannot be learned one by one: take another rounding than reconstruct"
+            )));
         }
         match self.range {
             RangeMethod::Percentile(p) if !(50.0..=100.0).contains(&p) => {

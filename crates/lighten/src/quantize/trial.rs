@@ -79,8 +79,8 @@ impl<'a> Trial<'a> {
             None => 1.0,
         };
         let (moments, correct) = (self.statistics.moments.get(&at), layer::takes_bias(node));
-        let codebook = self.options.codebook;
-        let made = layer::quantize(self.graph, node, bits, x_scale, moments, correct, codebook, self.options)?;
+        let encoding = self.options.encoding;
+        let made = layer::quantize(self.graph, node, bits, x_scale, moments, correct, encoding, self.options)?;
         let bias = made.bias.as_ref().map(|b| Tensor::vector(b.iter().map(|v| *v as f32).collect::<Vec<_>>()));
         let weights = Tensor::new(made.weights.shape(), reals(&made)?).map_err(qing_graph::OpError::from)?;
         Ok(Rounded { weights, bias })

@@ -2,7 +2,7 @@
 
 use qing_graph::{Element, OpError, arithmetic::symmetric_range};
 
-use super::matrix::Rows;
+use super::matrix::{Group, Rows};
 
 /// Quantized weights, row by row.
 #[derive(Debug, Clone)]
@@ -17,6 +17,17 @@ impl QuantizedRows {
     /// The scale of row `i`.
     pub(super) fn scale(&self, i: usize) -> f32 {
         if self.scales.len() == 1 { self.scales[0] } else { self.scales[i] }
+    }
+
+    /// The power of what is lost in the output of all rows.
+    pub(super) fn lost(&self, rows: &Rows, groups: &[Group]) -> f64 {
+        let width = rows.width();
+        let row = |group: &Group, r: usize| -> f64 {
+            let of = |c: usize| rows.row(r)[c] - f64::from(self.ints[r * width + c]) * f64::from(self.scale(r));
+            let apart: Vec<f64> = (0..width).map(of).collect();
+            group.seen(&apart).iter().zip(&apart).map(|(a, b)| a * b).sum()
+        };
+        groups.iter().flat_map(|g| g.span.clone().map(move |r| row(g, r))).sum()
     }
 }
 

@@ -4,17 +4,18 @@
 //! [`symbols`] codes integers of up to eight bits with a table of frequencies for each tensor (range asymmetric numeral systems,
 //! Duda, arXiv:1311.2540); [`adaptive`] codes bytes with probabilities that are learned on the way: short tensors, for which a
 //! table would cost more than it saves, tensors of wider elements, and the header; [`vectors`] finds that a tensor is made of few
-//! code words and codes which. The shortest is taken, none if none is
+//! code words and codes which; [`factors`] codes the digits of what was made as a product of ternary matrices. The shortest is taken, none if none is
 //! shorter than the plain bytes.
 //!
 //! A decoder allocates what the caller says that there is; [`fits`] bounds it by the coded bytes before.
 
 pub(super) mod adaptive;
+pub(super) mod factors;
 pub(super) mod symbols;
 pub(super) mod vectors;
 
 use qing_graph::{Element, Tensor};
-use qing_tensor::{pack_bits, unpack_bits};
+use qing_tensor::{element_count, pack_bits, unpack_bits};
 
 use super::DENSEST;
 
@@ -34,12 +35,14 @@ pub(super) enum Coding {
     Context = 3,
     /// By code words of several values.
     Vectors = 4,
+    /// By the ternary factors that they are the product of.
+    Factors = 5,
 }
 
 impl Coding {
     pub(super) fn of(number: u32) -> Option<Coding> {
-        use Coding::{Adaptive, Context, Plain, Symbols, Vectors};
-        [Plain, Symbols, Adaptive, Context, Vectors].into_iter().find(|c| *c as u32 == number)
+        use Coding::{Adaptive, Context, Factors, Plain, Symbols, Vectors};
+        [Plain, Symbols, Adaptive, Context, Vectors, Factors].into_iter().find(|c| *c as u32 == number)
     }
 }
 
@@ -50,6 +53,23 @@ fn put(out: &mut Vec<u8>, mut number: usize) {
         number >>= 7;
     }
     out.push(number as u8);
+}
+
+/// The number that [`put`] wrote at `at`, which moves behind it; nothing if the bytes end early.
+fn take(bytes: &[u8], at: &mut usize) -> Option<usize> {
+    let (mut number, mut shift) = (0usize, 0);
+    loop {
+        let byte = *bytes.get(*at)?;
+        *at += 1;
+        number |= usize::from(byte & 127).checked_shl(shift)?;
+        shift += 7;
+        if byte < 128 {
+            return Some(number);
+        }
+        if shift > 28 {
+            return None;
+        }
+    }
 }
 
 /// Whether so many coded bytes may stand for so many plain ones.
@@ -77,6 +97,9 @@ pub(super) fn encode(tensor: &Tensor) -> (Coding, Vec<u8>) {
         if let Some(bytes) = vectors::encode(&values, columns) {
             consider(Coding::Vectors, bytes);
         }
+        if let Some(bytes) = tensor.factors().and_then(|f| factors::encode(f)) {
+            consider(Coding::Factors, bytes);
+        }
         // A table costs little beside many values; contexts help where zeros come together.
         let zeros = values.iter().filter(|v| **v == 0).count();
         if values.len() <= MANY {
@@ -92,18 +115,29 @@ pub(super) fn encode(tensor: &Tensor) -> (Coding, Vec<u8>) {
     best
 }
 
-/// The plain bytes again.
+/// The tensor again.
 ///
 /// # Errors
-/// If the coded bytes are not those of `count` values.
-pub(super) fn decode(coding: Coding, bytes: &[u8], element: Element, count: usize) -> Result<Vec<u8>, String> {
+/// If the coded bytes are not those of such a tensor.
+pub(super) fn decode(coding: Coding, bytes: &[u8], element: Element, shape: &[usize]) -> Result<Tensor, String> {
+    let count = element_count(shape).map_err(|e| e.to_string())?;
+    if coding == Coding::Factors {
+        let factors = factors::decode(bytes, count)?;
+        return Tensor::from_factors(element, shape, factors.into()).map_err(|e| e.to_string());
+    }
+    let plain = plain(coding, bytes, element, count)?;
+    Tensor::from_bytes(element, shape, plain.into()).map_err(|e| e.to_string())
+}
+
+/// The plain bytes again.
+fn plain(coding: Coding, bytes: &[u8], element: Element, count: usize) -> Result<Vec<u8>, String> {
     let width = element.bits();
     let values = if width <= 8 { Some(count) } else { count.checked_mul(width / 8) };
     let Some(values) = values.filter(|n| fits(bytes.len(), *n)) else {
         return Err(format!("{} coded bytes are too few for {count} values", bytes.len()));
     };
     let plain = match coding {
-        Coding::Plain => return Ok(bytes.to_vec()),
+        Coding::Plain | Coding::Factors => return Ok(bytes.to_vec()),
         Coding::Symbols if width > 8 => return Err(format!("values of {element} cannot be coded as symbols")),
         Coding::Symbols => symbols::decode(bytes, values)?,
         Coding::Vectors if width > 8 => return Err(format!("values of {element} cannot be coded as words")),

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use super::{adaptive, put, symbols};
+use super::{adaptive, put, symbols, take};
 
 /// Lengths that are tried.
 const LENGTHS: [usize; 10] = [16, 12, 9, 8, 6, 5, 4, 3, 2, 7];
@@ -99,22 +99,6 @@ pub(in super::super) fn decode(bytes: &[u8], count: usize) -> Result<Vec<u8>, St
         Some(columns) => transposed(&values, columns, rows),
         None => values,
     })
-}
-
-fn take(bytes: &[u8], at: &mut usize) -> Option<usize> {
-    let (mut number, mut shift) = (0usize, 0);
-    loop {
-        let byte = *bytes.get(*at)?;
-        *at += 1;
-        number |= usize::from(byte & 127).checked_shl(shift)?;
-        shift += 7;
-        if byte < 128 {
-            return Some(number);
-        }
-        if shift > 28 {
-            return None;
-        }
-    }
 }
 
 #[cfg(test)]
