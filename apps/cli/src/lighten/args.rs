@@ -56,7 +56,7 @@ pub(crate) struct Args {
     pub codebook: Option<Codebook>,
     /// Make the weights of all layers but the first and the last products of ternary matrices, of so many bits for a weight: 2, say; where that
     /// loses more of a layer than plain weights of as many bits do, those. With --bits w8a8 for the products; .qing outputs are compressed
-    #[arg(long, value_name = "BITS", conflicts_with = "codebook")]
+    #[arg(long, value_name = "BITS", conflicts_with_all = ["codebook", "budget", "per_tensor"])]
     pub factors: Option<Factors>,
     /// One weight scale for a whole layer rather than one for each output channel
     #[arg(long)]

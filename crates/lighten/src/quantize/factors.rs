@@ -171,10 +171,10 @@ impl<'a> Sum<'a> {
             }
             down.iter_mut().zip(&self.weigh).for_each(|(s, w)| *s *= w);
             let (next, gain) = digits(&down, &self.weigh);
-            let gain = gain / x.iter().zip(power).map(|(x, p)| x * x * p).sum::<f64>();
-            let over = x.iter().zip(power).map(|(x, p)| x * x * p).sum::<f64>()
-                * next.iter().zip(&self.weigh).map(|(y, w)| y * y * w).sum::<f64>();
+            let rows = x.iter().zip(power).map(|(x, p)| x * x * p).sum::<f64>();
+            let over = rows * next.iter().zip(&self.weigh).map(|(y, w)| y * y * w).sum::<f64>();
             self.d[t] = if over > 0.0 { dot(&down, &next) / over } else { 0.0 };
+            let gain = gain / rows;
             y = next;
             if gain <= best * (1.0 + 1e-4) {
                 break;
