@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The winner of the MicroNet challenge on CIFAR-100 as an ONNX network: the same function, number by number.
 
-    python bench/micronet/network.py CHECKPOINT OUT.onnx [--precision f16|f32]
+    python bench/micronet/network.py CHECKPOINT OUT.onnx [--precision f16|f32] [--fewer]
 
 CHECKPOINT is `densenet100_w4a4.pth.tar`: a DenseNet-100 (growth 12, bottleneck) whose weights are integers. A layer is
 `y = round(clamp(scale · x + bias, 0, 15))`, a convolution of these integers with integers of four bits, and a scale and
@@ -10,6 +10,11 @@ bias for each channel again; what a block makes is appended to what it was given
 (80.17 %), does everything but the sums of products in half precision, `f32` in single precision (80.39 %). An operation in
 half precision is one in single precision whose result is rounded (`Cast` there and back): the same numbers, by kernels that
 every runtime has.
+
+`--fewer` computes the same function of real numbers with fewer operations: what a layer has no weights for is not scaled for it;
+averaging 2×2 comes before the 1×1 convolution that it commutes with, where a quarter of the products is left; the last scale
+comes behind ReLU and averaging, which it commutes with, being positive. Weights and biases stay what they are; where half precision
+rounds is all that changes.
 
 Needs `pip install numpy onnx==1.21.0`.
 """
@@ -72,6 +77,19 @@ class Builder:
         b = self.constant(f"{name}.bias", real(bias))
         return self.rounded(self.node("Add", [x, b], name), name)
 
+    def shifted(self, x, name, bias):
+        """`x + bias`, channel by channel."""
+        b = self.constant(f"{name}.bias", bias.reshape(1, -1, 1, 1).astype(np.float16 if self.half else np.float32).astype(np.float32))
+        return self.rounded(self.node("Add", [x, b], f"{name}.shifted"), f"{name}.shifted")
+
+    def averaged(self, x, name):
+        """Means of 2×2 integers of four bits: integers of six bits, in quarters."""
+        x = self.node("AveragePool", [x], name, kernel_shape=[2, 2], strides=[2, 2])
+        quarter, zero = self.constant(f"{name}.quarter", np.float32(0.25)), self.constant(f"{name}.none", np.uint8(0))
+        x = self.node("QuantizeLinear", [x, quarter, zero], f"{name}.int")
+        x = self.node("Clip", [x, zero, self.constant(f"{name}.most", np.uint8(63))], f"{name}.six")
+        return self.node("DequantizeLinear", [x, quarter, zero], f"{name}.real")
+
     def quantized(self, x, name):
         """`round(clamp(x, 0, 15))` as four-bit integers that stand for themselves."""
         if "one" not in {c.name for c in self.constants}:
@@ -81,7 +99,7 @@ class Builder:
         return self.node("DequantizeLinear", [q, "one", "zero"], f"{name}.real")
 
 
-def build(tensors, half):
+def build(tensors, half, fewer):
     """The network as an ONNX model, from the tensors of the checkpoint. KeyError, ValueError: they are not of this network."""
     g = Builder(half)
     flat = lambda name: tensors[name].reshape(-1)
@@ -94,21 +112,43 @@ def build(tensors, half):
         y = g.node("Conv", [x, w], name, pads=[pad] * 4)
         return g.rounded(y, name)
 
+    def entry(x, name):
+        """The integers that a convolution reads, and its weights."""
+        weight, bias, w = (tensors[f"{name}.{part}"] for part in ("scale1.weight", "scale1.bias", "conv1.weight"))
+        weight, bias = weight.reshape(-1), bias.reshape(-1)
+        if fewer:
+            used = np.flatnonzero((w != 0).any(axis=(0, 2, 3)))
+            x = g.node("Gather", [x, g.constant(f"{name}.channels", used.astype(np.int64))], f"{name}.chosen", axis=1)
+            weight, bias, w = weight[used], bias[used], w[:, used]
+        x = g.quantized(g.scale(x, f"{name}.scale1", weight, bias), f"{name}.quant1")
+        return x, g.weights(f"{name}.conv1.weight", w, 4)
+
     x = scale(convolution("image", "conv1", 1), "scale1")
     for b in range(1, BLOCKS + 1):
         for i in range(LAYERS):
             name = f"dense{b}.{i}"
-            y = convolution(g.quantized(scale(x, f"{name}.scale1"), f"{name}.quant1"), f"{name}.conv1")
+            y = g.rounded(g.node("Conv", entry(x, name), f"{name}.conv1"), f"{name}.conv1")
             y = convolution(g.quantized(scale(y, f"{name}.scale2"), f"{name}.quant2"), f"{name}.conv2", 1)
             x = g.node("Concat", [x, scale(y, f"{name}.scale3")], f"{name}.concat", axis=1)
         if b < BLOCKS:
             name = f"trans{b}"
-            y = convolution(g.quantized(scale(x, f"{name}.scale1"), f"{name}.quant1"), f"{name}.conv1")
-            y = g.node("AveragePool", [y], f"{name}.pool", kernel_shape=[2, 2], strides=[2, 2])
-            x = scale(g.rounded(y, f"{name}.pool"), f"{name}.scale2")
-    x = g.node("Relu", [scale(x, "scale2")], "relu")
-    x = g.rounded(g.node("GlobalAveragePool", [x], "pool"), "pool")
+            y, w = entry(x, name)
+            if fewer:
+                y = g.node("Conv", [g.averaged(y, f"{name}.pool"), w], f"{name}.conv1")
+                y = g.rounded(y, f"{name}.conv1")
+            else:
+                y = g.rounded(g.node("Conv", [y, w], f"{name}.conv1"), f"{name}.conv1")
+                y = g.node("AveragePool", [y], f"{name}.pool", kernel_shape=[2, 2], strides=[2, 2])
+                y = g.rounded(y, f"{name}.pool")
+            x = scale(y, f"{name}.scale2")
+    weight, bias = flat("scale2.weight"), flat("scale2.bias")
+    if fewer and (weight <= 0).any():
+        raise ValueError("scale2: a scale that is not positive does not commute with ReLU")
+    x = g.shifted(x, "scale2", bias / weight) if fewer else scale(x, "scale2")
+    x = g.rounded(g.node("GlobalAveragePool", [g.node("Relu", [x], "relu")], "pool"), "pool")
     x = g.node("Flatten", [x], "features", axis=1)
+    if fewer:
+        x = g.scale(x, "scale2", weight, np.zeros(1), spatial=False)
     fc = g.weights("fc.weight", tensors["fc.weight"].T, 6)
     x = g.rounded(g.node("MatMul", [x, fc], "fc"), "fc")
     x = scale(x, "scale3", spatial=False)
@@ -138,8 +178,9 @@ def main():
     parser.add_argument("checkpoint")
     parser.add_argument("output")
     parser.add_argument("--precision", choices=["f16", "f32"], default="f16")
+    parser.add_argument("--fewer", action="store_true", help="the same function of real numbers with fewer operations")
     args = parser.parse_args()
-    model = build(load(args.checkpoint), args.precision == "f16")
+    model = build(load(args.checkpoint), args.precision == "f16", args.fewer)
     onnx.save(model, args.output)
 
 
