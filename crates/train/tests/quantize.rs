@@ -7,7 +7,7 @@ use qing_graph::{Element, Graph, Tensor, Type, ValueId, interpret::interpret, op
 use qing_train::{
     TrainError, differentiate,
     parameters::{Model, Role, Values},
-    quantize::{Bits, Config, Estimator, prepare, shortcuts},
+    quantize::{Bits, Config, Estimator, prepare, renormalize, shortcuts},
 };
 
 /// Deterministic values in −1 … 1.
@@ -252,27 +252,88 @@ fn what_cannot_be_quantized_is_named() {
 
 #[test]
 fn every_convolution_gets_a_shortcut() {
-    let mut graph = network();
     let adds = |graph: &Graph| graph.nodes.iter().filter(|n| n.op.is::<ops::Add>()).count();
-    assert_eq!(shortcuts(&mut graph).unwrap(), 2);
+    for signs in [false, true] {
+        let mut graph = network();
+        let relus = |graph: &Graph| graph.nodes.iter().filter(|n| n.op.is::<ops::Relu>()).count();
+        let before = relus(&graph);
+        assert_eq!(shortcuts(&mut graph, signs).unwrap(), 2);
+        verify(&graph).unwrap();
+        assert_eq!(adds(&graph), 4);
+        // Once is enough.
+        assert_eq!(shortcuts(&mut graph, signs).unwrap(), 0);
+        let producers = graph.producers();
+        let node = |id: ValueId| &graph.nodes[producers[id.0 as usize].unwrap()];
+        let last = graph.nodes.iter().find(|n| n.name == "b.add").unwrap();
+        let middle = node(last.inputs[1].unwrap());
+        let inner = if signs {
+            // norm(conv(x)) + s, then norm(conv(y)) + y: what both blocks read, and what is between, may be negative.
+            assert_eq!(relus(&graph), before - 4);
+            middle
+        } else {
+            // relu(norm(conv(x)) + s), then relu(norm(conv(y)) + y).
+            assert_eq!(middle.name, "b1.relu");
+            node(middle.input(0).unwrap())
+        };
+        assert_eq!(node(inner.inputs[0].unwrap()).name, "b1.norm");
+        assert_eq!(node(inner.inputs[1].unwrap()).name, "b.pad");
+        let model = prepare(&graph, 2, &config("w1a1"), &[vec![images(1, 4)]]).unwrap();
+        let (values, x) = (trained(&model), images(3, 2));
+        let settled = model.export.settled(2, &values).unwrap().unwrap();
+        let found = interpret(&settled.graph, &with_parameters(&x, &settled, &settled.values())).unwrap();
+        assert_eq!(found[0].to_f32s(), run(&model.exported(&values).unwrap(), &[x], 1)[0].to_f32s());
+    }
+}
+
+#[test]
+fn statistics_of_a_rewired_network_are_taken_anew() {
+    let mut graph = network();
+    shortcuts(&mut graph, true).unwrap();
+    let batch = images(1, 16);
+    assert!(renormalize(&mut graph, &[]).is_err());
+    renormalize(&mut graph, &[vec![batch.clone()]]).unwrap();
     verify(&graph).unwrap();
-    assert_eq!(adds(&graph), 4);
-    // Once is enough.
-    assert_eq!(shortcuts(&mut graph).unwrap(), 0);
-    // relu(norm(conv(x)) + s), then relu(norm(conv(y)) + y).
-    let producers = graph.producers();
-    let node = |id: ValueId| &graph.nodes[producers[id.0 as usize].unwrap()];
-    let last = graph.nodes.iter().find(|n| n.name == "b.add").unwrap();
-    let middle = node(last.inputs[1].unwrap());
-    assert_eq!(middle.name, "b1.relu");
-    let inner = node(middle.input(0).unwrap());
-    assert_eq!(node(inner.inputs[0].unwrap()).name, "b1.norm");
-    assert_eq!(node(inner.inputs[1].unwrap()).name, "b.pad");
+    // On the same batch every normalization now gives each channel its shift as mean and its scale as deviation.
+    let norms: Vec<_> = graph.nodes.iter().filter(|n| n.op.is::<ops::BatchNormalization>()).cloned().collect();
+    assert_eq!(norms.len(), 5);
+    graph.outputs = norms.iter().map(|n| n.outputs[0]).collect();
+    for (node, found) in norms.iter().zip(run(&graph, &[batch], 1)) {
+        let [scale, shift] = [1, 2].map(|i| graph.constant(node.input(i).unwrap()).unwrap().to_f32s());
+        let (channels, values) = (scale.len(), found.to_f32s());
+        let area = found.shape()[2] * found.shape()[3];
+        for c in 0..channels {
+            let own = values.chunks(area).skip(c).step_by(channels).flatten().map(|v| f64::from(*v));
+            let (count, sum, squares) = own.fold((0.0, 0.0, 0.0), |(n, s, q), v| (n + 1.0, s + v, q + v * v));
+            let (mean, deviation) = (sum / count, (squares / count - (sum / count).powi(2)).max(0.0).sqrt());
+            assert!((mean - f64::from(shift[c])).abs() < 1e-3, "{}: {mean} for {}", node.name, shift[c]);
+            assert!(
+                (deviation - f64::from(scale[c].abs())).abs() < 1e-2,
+                "{}: {deviation} for {}",
+                node.name,
+                scale[c]
+            );
+        }
+    }
+}
+
+#[test]
+fn one_bit_of_what_has_both_signs_is_the_sign() {
+    let mut graph = network();
+    shortcuts(&mut graph, true).unwrap();
+    renormalize(&mut graph, &[vec![images(1, 4)]]).unwrap();
     let model = prepare(&graph, 2, &config("w1a1"), &[vec![images(1, 4)]]).unwrap();
-    let (values, x) = (trained(&model), images(3, 2));
-    let settled = model.export.settled(2, &values).unwrap().unwrap();
-    let found = interpret(&settled.graph, &with_parameters(&x, &settled, &settled.values())).unwrap();
-    assert_eq!(found[0].to_f32s(), run(&model.exported(&values).unwrap(), &[x], 1)[0].to_f32s());
+    let typed = model.exported(&model.values()).unwrap();
+    // Half the scale of one bit is less than the step of what it is rescaled from: every code above zero is a one.
+    let mut checked = 0;
+    for node in typed.nodes.iter().filter(|n| n.op.is::<ops::Quantize>()) {
+        let (from, to) = (typed.ty(node.input(0).unwrap()), typed.ty(node.outputs[0]));
+        let (Some(from), true) = (&from.quant, to.element.bits() == 1) else { continue };
+        assert_eq!((from.zero(0), to.quant.as_ref().unwrap().zero(0)), (0, 0));
+        let (step, one) = (from.scale(0), to.quant.as_ref().unwrap().scale(0));
+        assert!(one < 2.0 * step, "a one stands for {one}, a step for {step}");
+        checked += 1;
+    }
+    assert_eq!(checked, 4);
 }
 
 #[test]

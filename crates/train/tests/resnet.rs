@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use qing_data::{Dataset, Feed};
 use qing_engine::{Options, Plan, Session};
 use qing_graph::{Graph, Tensor};
-use qing_train::quantize::{Config, prepare, shortcuts};
+use qing_train::quantize::{Config, prepare, renormalize, shortcuts};
 
 fn shared() -> Option<PathBuf> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
@@ -35,7 +35,8 @@ fn logits_of_training_are_those_of_the_integer_engine() {
     for bits in ["w8a8", "w4a4", "w3a3", "w2a2", "w2a8", "w1a1"] {
         let mut graph = graph.clone();
         if bits == "w1a1" {
-            assert_eq!(shortcuts(&mut graph).unwrap(), 9);
+            assert_eq!(shortcuts(&mut graph, true).unwrap(), 9);
+            renormalize(&mut graph, &calibration).unwrap();
         }
         let model = prepare(&graph, batch, &Config::with_bits(bits.parse().unwrap()), &calibration).unwrap();
         let settled = model.export.settled(batch, &model.values()).unwrap().unwrap();

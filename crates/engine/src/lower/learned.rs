@@ -28,6 +28,7 @@ fn kernel_of(learned: Learned) -> Quantizer {
             learned::Estimator::Ewgs => Estimator::Ewgs(learned.delta),
             learned::Estimator::Polynomial => Estimator::Polynomial,
         },
+        width: learned.width,
         factor: learned.factor,
     }
 }

@@ -25,6 +25,8 @@ op! {
         estimator: String = "lsq".into(),
         /// Strength of `ewgs`.
         delta: f32 = 0.0,
+        /// How far from the threshold, in scales, the slope of `polynomial` comes to zero for two levels of a range.
+        width: f32 = 0.5,
         /// What the gradient of the scale is multiplied by; LSQ has `1/√(n·hi)` for `n` values.
         factor: f32 = 1.0,
     }
@@ -39,7 +41,7 @@ impl LearnedQuantize {
     /// # Errors
     /// If attributes contradict each other.
     pub fn quantizer(&self) -> Result<Learned, OpError> {
-        let estimator = (self.estimator.as_str(), self.delta);
+        let estimator = (self.estimator.as_str(), self.delta, self.width);
         Learned::new((self.lo, self.hi), self.bipolar, self.real, estimator, self.factor)
     }
 }
@@ -69,6 +71,7 @@ impl Op for LearnedQuantize {
             real: self.real,
             estimator: self.estimator.clone(),
             delta: self.delta,
+            width: self.width,
             factor: self.factor,
         };
         let inputs = [Some(cx.input(0)?), Some(cx.input(1)?), Some(cx.dy()?)];

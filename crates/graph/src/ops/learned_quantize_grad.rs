@@ -23,6 +23,8 @@ op! {
         estimator: String = "lsq".into(),
         /// Strength of `ewgs`.
         delta: f32 = 0.0,
+        /// How far from the threshold, in scales, the slope of `polynomial` comes to zero for two levels of a range.
+        width: f32 = 0.5,
         /// What the gradient of the scale is multiplied by.
         factor: f32 = 1.0,
     }
@@ -37,7 +39,7 @@ impl LearnedQuantizeGrad {
     /// # Errors
     /// If attributes contradict each other.
     pub fn quantizer(&self) -> Result<Learned, OpError> {
-        let estimator = (self.estimator.as_str(), self.delta);
+        let estimator = (self.estimator.as_str(), self.delta, self.width);
         Learned::new((self.lo, self.hi), self.bipolar, self.real, estimator, self.factor)
     }
 }
@@ -97,6 +99,10 @@ fn cases() -> Vec<Case> {
         case("two_levels", LearnedQuantizeGrad { lo: 0, hi: 1, ..with("polynomial") })
             .gives(&[5], &[0., 0., -8., 0., 0.])
             .gives(&[1], &[2.]),
+        // 2.5, 1, 0.25, 1.25 and 2.5 from the threshold; slopes of what is within two: a half of 1/2, 7/8 and 3/8 of it.
+        case("wide", LearnedQuantizeGrad { lo: 0, hi: 1, width: 2.0, ..with("polynomial") })
+            .gives(&[5], &[0., 1., -3.5, 3., 0.])
+            .gives(&[1], &[-3.875]),
         Case::new("per_channel", LearnedQuantizeGrad { lo: -1, hi: 1, ..Default::default() })
             .f32(&[2, 2], &[0.25, 3.0, -1.0, 1.0])
             .f32(&[2], &[0.5, 2.0])

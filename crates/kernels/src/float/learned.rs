@@ -13,7 +13,7 @@ pub enum Estimator {
     Pact,
     /// `1 + delta·sign(gradient)·(u − q)` inside the range.
     Ewgs(f32),
-    /// `2 − 2·|distance to the threshold|`, for two levels.
+    /// `2 − 2·|u|` for signs, for two levels of a range `(1 − |t|) / width`, with `t` the distance to the threshold in widths.
     Polynomial,
 }
 
@@ -30,8 +30,20 @@ pub struct Quantizer {
     pub real: bool,
     /// The gradient.
     pub estimator: Estimator,
+    /// Of [`Estimator::Polynomial`], in scales.
+    pub width: f32,
     /// What the gradient of the scale is multiplied by.
     pub factor: f32,
+}
+
+impl Quantizer {
+    /// Between which `u` there is a gradient.
+    fn reach(&self) -> (f32, f32) {
+        match self.estimator {
+            Estimator::Polynomial if !self.bipolar => (self.lo + 0.5 - self.width, self.lo + 0.5 + self.width),
+            _ => (self.lo, self.hi),
+        }
+    }
 }
 
 /// Values one task handles. The sums of such blocks are added in order, so results do not depend on the number of threads.
@@ -216,7 +228,8 @@ impl Kernel for Backward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
         let Backward { quantizer, scale, x, dq, dx } = self;
-        let (lo, hi, zero) = (s.splat(quantizer.lo), s.splat(quantizer.hi), s.splat(0.0));
+        let (lo, hi) = quantizer.reach();
+        let (lo, hi, zero) = (s.splat(lo), s.splat(hi), s.splat(0.0));
         let (by, inverse) = (s.splat(scale), s.splat(if quantizer.real { 1.0 } else { 1.0 / scale }));
         let mut sum = zero;
         // From u, q and g: the slope, and what the scale sees of u inside the range.
@@ -261,11 +274,15 @@ impl Kernel for Backward<'_> {
                 });
             }
             Estimator::Polynomial => {
-                // Of u itself for signs, of 2(u − lo) − 1 for two levels of a range.
-                let (mul, add) =
-                    if quantizer.bipolar { (one, zero) } else { (two, s.splat(-2.0 * quantizer.lo - 1.0)) };
+                // Of u itself for signs, of what is between it and the threshold for two levels of a range.
+                let (threshold, most, by) = if quantizer.bipolar {
+                    (zero, two, s.splat(-2.0))
+                } else {
+                    let inverse = 1.0 / quantizer.width;
+                    (s.splat(quantizer.lo + 0.5), s.splat(inverse), s.splat(-inverse * inverse))
+                };
                 each!(|u, q, g| {
-                    let slope = s.fma(s.abs(s.fma(u, mul, add)), s.splat(-2.0), two);
+                    let slope = s.fma(s.abs(s.sub(u, threshold)), by, most);
                     (slope, s.mul(slope, u))
                 });
             }
@@ -285,7 +302,8 @@ mod tests {
             for real in [false, true] {
                 for estimator in [Estimator::Lsq, Estimator::Pact, Estimator::Ewgs(0.25), Estimator::Polynomial] {
                     if estimator != Estimator::Polynomial || bipolar || hi - lo == 1.0 {
-                        all.push(Quantizer { lo, hi, bipolar, real, estimator, factor: 0.5 });
+                        let width = if real { 0.5 } else { 1.75 };
+                        all.push(Quantizer { lo, hi, bipolar, real, estimator, width, factor: 0.5 });
                     }
                 }
             }
@@ -297,15 +315,18 @@ mod tests {
     fn expected(q: &Quantizer, x: f32, scale: f32, g: f32) -> (f32, f64, f64) {
         let u = x / scale;
         let code = if q.bipolar { if u < 0.0 { -1.0 } else { 1.0 } } else { u.clamp(q.lo, q.hi).round_ties_even() };
-        let inside = q.lo < u && u < q.hi;
+        let two = q.estimator == Estimator::Polynomial && !q.bipolar;
+        let (t, w) = (u - q.lo - 0.5, q.width);
+        let inside = if two { -w < t && t < w } else { q.lo < u && u < q.hi };
         let (uu, cc, gg, ss) = (f64::from(u), f64::from(code), f64::from(g), f64::from(scale));
         let (mut slope, mut seen) = match q.estimator {
             Estimator::Lsq => (1.0, uu),
             Estimator::Pact => (1.0, cc),
             Estimator::Ewgs(d) => (1.0 + f64::from(d) * gg.signum() * (uu - cc), uu),
             Estimator::Polynomial => {
-                let t = if q.bipolar { uu } else { 2.0 * (uu - f64::from(q.lo)) - 1.0 };
-                (2.0 - 2.0 * t.abs(), (2.0 - 2.0 * t.abs()) * uu)
+                let (t, w) = (f64::from(t), f64::from(w));
+                let slope = if q.bipolar { 2.0 - 2.0 * uu.abs() } else { (1.0 - t.abs() / w) / w };
+                (slope, slope * uu)
             }
         };
         if !inside {

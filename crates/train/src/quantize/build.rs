@@ -109,7 +109,7 @@ impl Builder<'_> {
     fn quantizers(&mut self) {
         for quantizer in &self.outline.quantizers {
             let name = format!("{}.scale{}", self.from.value(quantizer.leader).name, quantizer.bits);
-            let (slot, value) = if quantizer.input {
+            let (slot, value) = if !quantizer.learns() {
                 (None, self.built.graph.add_constant(&name, Tensor::vector(vec![quantizer.scale])))
             } else {
                 let slot = self.parameter(&name, &[1], vec![quantizer.scale], Role::Scale);
@@ -144,7 +144,7 @@ impl Builder<'_> {
         let quantizer = &self.outline.quantizers[index];
         let (lo, hi) = quantizer.range();
         let features: usize = self.from.ty(quantizer.leader).known_shape().unwrap_or_default().iter().skip(1).product();
-        let op = learned(self.config, (lo, hi), false, 0, features, real);
+        let op = learned(self.config, (lo, hi), (false, quantizer.width()), 0, features, real);
         let name = format!("{}.q{}", self.from.value(quantizer.leader).name, quantizer.bits);
         self.add(op, &name, &[x, self.scales[index]])
     }
@@ -253,7 +253,7 @@ impl Builder<'_> {
         };
         let per_scale = shape.iter().product::<usize>() / channels.max(1);
         let range = scales::weight_range(dot.bits);
-        let op = learned(self.config, range, signs, axis, per_scale, real && !signs);
+        let op = learned(self.config, range, (signs, TWO_LEVELS), axis, per_scale, real && !signs);
         let weight_value = self.built.parameters[weight].input;
         let mut w = self.add(op, &format!("{name}.q"), &[weight_value, divisor])?;
         if let Some(slot) = scale.filter(|_| signs) {
@@ -349,13 +349,16 @@ pub(super) fn along_channels(
 }
 
 /// How far from zero, in means of magnitudes, weights of one bit have a gradient.
-const SIGN_WIDTH: f32 = 4.0;
+const SIGN_WIDTH: f32 = 3.0;
 
-/// The op of a quantizer of `count` values per scale.
+/// How far from the threshold of two learned levels values have a gradient, in scales: up to both.
+pub(super) const TWO_LEVELS: f32 = 0.5;
+
+/// The op of a quantizer of `count` values per scale; `width` is for two levels of a range.
 pub(super) fn learned(
     config: &Config,
     (lo, hi): (i32, i32),
-    bipolar: bool,
+    (bipolar, width): (bool, f32),
     axis: usize,
     count: usize,
     real: bool,
@@ -370,6 +373,7 @@ pub(super) fn learned(
         real,
         estimator: estimator.into(),
         delta,
+        width,
         factor: 1.0 / (count.max(1) as f32 * hi.max(1) as f32).sqrt(),
     })
 }

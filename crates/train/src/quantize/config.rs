@@ -9,7 +9,7 @@ use crate::TrainError;
 pub struct Bits {
     /// Bits of a weight, 1–8. One bit is −1 and +1, two are −1, 0 and +1.
     pub weights: u8,
-    /// Bits of an activation, 1–8. One bit is 0 and 1.
+    /// Bits of an activation, 1–8. One bit is 0 and 1: the sign of what lies on both sides of zero, otherwise whether it is large.
     pub activations: u8,
 }
 

@@ -13,6 +13,7 @@ mod config;
 mod dequantize;
 mod fold;
 mod outline;
+mod renormalize;
 mod scales;
 mod settle;
 mod shortcuts;
@@ -23,6 +24,7 @@ use std::collections::HashMap;
 use qing_graph::{Graph, NodeId, Tensor, passes};
 
 pub use config::{Bits, Config, Estimator, Override};
+pub use renormalize::renormalize;
 pub use shortcuts::shortcuts;
 
 use self::{build::Slots, dequantize::Known, fold::Folded, outline::Outline};

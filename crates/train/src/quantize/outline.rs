@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use qing_graph::{Element, Graph, Node, NodeId, QuantRule, ValueId, ops, rewrite::View};
 
-use super::{Config, dequantize::Known};
+use super::{Config, build::TWO_LEVELS, dequantize::Known};
 use crate::TrainError;
 
 /// What becomes of a node.
@@ -56,9 +56,22 @@ pub(super) struct Quantizer {
     pub scale: f32,
     pub element: Element,
     pub zero: i32,
+    /// For signs: how far from zero values have a gradient. What is quantized so has a scale so small that it rounds to 1 where it is
+    /// larger than zero, and that is not learned.
+    pub signs: Option<f32>,
 }
 
 impl Quantizer {
+    /// Whether its scale is trained.
+    pub(super) fn learns(&self) -> bool {
+        !self.input && self.signs.is_none()
+    }
+
+    /// How far from the threshold between two levels values have a gradient, in scales.
+    pub(super) fn width(&self) -> f32 {
+        self.signs.map_or(TWO_LEVELS, |reach| reach / self.scale)
+    }
+
     /// Least and largest integer, counted from the zero point.
     pub(super) fn range(&self) -> (i32, i32) {
         let (lo, hi) = self.element.range().unwrap_or((0, 1));
@@ -231,6 +244,7 @@ impl Outline {
                     scale: unset.0,
                     element: unset.1,
                     zero: unset.2,
+                    signs: None,
                 });
             }
         }

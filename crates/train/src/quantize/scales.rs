@@ -12,6 +12,11 @@ const SAMPLES: usize = 20_000;
 /// Scales tried between a sixteenth of the one that clips nothing and that one.
 const TRIALS: i32 = 64;
 
+/// How far from zero values have a gradient where one bit says their sign, in root mean squares.
+const SIGN_REACH: f32 = 0.75;
+/// The scale of such values as a share of that: half of it counts as zero.
+const SIGN_SCALE: f32 = 1.0 / 64.0;
+
 /// The scale with the least squared error for integers `lo ..= hi`; 1 where all values are zero.
 pub(super) fn best(values: &[f32], (lo, hi): (i32, i32)) -> f32 {
     let (lo, hi) = (lo as f32, hi as f32);
@@ -84,8 +89,14 @@ fn set(quantizer: &mut Quantizer, values: &[f32]) -> Result<(), TrainError> {
         quantizer.zero = (-least / quantizer.scale).round_ties_even() as i32;
         return Ok(());
     }
-    // One bit of anything is whether it is large.
-    let signed = least < 0.0 && quantizer.bits > 1;
+    // One bit of what lies on both sides of zero is on which, and of anything else whether it is large.
+    if least < 0.0 && quantizer.bits == 1 {
+        let size = (values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len() as f64).sqrt() as f32;
+        let reach = if size.is_finite() && size > f32::MIN_POSITIVE * 1e6 { SIGN_REACH * size } else { 1.0 };
+        (quantizer.element, quantizer.scale, quantizer.signs) = (element(false)?, reach * SIGN_SCALE, Some(reach));
+        return Ok(());
+    }
+    let signed = least < 0.0;
     quantizer.element = element(signed)?;
     quantizer.scale = best(values, quantizer.range());
     Ok(())

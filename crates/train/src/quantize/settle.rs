@@ -10,7 +10,7 @@ use qing_graph::{Element, Graph, Node, NodeId, Op, QuantRule, Tensor, Type, Valu
 
 use super::{
     Config,
-    build::{along_channels, learned},
+    build::{TWO_LEVELS, along_channels, learned},
     fold::{Folded, Layer, whole_bias},
     outline::{Dot, Kind, Outline, is_activation},
     scales::weight_range,
@@ -179,7 +179,8 @@ impl Builder<'_> {
 
     /// To whole numbers of a quantizer's range, from numbers in its unit.
     fn round(&mut self, name: &str, x: ValueId, index: usize) -> Result<ValueId, TrainError> {
-        let op = learned(self.config, self.outline.quantizers[index].range(), false, 0, 1, false);
+        let quantizer = &self.outline.quantizers[index];
+        let op = learned(self.config, quantizer.range(), (false, quantizer.width()), 0, 1, false);
         self.add_any(op, &format!("{name}.q"), &[x, self.one])
     }
 
@@ -238,8 +239,9 @@ impl Builder<'_> {
             _ => {
                 let x = self.real.get(&id).copied().ok_or_else(|| self.unread(id))?;
                 let by = self.number(&format!("{name}.scale"), scale);
-                let range = self.outline.quantizers[index].range();
-                self.add_any(learned(self.config, range, false, 0, 1, false), &name, &[x, by])?
+                let quantizer = &self.outline.quantizers[index];
+                let op = learned(self.config, quantizer.range(), (false, quantizer.width()), 0, 1, false);
+                self.add_any(op, &name, &[x, by])?
             }
         };
         self.codes.insert((id, index), made);
@@ -265,7 +267,7 @@ impl Builder<'_> {
         let scale_value = self.settled.parameters[scale].input;
 
         let by = self.settled.graph.add_constant(&format!("{name}.step"), Tensor::vector(steps.clone()));
-        let op = learned(self.config, weight_range(dot.bits), dot.bits == 1, axis, 1, false);
+        let op = learned(self.config, weight_range(dot.bits), (dot.bits == 1, TWO_LEVELS), axis, 1, false);
         let q = self.add_any(op, &format!("{name}.q"), &[weight_value, by])?;
         let mut sum = self.add_any(node.op.clone(), &node.name, &[x, q])?;
         let x_unit = self.number(&format!("{}.x_scale", node.name), x_scale);

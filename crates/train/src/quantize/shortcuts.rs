@@ -8,27 +8,45 @@ use crate::TrainError;
 
 /// Rewires residual blocks of two convolutions, `relu(norm(conv(relu(norm(conv(x))))) + s)` with `s` from `x`, so that each
 /// convolution has a shortcut of its own: `y = relu(norm(conv(x)) + s)`, then `relu(norm(conv(y)) + y)`. That is Liu et al.,
-/// “Bi-Real Net”, arXiv:1808.00278, with the activation functions kept. Gives the number of blocks.
+/// “Bi-Real Net”, arXiv:1808.00278. With `signs`, for convolutions that read signs alone, it is so without the activation functions
+/// before them, as in that network: half of what they let through would be zeros, which lie on one side of any threshold. Gives the
+/// number of blocks.
 ///
 /// # Errors
 /// If the graph would be malformed.
-pub fn shortcuts(graph: &mut Graph) -> Result<usize, TrainError> {
+pub fn shortcuts(graph: &mut Graph, signs: bool) -> Result<usize, TrainError> {
     let mut blocks = 0;
+    let mut read = vec![];
     let mut at = 0;
     while at < graph.nodes.len() {
         if let Some(block) = block(graph, at) {
+            read.extend([block.x, graph.nodes[block.relu].outputs[0]]);
             rewire(graph, &block)?;
             blocks += 1;
         }
         at += 1;
     }
+    if signs {
+        read.into_iter().for_each(|id| leave_out_relu(graph, id));
+        graph.remove_dead_nodes();
+    }
     Ok(blocks)
+}
+
+/// Lets all who read what a ReLU gives read what it reads.
+fn leave_out_relu(graph: &mut Graph, result: ValueId) {
+    let relu = graph.nodes.iter().find(|n| n.op.is::<ops::Relu>() && n.outputs[0] == result);
+    let Some(x) = relu.and_then(|n| n.input(0)) else { return };
+    let reads = graph.nodes.iter_mut().flat_map(|n| &mut n.inputs);
+    reads.filter(|id| **id == Some(result)).for_each(|id| *id = Some(x));
 }
 
 /// A residual block.
 struct Block {
     add: NodeId,
     relu: NodeId,
+    /// What the first convolution reads.
+    x: ValueId,
     /// What the first normalization gives, and the shortcut.
     first: ValueId,
     second: ValueId,
@@ -53,11 +71,11 @@ fn block(graph: &Graph, add: NodeId) -> Option<Block> {
         let middle = normalized(second)?;
         let (relu, node) = before(middle).filter(|(_, n)| n.op.is::<ops::Relu>())?;
         let first = node.input(0)?;
-        normalized(first)?;
+        let x = normalized(first)?;
         // The shortcut is there when the first convolution is done, and as large as its results.
         let known = producers[shortcut.0 as usize].is_none_or(|i| i < add);
         let fits = graph.ty(first).shape.is_some() && graph.ty(first).shape == graph.ty(shortcut).shape;
-        (known && fits && graph.constant(shortcut).is_none()).then_some(Block { add, relu, first, second, shortcut })
+        (known && fits && graph.constant(shortcut).is_none()).then_some(Block { add, relu, x, first, second, shortcut })
     })
 }
 

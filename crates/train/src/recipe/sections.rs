@@ -268,7 +268,8 @@ pub struct QuantizeSection {
     /// trained on those of batches: for data that is not quite what the network was trained on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fold: bool,
-    /// Whether every convolution of a residual block gets a shortcut of its own.
+    /// Whether every convolution of a residual block gets a shortcut of its own; for activations of one bit, signs, without the ReLUs
+    /// between.
     #[serde(default)]
     pub shortcuts: bool,
     /// Other widths by the name of a layer or of its weights, `*` standing for anything.

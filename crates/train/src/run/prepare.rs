@@ -55,7 +55,8 @@ pub fn prepare(recipe: &Recipe, folder: &Path, pool: &Arc<Pool>) -> Result<Prepa
     let batch = recipe.data.batch;
     let model = match &recipe.quantize {
         Some(section) => {
-            if section.shortcuts && quantize::shortcuts(&mut graph)? == 0 {
+            let signs = section.config()?.bits.activations == 1;
+            if section.shortcuts && quantize::shortcuts(&mut graph, signs)? == 0 {
                 return Err(TrainError::invalid(
                     "quantize.shortcuts: the network has no residual block of two convolutions to rewire",
                 ));
@@ -65,6 +66,9 @@ pub fn prepare(recipe: &Recipe, folder: &Path, pool: &Arc<Pool>) -> Result<Prepa
                 passes::fold_affine(&mut graph)?;
             }
             let samples = calibration(recipe, folder, &graph, section.calibration)?;
+            if section.shortcuts {
+                quantize::renormalize(&mut graph, &samples)?;
+            }
             quantize::prepare(&graph, batch, &section.config()?, &samples)?
         }
         None => expose(&graph, &Exposure::all(batch))?,

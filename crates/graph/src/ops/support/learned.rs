@@ -13,7 +13,8 @@ pub enum Estimator {
     /// `1 + delta·sign(g)·(u − q)`: Lee et al., “Network Quantization with Element-wise Gradient Scaling”,
     /// arXiv:2104.00903.
     Ewgs,
-    /// `2 − 2·|distance to the threshold|`, for two levels: Liu et al., “Bi-Real Net”, arXiv:1808.00278.
+    /// `2 − 2·|u|` for signs; for two levels of a range `(1 − |t|) / width`, with `t` the distance to the threshold in widths: Liu
+    /// et al., “Bi-Real Net”, arXiv:1808.00278.
     Polynomial,
 }
 
@@ -30,6 +31,8 @@ pub struct Learned {
     pub estimator: Estimator,
     /// The strength of [`Estimator::Ewgs`].
     pub delta: f32,
+    /// How far from the threshold, in scales, the slope of [`Estimator::Polynomial`] comes to zero for two levels of a range.
+    pub width: f32,
     /// What the gradient of the scale is multiplied by.
     pub factor: f32,
 }
@@ -46,7 +49,7 @@ impl Learned {
         (lo, hi): (i64, i64),
         bipolar: bool,
         real: bool,
-        (estimator, delta): (&str, f32),
+        (estimator, delta, width): (&str, f32, f32),
         factor: f32,
     ) -> Result<Learned, OpError> {
         let estimator = match estimator {
@@ -67,8 +70,11 @@ impl Learned {
         if estimator == Estimator::Polynomial && !bipolar && hi - lo != 1 {
             return Err(OpError::invalid(format!("the polynomial estimator is for two levels, not {lo} to {hi}")));
         }
+        if !(width > 0.0 && width.is_finite()) {
+            return Err(OpError::invalid(format!("a width of {width}; it must be a number above zero")));
+        }
         let range = if bipolar { (-1.0, 1.0) } else { (lo as f32, hi as f32) };
-        Ok(Learned { range, bipolar, real, estimator, delta, factor })
+        Ok(Learned { range, bipolar, real, estimator, delta, width, factor })
     }
 
     /// `q` for `u`; what is no number stays so, that a training which diverged shows.
@@ -93,19 +99,32 @@ impl Learned {
         if self.real { q * scale } else { q }
     }
 
+    /// Between which `u` there is a gradient.
+    fn reach(&self) -> (f32, f32) {
+        let (lo, hi) = self.range;
+        match self.estimator {
+            Estimator::Polynomial if !self.bipolar => (lo + 0.5 - self.width, lo + 0.5 + self.width),
+            _ => (lo, hi),
+        }
+    }
+
     /// The gradients of `x` and of the scale where that of the result is `g`.
     pub fn gradient(&self, x: f32, scale: f32, g: f32) -> (f64, f64) {
         let u = x / scale;
         let q = self.round(u);
-        let (lo, hi) = self.range;
-        let inside = lo < u && u < hi;
+        let lo = self.range.0;
+        let (from, to) = self.reach();
+        let inside = from < u && u < to;
         let (u, q, g, scale) = (f64::from(u), f64::from(q), f64::from(g), f64::from(scale));
         // Of q by u, as x sees it and as the scale sees it.
         let slope = match self.estimator {
             Estimator::Lsq | Estimator::Pact => 1.0,
             Estimator::Ewgs => 1.0 + f64::from(self.delta) * sign(g) * (u - q),
             Estimator::Polynomial if self.bipolar => 2.0 - 2.0 * u.abs(),
-            Estimator::Polynomial => 2.0 - 2.0 * (2.0 * (u - f64::from(lo)) - 1.0).abs(),
+            Estimator::Polynomial => {
+                let width = f64::from(self.width);
+                (1.0 - ((u - f64::from(lo) - 0.5) / width).abs()) / width
+            }
         };
         let seen = match self.estimator {
             Estimator::Lsq | Estimator::Ewgs => u,
