@@ -6,7 +6,8 @@
 //! f32 (exact below 2^24), and batch normalization works on the sums, whose unit it takes away. After training it is folded
 //! into scales, signs and whole biases (`fold.rs`), of which the typed graph is made (`typed.rs`). In between it may be trained
 //! further in a form that computes exactly what the typed graph does (`settle.rs`).
-//! The residual stream has eight bits; a layer of fewer reads it rescaled.
+//! The residual stream has eight bits; a layer of fewer reads it rescaled. For one bit blocks may be rewired before (`shortcuts.rs`), and
+//! the statistics of their normalizations taken anew (`renormalize.rs`).
 
 mod build;
 mod config;
