@@ -230,13 +230,7 @@ class Lighter:
         keep = (w != 0).any(axis=(0, 2, 3))[used]
         used, s, b, sees, w = used[keep], s[keep], b[keep], sees[keep], w[:, used[keep]]
         node, unit = self.emit_entry(node, name, used, s, b)
-        node = g.node("AveragePool", [node], f"{name}.pool", kernel_shape=[2, 2], strides=[2, 2])
-        # Sums of four integers of four bits: six bits, a quarter of the unit.
-        quarter = g.constant(f"{name}.quarter", np.float32(unit / 4))
-        zero = g.constant(f"{name}.none", np.uint8(0))
-        node = g.node("QuantizeLinear", [node, quarter, zero], f"{name}.pool.int")
-        node = g.node("Clip", [node, zero, g.constant(f"{name}.most", np.uint8(63))], f"{name}.pool.six")
-        node = g.node("DequantizeLinear", [node, quarter, zero], f"{name}.pool.real")
+        node = g.averaged(node, f"{name}.pool", unit)
         node = g.node("Conv", [node, self.weights(f"{name}.conv1.weight", w, 4 / unit)], f"{name}.conv1")
         scale = self.flat(f"{name}.scale2.weight")
         self.x, self.r = sums / 4 * per_channel(scale, sums), convolve(w, sees)

@@ -69,23 +69,25 @@ class Builder:
     def scale(self, x, name, weight, bias, spatial=True):
         """`weight · x + bias`, channel by channel; a bias of zeros is no addition."""
         shape = (1, -1, 1, 1) if spatial else (1, -1)
-        real = lambda v: v.reshape(shape).astype(np.float16 if self.half else np.float32).astype(np.float32)
-        w = self.constant(f"{name}.weight", real(weight))
+        w = self.constant(f"{name}.weight", self.real(weight, shape))
         x = self.rounded(self.node("Mul", [x, w], f"{name}.scaled"), f"{name}.scaled")
         if not bias.any():
             return x
-        b = self.constant(f"{name}.bias", real(bias))
+        return self.shifted(x, name, bias, shape)
+
+    def real(self, values, shape):
+        """Numbers for channels as they are stored."""
+        return values.reshape(shape).astype(np.float16 if self.half else np.float32).astype(np.float32)
+
+    def shifted(self, x, name, bias, shape=(1, -1, 1, 1)):
+        """`x + bias`, channel by channel."""
+        b = self.constant(f"{name}.bias", self.real(bias, shape))
         return self.rounded(self.node("Add", [x, b], name), name)
 
-    def shifted(self, x, name, bias):
-        """`x + bias`, channel by channel."""
-        b = self.constant(f"{name}.bias", bias.reshape(1, -1, 1, 1).astype(np.float16 if self.half else np.float32).astype(np.float32))
-        return self.rounded(self.node("Add", [x, b], f"{name}.shifted"), f"{name}.shifted")
-
-    def averaged(self, x, name):
-        """Means of 2×2 integers of four bits: integers of six bits, in quarters."""
+    def averaged(self, x, name, unit=1.0):
+        """Means of 2×2 integers of four bits, each standing for `unit`: integers of six bits, in quarters of it."""
         x = self.node("AveragePool", [x], name, kernel_shape=[2, 2], strides=[2, 2])
-        quarter, zero = self.constant(f"{name}.quarter", np.float32(0.25)), self.constant(f"{name}.none", np.uint8(0))
+        quarter, zero = self.constant(f"{name}.quarter", np.float32(unit / 4)), self.constant(f"{name}.none", np.uint8(0))
         x = self.node("QuantizeLinear", [x, quarter, zero], f"{name}.int")
         x = self.node("Clip", [x, zero, self.constant(f"{name}.most", np.uint8(63))], f"{name}.six")
         return self.node("DequantizeLinear", [x, quarter, zero], f"{name}.real")

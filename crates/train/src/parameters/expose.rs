@@ -147,7 +147,7 @@ pub(crate) fn concrete(graph: &Graph, batch: usize) -> Result<Graph, TrainError>
 }
 
 /// Batch normalization in training form; gives what is to be averaged.
-fn by_batch(graph: &mut Graph) -> Result<Vec<Statistic>, TrainError> {
+pub(crate) fn by_batch(graph: &mut Graph) -> Result<Vec<Statistic>, TrainError> {
     let mut statistics = vec![];
     for i in 0..graph.nodes.len() {
         let node = graph.nodes[i].clone();

@@ -13,8 +13,8 @@ use std::fmt;
 
 use qing_graph::{Graph, ValueId};
 
-pub(crate) use expose::concrete;
 pub use expose::{Exposure, Norm, expose};
+pub(crate) use expose::{by_batch, concrete};
 
 use crate::TrainError;
 

@@ -19,6 +19,7 @@ mod scales;
 mod settle;
 mod shortcuts;
 mod typed;
+mod watch;
 
 use std::collections::HashMap;
 

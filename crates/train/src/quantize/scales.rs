@@ -1,10 +1,9 @@
 //! Scales to begin with: those with the least squared error, for weights from their values, for activations from what the
 //! float network computes on some batches.
 
-use qing_engine::{Options, Plan, Session};
 use qing_graph::{Element, Graph, Tensor};
 
-use super::{outline::Outline, outline::Quantizer};
+use super::{outline::Outline, outline::Quantizer, watch::watch};
 use crate::TrainError;
 
 /// Values kept of a quantizer's input, at most; more would not move the scale.
@@ -53,21 +52,10 @@ pub(super) fn calibrate(graph: &Graph, outline: &mut Outline, batches: &[Vec<Ten
     let mut values: Vec<Vec<f32>> = vec![vec![]; outline.quantizers.len()];
     let mut watched = graph.clone();
     watched.outputs = outline.quantizers.iter().map(|q| q.leader).collect();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut session: Option<(Vec<Vec<usize>>, Session)> = None;
-    for batch in batches {
-        let shapes: Vec<Vec<usize>> = batch.iter().map(|t| t.shape().to_vec()).collect();
-        if session.as_ref().is_none_or(|(s, _)| *s != shapes) {
-            let options = Options { threads, input_shapes: Some(shapes.clone()), ..Options::default() };
-            session = Some((shapes, Session::new(Plan::new(&watched, &options)?.into())));
-        }
-        let Some((_, session)) = &mut session else { continue };
-        for (kept, found) in values.iter_mut().zip(session.run(batch)?) {
-            let found = found.to_f32s();
-            let step = (found.len() * batches.len()).div_ceil(SAMPLES) | 1;
-            kept.extend(found.iter().step_by(step));
-        }
-    }
+    watch(&watched, batches, |i, found| {
+        let step = (found.len() * batches.len()).div_ceil(SAMPLES) | 1;
+        values[i].extend(found.iter().step_by(step));
+    })?;
     for (quantizer, values) in outline.quantizers.iter_mut().zip(&values) {
         set(quantizer, values)?;
     }

@@ -55,8 +55,8 @@ pub fn prepare(recipe: &Recipe, folder: &Path, pool: &Arc<Pool>) -> Result<Prepa
     let batch = recipe.data.batch;
     let model = match &recipe.quantize {
         Some(section) => {
-            let signs = section.config()?.bits.activations == 1;
-            if section.shortcuts && quantize::shortcuts(&mut graph, signs)? == 0 {
+            let config = section.config()?;
+            if section.shortcuts && quantize::shortcuts(&mut graph, config.bits.activations == 1)? == 0 {
                 return Err(TrainError::invalid(
                     "quantize.shortcuts: the network has no residual block of two convolutions to rewire",
                 ));
@@ -69,7 +69,7 @@ pub fn prepare(recipe: &Recipe, folder: &Path, pool: &Arc<Pool>) -> Result<Prepa
             if section.shortcuts {
                 quantize::renormalize(&mut graph, &samples)?;
             }
-            quantize::prepare(&graph, batch, &section.config()?, &samples)?
+            quantize::prepare(&graph, batch, &config, &samples)?
         }
         None => expose(&graph, &Exposure::all(batch))?,
     };
