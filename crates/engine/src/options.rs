@@ -23,7 +23,8 @@ pub struct Options {
     pub exact: bool,
     /// Multiplies floats as bfloat16 where the processor can and gains by it: inputs and weights of convolutions and products with constant weights
     /// are rounded to eight significant bits, sums stay 32-bit floats. Results are about 0.4 % off for each layer, so nobody gets this
-    /// without asking.
+    /// without asking. In training, convolutions by weights that come with every run and gradients of weights, too; with `exact`,
+    /// these alone: integers of up to eight bits are not changed, their sums are as exact as others.
     pub bf16: bool,
     /// Keeps memory small where that costs speed: no weights are packed into more bytes than they have, as some transforms do.
     pub compact: bool,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use qing_engine::{Isa, Options, Plan, Session};
 use qing_graph::{Element, Graph, Op, Tensor, Type, ValueId, interpret::interpret, ops};
+use qing_kernels::cpu::has_bf16;
 
 /// Deterministic values in −1..1.
 fn noise(seed: u32, shape: &[usize]) -> Tensor {
@@ -221,11 +222,35 @@ fn exact_convolutions_of_integers_are_exact() {
     let dw = n.node(to_weights(3, 1), &[x, y]);
     n.output(&[y, dw]);
     let want = interpret(&n.graph, &n.inputs).unwrap();
-    for isa in Isa::available() {
-        let options = Options { isa: Some(isa), exact: true, ..Options::default() };
-        let mut session = Session::new(Arc::new(Plan::new(&n.graph, &options).unwrap()));
-        assert_eq!(session.run(&n.inputs).unwrap()[0], want[0], "{}", isa.name());
+    for (isa, bf16) in Isa::available().into_iter().flat_map(|isa| [(isa, false), (isa, true)]) {
+        let options = Options { isa: Some(isa), exact: true, bf16, ..Options::default() };
+        let plan = Plan::new(&n.graph, &options).unwrap();
+        let rounds = bf16 && isa == Isa::Avx512 && has_bf16();
+        for kernel in ["conv bf16", "weight gradient bf16"] {
+            assert_eq!(plan.dump().contains(kernel), rounds, "{}", plan.dump());
+        }
+        let mut session = Session::new(Arc::new(plan));
+        assert_eq!(session.run(&n.inputs).unwrap()[0], want[0], "{} {bf16}", isa.name());
     }
+}
+
+#[test]
+fn gradients_in_bfloat16_are_close() {
+    let n = block([16, 32], 8);
+    let run = |bf16: bool, threads: usize| {
+        let plan = Plan::new(&n.graph, &Options { bf16, threads, ..Options::default() }).unwrap();
+        Session::new(Arc::new(plan)).run(&n.inputs).unwrap()
+    };
+    let (want, got) = (run(false, 1), run(true, 1));
+    for (i, (want, got)) in want.iter().zip(&got).enumerate() {
+        let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
+        let (want, got) = (want.to_f64s(), got.to_f64s());
+        let off = norm(&mut want.iter().zip(&got).map(|(a, b)| a - b)) / norm(&mut want.iter().copied());
+        // Activations near zero fall to the other side of a ReLU.
+        assert!(off < 5e-2, "output {i} is {off:.1e} off");
+    }
+    assert_eq!(want != got, has_bf16() && Isa::detect() == Isa::Avx512);
+    assert_eq!(got, run(true, 2));
 }
 
 #[test]

@@ -2,12 +2,12 @@
 //! the gradient of the weights, beside the fastest rate at which one thread can multiply and add. Weights are packed by every run. Rates count the
 //! products of the plain sum; where Winograd's method needs fewer, they pass what is possible without it.
 //!
-//! `cargo run --release -p qing-kernels --example bench_training [BATCH] [THREADS] [exact]`
+//! `cargo run --release -p qing-kernels --example bench_training [BATCH] [THREADS] [exact|bf16]`
 
 use std::time::Instant;
 
 use qing_kernels::float::Clamp;
-use qing_kernels::float::conv::{ConvWeightGrad, DynamicConv, FilterLayout, TransposedConv};
+use qing_kernels::float::conv::{ConvWeightGrad, DynamicConv, FilterLayout, Sums, TransposedConv};
 use qing_kernels::float::peak::multiply_add;
 use qing_kernels::{ConvGeometry, Isa, Pool};
 
@@ -41,7 +41,14 @@ fn fastest(mut run: impl FnMut()) -> f64 {
 fn main() {
     let argument = |i: usize, default: usize| std::env::args().nth(i).and_then(|a| a.parse().ok()).unwrap_or(default);
     let (batch, threads) = (argument(1, 128), argument(2, 1));
-    let exact = std::env::args().any(|a| a == "exact");
+    let has = |word: &str| std::env::args().any(|a| a == word);
+    let sums = if has("bf16") {
+        Sums::Rounded
+    } else if has("exact") {
+        Sums::Plain
+    } else {
+        Sums::Fastest
+    };
     let (isa, pool) = (Isa::detect(), Pool::new(threads));
     let mut operations = 0;
     let seconds = fastest(|| operations = multiply_add(isa, 1_000_000));
@@ -68,9 +75,9 @@ fn main() {
         let values = |len: usize, step: usize| (0..len).map(|i| (i % step) as f32 * 0.01).collect::<Vec<f32>>();
         let (x, weights, dy) = (values(g.input_len(), 13), values(g.weights_len(), 17), values(g.output_len(), 11));
         let layout = FilterLayout::planar(&g);
-        let forward = DynamicConv::new(isa, g, layout, Clamp::NONE, exact).expect("valid geometry");
-        let input = TransposedConv::new(isa, g, Clamp::NONE, exact).expect("valid geometry");
-        let weight = ConvWeightGrad::new(isa, g, layout).expect("valid geometry");
+        let forward = DynamicConv::new(isa, g, layout, Clamp::NONE, sums).expect("valid geometry");
+        let input = TransposedConv::new(isa, g, Clamp::NONE, sums).expect("valid geometry");
+        let weight = ConvWeightGrad::new(isa, g, layout, sums).expect("valid geometry");
         let scratch = forward.scratch_len(threads).max(input.scratch_len(threads)).max(weight.scratch_len(threads));
         let (mut scratch, mut y) = (vec![0.0; scratch], vec![0.0; g.output_len()]);
         let (mut dx, mut dw) = (vec![0.0; g.input_len()], vec![0.0; g.weights_len()]);

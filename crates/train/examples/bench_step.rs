@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release -p qing-train --example bench_step -- resnet20 128 2
 //!
-//! `--bits=w4a4` trains for these widths, `--profile` says what the time goes to.
+//! `--bits=w4a4` trains for these widths, `--bf16` with products of bfloat16, `--profile` says what the time goes to.
 //!
 //! For every line on standard input, a number of seconds, it trains for so long and prints a line of JSON; `bench/train/run.py`
 //! takes turns between it and another framework. Without input it prints what one run of five seconds gives.
@@ -60,7 +60,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let settings = Settings {
         optimizer: optimize::Settings::default(),
         average: None,
-        plan: Options { exact: bits.is_some(), ..Options::threads(threads) },
+        plan: Options {
+            exact: bits.is_some(),
+            bf16: std::env::args().any(|a| a == "--bf16"),
+            ..Options::threads(threads)
+        },
     };
     let pool = Arc::new(Pool::new(threads));
     let mut trainer = Trainer::new(model, &Objective { loss, inputs: vec![targets] }, &settings, &pool)?;
@@ -74,7 +78,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut shares = vec![0.0f32; batch * known.classes];
     shares.chunks_mut(known.classes).for_each(|row| row[random.below(row.len() as u32) as usize] = 1.0);
     let shares = Tensor::new(&[batch, known.classes], shares)?;
-    trainer.step(&[&images, &shares], 0.01)?;
+    let first = trainer.step(&[&images, &shares], 0.01)?;
+    eprintln!("loss of the first step: {first}");
 
     if std::env::args().any(|a| a == "--profile") {
         let mut layers = trainer.session().profile()?;

@@ -109,8 +109,12 @@ fn trained(model: &Model) -> Values {
 }
 
 fn run(graph: &Graph, inputs: &[Tensor], threads: usize) -> Vec<Tensor> {
+    run_with(graph, inputs, Options::threads(threads))
+}
+
+fn run_with(graph: &Graph, inputs: &[Tensor], options: Options) -> Vec<Tensor> {
     let shapes = inputs.iter().map(|t| t.shape().to_vec()).collect();
-    let options = Options { input_shapes: Some(shapes), exact: true, ..Options::threads(threads) };
+    let options = Options { input_shapes: Some(shapes), exact: true, ..options };
     Session::new(Plan::new(graph, &options).unwrap().into()).run(inputs).unwrap()
 }
 
@@ -138,7 +142,10 @@ fn training_in_its_last_form_computes_what_the_integer_engine_does() {
                 let inputs = with_parameters(&x, &settled, &values);
                 let reference = interpret(&settled.graph, &inputs).unwrap();
                 assert_eq!(reference[0].to_f32s(), expected[0].to_f32s(), "{bits}");
-                assert_eq!(run(&settled.graph, &inputs, 2)[0].to_f32s(), expected[0].to_f32s(), "{bits} by the engine");
+                for bf16 in [false, true] {
+                    let got = run_with(&settled.graph, &inputs, Options { bf16, ..Options::threads(2) });
+                    assert_eq!(got[0].to_f32s(), expected[0].to_f32s(), "{bits} by the engine, bf16: {bf16}");
+                }
                 assert_eq!(interpret(&typed, &[x]).unwrap()[0].to_f32s(), expected[0].to_f32s(), "{bits} by reference");
             }
         }

@@ -6,7 +6,7 @@ use qing_kernels::{
     ConvGeometry, KernelError, Pool,
     float::{
         Clamp,
-        conv::{DynamicConv, FilterLayout, TransposedConv},
+        conv::{DynamicConv, FilterLayout, Sums, TransposedConv},
         depthwise::{DynamicDepthwise, TransposedDepthwise},
     },
 };
@@ -29,12 +29,26 @@ enum Layer {
 impl Layer {
     /// The kernel's name, of which `plain` is that of a plain sum.
     fn name(&self, plain: &str) -> String {
-        let transformed = match self {
+        let rounded = match self {
+            Layer::Conv(conv) => conv.is_rounded(),
+            Layer::Transposed(conv) => conv.is_rounded(),
+            Layer::Depthwise(_) | Layer::TransposedDepthwise(_) => false,
+        };
+        if self.is_transformed() {
+            plain.replace("conv", "winograd")
+        } else if rounded {
+            plain.replace("f32", "bf16")
+        } else {
+            plain.to_owned()
+        }
+    }
+
+    fn is_transformed(&self) -> bool {
+        match self {
             Layer::Conv(conv) => conv.is_transformed(),
             Layer::Transposed(conv) => conv.is_transformed(),
             Layer::Depthwise(_) | Layer::TransposedDepthwise(_) => false,
-        };
-        if transformed { plain.replace("conv", "winograd") } else { plain.to_owned() }
+        }
     }
 
     fn scratch_len(&self, threads: usize) -> usize {
@@ -95,7 +109,9 @@ pub(super) fn conv(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError>
     }
     lower(cx, node, geometry, "conv f32", &|cx, clamp| {
         let layout = FilterLayout::planar(&geometry);
-        Ok(Layer::Conv(Box::new(DynamicConv::new(cx.isa, geometry, layout, clamp, cx.exact)?)))
+        with_sums(cx, cx.exact, &|sums| {
+            Ok(Layer::Conv(Box::new(DynamicConv::new(cx.isa, geometry, layout, clamp, sums)?)))
+        })
     })
 }
 
@@ -109,8 +125,18 @@ pub(super) fn conv_transpose(cx: &mut Lower<'_>, node: &Node) -> Result<bool, En
     }
     let exact = cx.exact && !is_gradient(cx, node.input(0));
     lower(cx, node, forward, "transposed conv f32", &|cx, clamp| {
-        Ok(Layer::Transposed(TransposedConv::new(cx.isa, forward, clamp, exact)?))
+        with_sums(cx, exact, &|sums| Ok(Layer::Transposed(TransposedConv::new(cx.isa, forward, clamp, sums)?)))
     })
+}
+
+/// A layer by the fastest method that is allowed: a transform saves more products than bfloat16 does.
+fn with_sums(
+    cx: &Lower<'_>,
+    exact: bool,
+    make: &dyn Fn(Sums) -> Result<Layer, KernelError>,
+) -> Result<Layer, KernelError> {
+    let layer = make(if exact { Sums::Plain } else { Sums::Fastest })?;
+    if cx.bf16_dynamic && !layer.is_transformed() { make(Sums::Rounded) } else { Ok(layer) }
 }
 
 /// Whether a value is what flowed back through an op: no sum of it by weights is one of whole numbers, which exactness is for.

@@ -4,7 +4,7 @@ use qing_graph::{Node, ops};
 use qing_kernels::{
     Pool,
     float::{
-        conv::{ConvWeightGrad, FilterLayout},
+        conv::{ConvWeightGrad, FilterLayout, Sums},
         depthwise::DepthwiseWeightGrad,
     },
 };
@@ -50,20 +50,25 @@ pub(super) fn lower(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError
     let Some((geometry, _)) = window::of_axes(&axes, x_shape[0], x_shape[1], dy_shape[1], groups) else {
         return Ok(false);
     };
+    let mut name = "weight gradient f32";
     let (step, scratch) = if geometry.is_depthwise() {
         let plan = DepthwiseWeightGrad::new(cx.isa, geometry).map_err(|e| cx.refuse(node, e))?;
         let scratch = plan.scratch_len();
         (WeightGradStep::Depthwise(plan), scratch)
     } else {
-        let plan = ConvWeightGrad::new(cx.isa, geometry, FilterLayout::planar(&geometry));
+        let sums = if cx.bf16_dynamic { Sums::Rounded } else { Sums::Fastest };
+        let plan = ConvWeightGrad::new(cx.isa, geometry, FilterLayout::planar(&geometry), sums);
         let plan = plan.map_err(|e| cx.refuse(node, e))?;
+        if plan.is_rounded() {
+            name = "weight gradient bf16";
+        }
         let scratch = plan.scratch_len(cx.threads);
         (WeightGradStep::Dense(plan), scratch)
     };
     let scratch = size_of::<f32>() * scratch;
     let inputs = vec![cx.read(x, Layout::ChannelsLast)?, cx.read(dy, Layout::ChannelsLast)?];
     let outputs = vec![cx.write(dw, Layout::Plain)];
-    let name = conv::name(cx, "weight gradient f32", &geometry);
+    let name = conv::name(cx, name, &geometry);
     cx.push(StepSpec { scratch, ..StepSpec::new(node, name, inputs, outputs, step) });
     Ok(true)
 }

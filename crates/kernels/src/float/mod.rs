@@ -4,6 +4,7 @@
 //! instruction set; what differs between sets is in the files of `simd`. Sums round in the order of their set, so results of
 //! different sets agree within a tolerance, not to the bit.
 
+mod ahead;
 pub mod attention;
 pub mod batch_norm;
 pub mod bf16;

@@ -28,6 +28,11 @@ pub struct Recipe {
     /// What everything random is drawn from.
     #[serde(default = "one")]
     pub seed: u64,
+    /// Whether convolutions, their gradients with them, multiply factors that are rounded to bfloat16 where the processor has instructions
+    /// for it: up to twice as fast. What is quantized to eight bits or fewer is not changed by rounding, so networks of few
+    /// bits come out as before; gradients keep eight significant bits. Other machines train on with floats.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bf16: bool,
     /// What is trained.
     pub model: ModelSection,
     /// On what.

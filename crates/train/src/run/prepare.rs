@@ -178,7 +178,7 @@ pub(crate) fn assemble(
     Ok(Prepared {
         objective,
         // Sums of integers must come out as integers.
-        plan: Options { exact: recipe.quantize.is_some(), ..Options::default() },
+        plan: Options { exact: recipe.quantize.is_some(), bf16: recipe.bf16, ..Options::default() },
         validate: recipe.data.validate.as_deref().map(|s| open(folder, "validate", s)).transpose()?,
         test: recipe.data.test.as_deref().map(|s| open(folder, "test", s)).transpose()?,
         source: Arc::new(source),

@@ -2,10 +2,14 @@
 //! of weights, and eight significant bits instead of 24. Sums are 32-bit floats. Only for those who ask for it.
 //!
 //! Rounding is to nearest even; what is smaller than the least normal float counts as zero (both as AVX-512 BF16 does it). A row of the
-//! input, gathered over the taps of its window, is rounded once into scratch and then meets all panels of weights.
+//! input, gathered over the taps of its window, is rounded once into scratch and then meets all panels of weights. Where weights come with
+//! every run, as in training, whole images are rounded instead ([`windows`]), and so are both factors of the gradient of
+//! weights ([`pixels`]). Integers of no more than eight bits are not changed by rounding: their sums are exact.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(super) mod pixels;
+pub(super) mod windows;
 
 use super::Clamp;
 use super::winograd::Winograd;
@@ -202,7 +206,10 @@ impl Bf16Conv {
                 a: rows,
                 stride,
                 rows: count,
+                pieces: 1,
+                piece: 0,
                 steps,
+                three: None,
                 weights: &self.weights[panel * steps * LINE..],
                 bias: &self.bias[columns.start..],
                 clamp: self.clamp,

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::float::testing::noise;
+use crate::float::conv::{ConvWeightGrad, DynamicConv, FilterLayout, Sums, TransposedConv};
+use crate::float::testing::{assert_close, noise};
 
 /// The definition: factors rounded, everything else in f64.
 fn reference(g: &ConvGeometry, x: &[f32], w: &[f32], bias: &[f32], residual: &[f32], clamp: Clamp) -> Vec<(f64, f64)> {
@@ -117,4 +118,105 @@ fn what_does_not_pay_is_left_alone() {
         assert!(conv.run(&[0.0; 256], None, &mut [0.0; 128], &mut [], &pool).is_err());
         assert!(conv.run(&[0.0; 256], None, &mut [0.0; 128], &mut scratch, &pool).is_ok());
     }
+}
+
+/// Multiples of 1/128 in -1..1, which rounding does not change and whose sums of products are exact.
+fn coarse(seed: u64, len: usize) -> Vec<f32> {
+    noise(seed, len).into_iter().map(|v| (v * 128.0).round() / 128.0).collect()
+}
+
+/// Of one group, with pairs of input channels and sometimes whole vectors of them.
+fn paired() -> impl Strategy<Value = ConvGeometry> {
+    (geometry(), 1usize..40, 1usize..4, 1usize..3).prop_map(|(g, out_c, vectors, batch)| {
+        let in_c = if g.in_c.is_multiple_of(2) { g.in_c } else { LANES * vectors };
+        ConvGeometry { in_c, out_c, batch, ..g }
+    })
+}
+
+/// The results of a convolution, its transpose and the gradient of its weights by each number of threads, all equal, and whether factors were
+/// rounded.
+fn trained(g: ConvGeometry, sums: Sums, [x, w, dy]: [&[f32]; 3]) -> ([Vec<f32>; 3], [bool; 3]) {
+    let (isa, layout) = (Isa::detect(), FilterLayout::planar(&g));
+    let forward = DynamicConv::new(isa, g, layout, Clamp::NONE, sums).unwrap();
+    let input = TransposedConv::new(isa, g, Clamp::NONE, sums).unwrap();
+    let weight = ConvWeightGrad::new(isa, g, layout, sums).unwrap();
+    let mut first: Option<[Vec<f32>; 3]> = None;
+    for threads in [1, 2, 3] {
+        let pool = Pool::kept(threads);
+        let mut results = [g.output_len(), g.input_len(), g.weights_len()].map(|len| vec![f32::NAN; len]);
+        let [y, dx, dw] = &mut results;
+        let scratch = |len: usize| vec![f32::NAN; len];
+        forward.run(w, None, x, None, y, &mut scratch(forward.scratch_len(threads)), &pool).unwrap();
+        input.run(w, None, dy, None, dx, &mut scratch(input.scratch_len(threads)), &pool).unwrap();
+        weight.run(x, dy, dw, &mut scratch(weight.scratch_len(threads)), &pool).unwrap();
+        assert_eq!(first.get_or_insert_with(|| results.clone()), &results, "{threads} threads {g:?}");
+    }
+    (first.unwrap(), [forward.is_rounded(), input.is_rounded(), weight.is_rounded()])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(120))]
+
+    #[test]
+    fn sums_of_short_factors_are_those_of_plain_kernels(g in paired(), seed in 1u64..1000) {
+        let (x, w, dy) = (coarse(seed, g.input_len()), coarse(seed + 1, g.weights_len()), coarse(seed + 2, g.output_len()));
+        let (plain, none) = trained(g, Sums::Plain, [&x, &w, &dy]);
+        let (rounded, which) = trained(g, Sums::Rounded, [&x, &w, &dy]);
+        prop_assert_eq!(none, [false; 3]);
+        let suits = has_bf16() && Isa::detect() == Isa::Avx512;
+        prop_assert!(suits || which == [false; 3]);
+        let point = g.taps() == 1 && g.stride != [1, 1];
+        prop_assert_eq!(which[2], suits && g.in_c.is_multiple_of(LANES) && !point);
+        // Sums are exact in any order; the sign of zero is not compared.
+        prop_assert_eq!(plain, rounded, "{:?} {:?}", which, g);
+    }
+}
+
+#[test]
+fn what_is_trained_with_is_rounded_once() {
+    let g = ConvGeometry {
+        batch: 2,
+        in_h: 9,
+        in_w: 7,
+        in_c: 32,
+        out_h: 9,
+        out_w: 7,
+        out_c: 48,
+        kernel: [3, 3],
+        stride: [1, 1],
+        dilation: [1, 1],
+        pad_top: 1,
+        pad_left: 1,
+        groups: 1,
+    };
+    let short =
+        |values: &[f32]| -> Vec<f32> { values.iter().map(|v| f32::from_bits(u32::from(rounded(*v)) << 16)).collect() };
+    let (x, w, dy) = (noise(1, g.input_len()), noise(2, g.weights_len()), noise(3, g.output_len()));
+    let (bias, residual) = (noise(4, g.out_c), noise(5, g.output_len()));
+    let (results, which) = trained(g, Sums::Rounded, [&x, &w, &dy]);
+    let (of_short, _) = trained(g, Sums::Plain, [&short(&x), &short(&w), &short(&dy)]);
+    let suits = has_bf16() && Isa::detect() == Isa::Avx512;
+    assert_eq!(which, [suits; 3]);
+    if !suits {
+        return;
+    }
+    for (found, expected) in results.iter().zip(&of_short) {
+        let expected: Vec<f64> = expected.iter().map(|v| f64::from(*v)).collect();
+        // No sum has more than 9 · 48 products of factors below 1.
+        assert_close(found, &expected, &vec![9.0; expected.len()], "rounded");
+    }
+    // With a bias, a residual and a limit.
+    let conv =
+        DynamicConv::new(Isa::detect(), g, FilterLayout::channels_last(&g), Clamp::RELU6, Sums::Rounded).unwrap();
+    let mut y = vec![f32::NAN; g.output_len()];
+    let (mut scratch, pool) = (vec![f32::NAN; conv.scratch_len(2)], Pool::kept(2));
+    conv.run(&w, Some(&bias), &x, Some(&residual), &mut y, &mut scratch, &pool).unwrap();
+    for (y, (want, magnitude)) in y.iter().zip(reference(&g, &x, &w, &bias, &residual, Clamp::RELU6)) {
+        assert!((f64::from(*y) - want).abs() <= 1e-6 * magnitude + 1e-6, "{y} {want}");
+    }
+    assert!(conv.run(&w, None, &x[1..], None, &mut y, &mut scratch, &pool).is_err());
+    assert!(conv.run(&w[1..], None, &x, None, &mut y, &mut scratch, &pool).is_err());
+    assert!(conv.run(&w, None, &x, Some(&x[..1]), &mut y, &mut scratch, &pool).is_err());
+    assert!(conv.run(&w, None, &x, None, &mut y[1..], &mut scratch, &pool).is_err());
+    assert!(conv.run(&w, None, &x, None, &mut y, &mut scratch[..8], &pool).is_err());
 }

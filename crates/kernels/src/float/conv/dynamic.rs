@@ -1,6 +1,6 @@
 //! Convolution by weights that come with every run, as in training.
 
-use super::{FilterLayout, Method};
+use super::{FilterLayout, Method, Sums};
 use crate::float::Clamp;
 use crate::{ConvGeometry, Isa, KernelError, Pool, expect_len};
 
@@ -13,7 +13,7 @@ pub struct DynamicConv {
 }
 
 impl DynamicConv {
-    /// For weights that lie as `layout` says. With `exact`, every result is a plain sum of products, see [`super::Conv::pack_exact`].
+    /// For weights that lie as `layout` says.
     ///
     /// # Errors
     /// [`KernelError`] when the geometry contradicts itself or an image has 2^28 values or more.
@@ -22,10 +22,10 @@ impl DynamicConv {
         geometry: ConvGeometry,
         layout: FilterLayout,
         clamp: Clamp,
-        exact: bool,
+        sums: Sums,
     ) -> Result<DynamicConv, KernelError> {
         geometry.check()?;
-        Ok(DynamicConv { geometry, layout, method: Method::new(isa, geometry, clamp, exact)? })
+        Ok(DynamicConv { geometry, layout, method: Method::new(isa, geometry, clamp, sums)? })
     }
 
     /// The geometry it was planned for.
@@ -38,6 +38,12 @@ impl DynamicConv {
     #[must_use]
     pub fn is_transformed(&self) -> bool {
         matches!(self.method, Method::Winograd(_))
+    }
+
+    /// Whether factors are rounded to bfloat16.
+    #[must_use]
+    pub fn is_rounded(&self) -> bool {
+        matches!(self.method, Method::Rounded(_))
     }
 
     /// How many values of scratch [`DynamicConv::run`] needs on a pool of at most so many threads.
@@ -81,6 +87,7 @@ impl DynamicConv {
         match &self.method {
             Method::Direct(direct) => direct.pack_weights(weights, &self.layout, packed, pool),
             Method::Winograd(winograd) => winograd.pack_weights(weights, &self.layout, packed, pool),
+            Method::Rounded(windows) => windows.pack_weights(weights, &self.layout, packed, pool),
         }
         let biases = match bias {
             Some(bias) => {

@@ -46,7 +46,7 @@ fn check(geometry: ConvGeometry, clamp: Clamp, with_bias: bool, with_residual: b
     let layout = FilterLayout::channels_last(&geometry);
     for isa in Isa::available() {
         let conv = Conv::pack_exact(isa, geometry, &weights, bias.as_deref(), clamp).unwrap();
-        let dynamic = DynamicConv::new(isa, geometry, layout, clamp, true).unwrap();
+        let dynamic = DynamicConv::new(isa, geometry, layout, clamp, Sums::Plain).unwrap();
         for threads in 1..=3 {
             let mut y = vec![f32::NAN; geometry.output_len()];
             let pool = Pool::kept(threads);
@@ -132,17 +132,17 @@ pub(crate) fn transposed(
 }
 
 /// Transposes a geometry on every instruction set and 1 to 3 threads.
-fn check_transposed(g: ConvGeometry, with_bias: bool, with_residual: bool, exact: bool) {
+fn check_transposed(g: ConvGeometry, with_bias: bool, with_residual: bool, sums: Sums) {
     let (x, weights) = (noise(1, g.output_len()), noise(2, g.weights_len()));
     let (bias, residual) = (with_bias.then(|| noise(3, g.in_c)), with_residual.then(|| noise(4, g.input_len())));
     let (bias, residual) = (bias.as_deref(), residual.as_deref());
     let (expected, magnitudes) = transposed(&g, &x, &weights, bias, residual);
     // A transform's roundings follow the magnitudes of neighbours.
     let most = magnitudes.iter().copied().fold(0.0, f64::max);
-    let magnitudes = if exact { magnitudes } else { vec![most; magnitudes.len()] };
+    let magnitudes = if sums == Sums::Plain { magnitudes } else { vec![most; magnitudes.len()] };
     for isa in Isa::available() {
-        let conv = TransposedConv::new(isa, g, Clamp::NONE, exact).unwrap();
-        assert!(!exact || !conv.is_transformed());
+        let conv = TransposedConv::new(isa, g, Clamp::NONE, sums).unwrap();
+        assert!(sums == Sums::Fastest || !conv.is_transformed());
         for threads in 1..=3 {
             let mut y = vec![f32::NAN; g.input_len()];
             let mut scratch = vec![f32::NAN; conv.scratch_len(threads)];
@@ -157,7 +157,7 @@ proptest! {
 
     #[test]
     fn transposes_agree_with_the_reference(geometry in geometries(), bias: bool, residual: bool) {
-        check_transposed(geometry, bias, residual, true);
+        check_transposed(geometry, bias, residual, Sums::Plain);
     }
 }
 
@@ -180,8 +180,8 @@ fn the_transposes_of_a_residual_network() {
             pad_left: kernel / 2,
             ..PLAIN
         };
-        for exact in [true, false] {
-            check_transposed(g, false, true, exact);
+        for sums in [Sums::Plain, Sums::Fastest] {
+            check_transposed(g, false, true, sums);
         }
     }
 }
@@ -255,7 +255,7 @@ fn the_fast_method_agrees_too() {
         assert_close(&y, &expected, &magnitudes, isa.name());
         assert!(conv.run(&x, None, &mut y[1..], &mut scratch, &Pool::new(1)).is_err());
         let layout = FilterLayout::channels_last(&geometry);
-        let dynamic = DynamicConv::new(isa, geometry, layout, Clamp::RELU, false).unwrap();
+        let dynamic = DynamicConv::new(isa, geometry, layout, Clamp::RELU, Sums::Fastest).unwrap();
         assert_eq!(dynamic.is_transformed(), isa != Isa::Scalar);
         let mut scratch = vec![f32::NAN; dynamic.scratch_len(2)];
         let mut again = vec![f32::NAN; geometry.output_len()];

@@ -5,7 +5,7 @@
 //! a convolutional layer?", 2016).
 
 use super::direct::{Direct, Places};
-use super::{DynamicConv, FilterLayout};
+use super::{DynamicConv, FilterLayout, Sums};
 use crate::float::Clamp;
 use crate::pool::SharedMut;
 use crate::{ConvGeometry, Isa, KernelError, Pool, expect_len};
@@ -73,12 +73,12 @@ fn transposed_layout(forward: &ConvGeometry) -> FilterLayout {
 }
 
 impl TransposedConv {
-    /// The transpose of the convolution with geometry `forward`, whose weights are `[out_c, in_c / groups, kernel[0], kernel[1]]`. With `exact`,
-    /// every result is a plain sum of products.
+    /// The transpose of the convolution with geometry `forward`, whose weights are `[out_c, in_c / groups, kernel[0], kernel[1]]`. With
+    /// a stride of more than 1, all sums are plain and factors are not rounded.
     ///
     /// # Errors
     /// [`KernelError`] when the geometry contradicts itself or an image has 2^28 values or more.
-    pub fn new(isa: Isa, forward: ConvGeometry, clamp: Clamp, exact: bool) -> Result<TransposedConv, KernelError> {
+    pub fn new(isa: Isa, forward: ConvGeometry, clamp: Clamp, sums: Sums) -> Result<TransposedConv, KernelError> {
         forward.check()?;
         let whole = transposed_layout(&forward);
         let [stride_down, stride_right] = forward.stride;
@@ -127,7 +127,7 @@ impl TransposedConv {
         if let [(geometry, layout, Places { skip: [0, 0], .. })] = phases[..]
             && geometry.taps() > 0
         {
-            let reversed = DynamicConv::new(isa, geometry, layout, clamp, exact)?;
+            let reversed = DynamicConv::new(isa, geometry, layout, clamp, sums)?;
             return Ok(TransposedConv { forward, method: Method::Reversed(Box::new(reversed)) });
         }
         let mut parts = vec![];
@@ -147,6 +147,12 @@ impl TransposedConv {
     #[must_use]
     pub fn is_transformed(&self) -> bool {
         matches!(&self.method, Method::Reversed(conv) if conv.is_transformed())
+    }
+
+    /// Whether factors are rounded to bfloat16.
+    #[must_use]
+    pub fn is_rounded(&self) -> bool {
+        matches!(&self.method, Method::Reversed(conv) if conv.is_rounded())
     }
 
     /// How many values of scratch [`TransposedConv::run`] needs on a pool of at most so many threads.

@@ -7,7 +7,9 @@
 
 use std::ops::Range;
 
-use super::FilterLayout;
+use super::{FilterLayout, Sums};
+use crate::float::ahead::Ahead;
+use crate::float::bf16::pixels::Pixels;
 use crate::float::product::tile_rows;
 use crate::float::simd::{Kernel, Simd, dispatch};
 use crate::pool::SharedMut;
@@ -37,20 +39,28 @@ pub struct ConvWeightGrad {
     rows: bool,
     /// Whether windows are the vectors, or else channels of the output.
     windows: bool,
+    /// With factors that are rounded to bfloat16.
+    rounded: Option<Pixels>,
 }
 
 impl ConvWeightGrad {
-    /// For a gradient that is stored as `layout` says.
+    /// For a gradient that is stored as `layout` says. All sums are plain.
     ///
     /// # Errors
     /// [`KernelError`] when the geometry contradicts itself.
-    pub fn new(isa: Isa, geometry: ConvGeometry, layout: FilterLayout) -> Result<ConvWeightGrad, KernelError> {
+    pub fn new(
+        isa: Isa,
+        geometry: ConvGeometry,
+        layout: FilterLayout,
+        sums: Sums,
+    ) -> Result<ConvWeightGrad, KernelError> {
         geometry.check()?;
         let isa = isa.or_supported();
         let g = &geometry;
         let width = (g.out_w - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1;
         let padded = (g.pad_left > 0 || width > g.in_w).then_some(width);
-        let rows = g.groups == 1 && (g.dilation[1] == 1 || g.kernel[1] == 1);
+        let rounded = if sums == Sums::Rounded { Pixels::new(isa, g) } else { None };
+        let rows = rounded.is_some() || g.groups == 1 && (g.dilation[1] == 1 || g.kernel[1] == 1);
         let window = if rows { g.kernel[1] * g.in_c } else { g.group_in() };
         let lanes = dispatch(isa, Lanes);
         // Multiplications of vectors, a little more expensive where there is one for each broadcast.
@@ -58,19 +68,25 @@ impl ConvWeightGrad {
             let count = vectors.div_ceil(lanes);
             count * broadcast * if count == 1 { 9 } else { 8 }
         };
-        let windows = cost(window, g.group_out()) < cost(g.group_out(), window);
+        let windows = rounded.is_some() || cost(window, g.group_out()) < cost(g.group_out(), window);
         let parts = (PARTIAL / g.weights_len()).clamp(1, PARTS).min(g.batch);
         let row = |count: usize| ((count - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1).min(g.in_h);
         let size = |count: usize| row(count) * width.max(g.in_w) * g.in_c + count * g.out_w * g.out_c;
         let most = (1..=g.out_h).rev().find(|count| size(*count) <= BAND).unwrap_or(1);
         let band = g.out_h.div_ceil(g.out_h.div_ceil(most));
-        Ok(ConvWeightGrad { isa, geometry, layout, parts, band, padded, rows, windows })
+        Ok(ConvWeightGrad { isa, geometry, layout, parts, band, padded, rows, windows, rounded })
     }
 
     /// The geometry of the convolution.
     #[must_use]
     pub fn geometry(&self) -> &ConvGeometry {
         &self.geometry
+    }
+
+    /// Whether factors are rounded to bfloat16.
+    #[must_use]
+    pub fn is_rounded(&self) -> bool {
+        self.rounded.is_some()
     }
 
     /// How many values of scratch [`ConvWeightGrad::run`] needs on a pool of at most so many threads.
@@ -84,9 +100,12 @@ impl ConvWeightGrad {
         self.geometry.weights_len().next_multiple_of(16)
     }
 
-    /// Values of the padded input rows of a band.
+    /// Values of a worker's copies of a band: the padded input rows, or what is rounded.
     fn copy_len(&self) -> usize {
         let g = &self.geometry;
+        if let Some(pixels) = self.rounded {
+            return pixels.copy_len(g);
+        }
         let rows = ((self.band - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1).min(g.in_h);
         self.padded.map_or(0, |width| (rows * width * g.in_c).next_multiple_of(16))
     }
@@ -154,7 +173,10 @@ impl ConvWeightGrad {
                     (partial, copies.slice(worker * copy..(worker + 1) * copy))
                 };
                 partial.fill(0.0);
-                dispatch(self.isa, Images { plan: self, x, dy, images, pieces, partial, copy });
+                match self.rounded {
+                    Some(pixels) => pixels.add(g, [x, dy], images, pieces, partial, copy),
+                    None => dispatch(self.isa, Images { plan: self, x, dy, images, pieces, partial, copy }),
+                }
             });
         }
         let partials = &*partials;
@@ -271,7 +293,12 @@ impl Kernel for Images<'_> {
                             };
                             next.iter().for_each(
                                 #[inline(always)]
-                                |ahead| ahead.fetch(simd, turn),
+                                |ahead| {
+                                    ahead.lines(turn).for_each(
+                                        #[inline(always)]
+                                        |line| simd.prefetch(line),
+                                    )
+                                },
                             );
                             turn += 1;
                             // SAFETY: the rows and columns lead to pixels whose window pieces are in the rows above, and whose
@@ -282,28 +309,6 @@ impl Kernel for Images<'_> {
                     }
                 }
             }
-        }
-    }
-}
-
-/// Values that will be read next, fetched a share at a time.
-struct Ahead {
-    from: *const f32,
-    len: usize,
-    share: usize,
-}
-
-impl Ahead {
-    /// The `len` values from `start` of `all`, or beyond its end: what comes next in memory is the next image.
-    fn new(all: &[f32], start: usize, len: usize, turns: usize) -> Ahead {
-        let share = len.div_ceil(turns.max(1)).next_multiple_of(16);
-        Ahead { from: all.as_ptr().wrapping_add(start), len, share }
-    }
-
-    #[inline(always)]
-    fn fetch<S: Simd>(&self, simd: S, turn: usize) {
-        for at in (turn * self.share..self.len.min((turn + 1) * self.share)).step_by(16) {
-            simd.prefetch(self.from.wrapping_add(at));
         }
     }
 }
@@ -469,7 +474,7 @@ mod tests {
         let (x, dy) = (noise(1, g.input_len()), noise(2, g.output_len()));
         let (expected, magnitudes) = reference(&g, &x, &dy);
         for isa in Isa::available() {
-            let plan = ConvWeightGrad::new(isa, g, FilterLayout::planar(&g)).unwrap();
+            let plan = ConvWeightGrad::new(isa, g, FilterLayout::planar(&g), Sums::Plain).unwrap();
             let mut first: Option<Vec<f32>> = None;
             for threads in [1, 2, 3, 7] {
                 let mut dw = vec![f32::NAN; g.weights_len()];
@@ -517,7 +522,7 @@ mod tests {
     #[test]
     fn wrong_lengths_are_refused() {
         let g = ConvGeometry::matmul(4, 3, 2);
-        let plan = ConvWeightGrad::new(Isa::Scalar, g, FilterLayout::planar(&g)).unwrap();
+        let plan = ConvWeightGrad::new(Isa::Scalar, g, FilterLayout::planar(&g), Sums::Plain).unwrap();
         let (pool, mut scratch) = (Pool::new(1), vec![0.0; plan.scratch_len(1)]);
         let (x, dy, mut dw) = (vec![0.0; 12], vec![0.0; 8], vec![0.0; 6]);
         assert!(plan.run(&x, &dy, &mut dw, &mut scratch, &pool).is_ok());

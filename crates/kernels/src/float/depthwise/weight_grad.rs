@@ -178,7 +178,7 @@ mod tests {
 
     use super::*;
     use crate::float::conv::tests::geometries;
-    use crate::float::conv::{ConvWeightGrad, FilterLayout};
+    use crate::float::conv::{ConvWeightGrad, FilterLayout, Sums};
     use crate::float::testing::noise;
 
     proptest! {
@@ -192,7 +192,7 @@ mod tests {
             let g = if three { ConvGeometry { kernel: [3, 3], ..g } } else { g };
             let (x, dy) = (noise(1, g.input_len()), noise(2, g.output_len()));
             let mut want = vec![f32::NAN; g.weights_len()];
-            let grouped = ConvWeightGrad::new(Isa::Scalar, g, FilterLayout::planar(&g)).unwrap();
+            let grouped = ConvWeightGrad::new(Isa::Scalar, g, FilterLayout::planar(&g), Sums::Plain).unwrap();
             let mut scratch = vec![f32::NAN; grouped.scratch_len(1)];
             grouped.run(&x, &dy, &mut want, &mut scratch, &Pool::new(1)).unwrap();
             let most = g.batch as f32 * (g.out_h * g.out_w) as f32;
