@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """What lightening without labels costs in accuracy: `qing lighten` by every rounding, beside the post-training quantization of ONNX Runtime
-and of OpenVINO (NNCF), on the same samples in one run.
+and of OpenVINO (NNCF) to eight bits, and of AIMET to as many as there are, on the same samples in one run.
 
     cargo build --release -p qing-cli
     pip install numpy onnx==1.21.0 onnxruntime==1.32.0 pillow openvino==2026.4.1 nncf==3.4.0
+    python -m venv target/aimet && target/aimet/bin/pip install aimet-onnx==2.42.0 pillow     # 6 GB
+    export AIMET_PYTHON=target/aimet/bin/python
     python bench/lighten/run.py                                      # everything: two hours on two quiet cores
     python bench/lighten/run.py --rows resnet20 --bits w4a4 --roundings reconstruct
     python bench/lighten/run.py --write                              # … and puts the table into bench/RESULTS.md
@@ -17,6 +19,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -45,7 +48,9 @@ ROUNDINGS = {
     "reconstruct, 1 view": ["--rounding", "reconstruct", "--calibration-views", 1],
     "reconstruct": ["--rounding", "reconstruct"],
 }
-PEERS = ["ONNX Runtime", "NNCF"]
+# Those of eight bits alone, and one of any.
+EIGHT_BITS = ["ONNX Runtime", "NNCF"]
+PEERS = [*EIGHT_BITS, "AIMET"]
 
 
 def lighten(args, name, bits, rounding):
@@ -84,13 +89,13 @@ def makes_sense(name, bits, rounding):
     return not ((" " in bits and "reconstruct" in rounding) or ("1 view" in rounding and ROWS[name][3] >= 400))
 
 
-def samples(args, name):
+def samples(shared, name):
     """Preprocessing, calibration images, images that judge, and their labels."""
     import data
     import numpy as np
 
     prepare, dataset = data.NETWORKS[ROWS[name][0]]
-    folder = args.shared / "data" / dataset
+    folder = shared / "data" / dataset
     if dataset == "cifar10":
         images, labels = data.cifar10_images(folder, "test")
         train, _ = data.cifar10_images(folder, "train")
@@ -100,8 +105,24 @@ def samples(args, name):
     return prepare, images[::5], [image for image, j in zip(images, judge) if j], np.asarray(labels)[judge]
 
 
-def peer(args, name, which):
-    """Accuracy of a peer's eight-bit network in its own engine; nothing if it is not installed."""
+def aimet(args, name, bits):
+    """Accuracy of AIMET's network in its simulation; nothing if it is not installed."""
+    python = os.environ.get("AIMET_PYTHON")
+    if not python:
+        print("AIMET is left out: AIMET_PYTHON is not set", file=sys.stderr)
+        return None
+    command = [python, pathlib.Path(__file__).with_name("aimet.py"), name, bits, "--shared", args.shared]
+    command += ["--iterations", args.aimet_iterations] if args.aimet_iterations else []
+    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def peer(args, name, which, bits):
+    """Accuracy of a peer's network in its own engine; nothing if it is not installed, or does not do these bits."""
+    if which == "AIMET":
+        return aimet(args, name, bits) if re.fullmatch(r"w\da\d", bits) else None
+    if bits != "w8a8":
+        return None
     try:
         import numpy as np
         import onnx
@@ -113,7 +134,7 @@ def peer(args, name, which):
     except ImportError as missing:
         print(f"{which} is left out: {missing}", file=sys.stderr)
         return None
-    prepare, calibration, images, labels = samples(args, name)
+    prepare, calibration, images, labels = samples(args.shared, name)
     model = args.shared / f"models/{ROWS[name][0]}.onnx"
     feed = onnx.load(model).graph.input[0].name
     feeds = [{feed: prepare(image)[None]} for image in calibration]
@@ -138,6 +159,7 @@ def main():
     parser.add_argument("--roundings", nargs="+", choices=ROUNDINGS, default=list(ROUNDINGS))
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
     parser.add_argument("--iterations", type=int, help="steps of reconstruction, if not the default")
+    parser.add_argument("--aimet-iterations", type=int, help="steps of AIMET's AdaRound for each layer, if not its default of 10,000")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--report", action="store_true", help="measure nothing, report what is known")
     parser.add_argument("--write", action="store_true", help="write bench/RESULTS.md")
@@ -164,7 +186,11 @@ def main():
                 continue
             got = {r: measured(f"{name} {bits} {r} {args.iterations or ''}".strip(), lambda: lighten(args, name, bits, r))
                    for r in ROUNDINGS if (r in args.roundings or args.report) and makes_sense(name, bits, r)}
-            peers = [measured(f"{name} {p}", lambda: peer(args, name, p)) if bits == "w8a8" and p in args.peers else None for p in PEERS]
+            peers = []
+            for p in PEERS:
+                key = f"{name} {p}" if p in EIGHT_BITS else f"{name} {bits} {p} {args.aimet_iterations or ''}".strip()
+                wanted = p in args.peers and (bits == "w8a8" or p not in EIGHT_BITS)
+                peers.append(measured(key, lambda: peer(args, name, p, bits)) if wanted else None)
             best = next((got[r] for r in reversed(list(ROUNDINGS)) if got.get(r)), None)
             if best is None:
                 continue
@@ -180,7 +206,8 @@ def main():
         "## Lightening without labels", "",
         f"{time.strftime('%Y-%m-%d')}, commit {commit()}, {cpu_name()}, {args.threads} threads. Accuracy in percent, qing's by its integer engine.",
         "Samples that calibrate do not judge: `bench/lighten/run.py` says which are which. What was lost, the file, minutes (by the clock / of",
-        "processors, evaluation included) and memory are those of the last rounding measured. Bold: as wanted. The peers quantize to w8a8 alone.", "",
+        "processors, evaluation included) and memory are those of the last rounding measured. Bold: as wanted. ONNX Runtime and NNCF quantize to w8a8",
+        "alone; AIMET's accuracies are those of its simulation.", "",
         *table(["network", "setting", "images", "float", *ROUNDINGS, "points lost", "wanted", *PEERS, "file", "minutes", "peak GB"], rows),
         "`python bench/lighten/run.py --write`",
     ])

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qing_graph::{Element, Graph, Tensor, Type, ValueId, ops};
+use qing_graph::{Dim, Element, Graph, Tensor, Type, ValueId, ops};
 use qing_lighten::{
     Bits, LightenError, Options, QuantizeOptions,
     compare::{Comparison, Match, compare},
@@ -55,6 +55,22 @@ fn a_network_equals_itself() {
     assert!(found.parting.is_empty() && found.only_a.is_empty() && found.only_b.is_empty(), "{found:?}");
     assert!(found.pairs.iter().all(|p| p.snr_db == Some(200.0) && p.max_error == 0.0), "{found:?}");
     assert_eq!(found.pairs.iter().filter(|p| p.layer).count(), 2);
+}
+
+/// Batches of any size, of which the last is smaller.
+#[test]
+fn what_is_left_of_a_last_batch_counts() {
+    let mut g = network("layer");
+    let ids: Vec<ValueId> = g.values().map(|(id, _)| id).collect();
+    for id in ids {
+        let shape = &mut g.value_mut(id).ty.shape;
+        if let Some(batch) = shape.as_mut().and_then(|s| s.first_mut()).filter(|d| **d == Dim::Known(2)) {
+            *batch = Dim::Symbol("n".into());
+        }
+    }
+    let both: Vec<_> = [3, 3, 1].map(|n| vec![noise(&[n, 3, 6, 6], n, 1.0)]).map(|b| (b.clone(), b)).into();
+    let found = compare(&g, &g, &both, 1, &mut |_| {}).expect("runs");
+    assert_eq!((found.samples, found.agreement), (7, Some(1.0)));
 }
 
 #[test]

@@ -111,14 +111,15 @@ pub(crate) fn compare_seen(
             "networks with {n} and {m} outputs cannot stand for each other; compare versions of one network"
         )));
     }
-    let (mut a, mut b) = (a.clone(), b.clone());
-    passes::normalize(&mut a)?;
-    passes::normalize(&mut b)?;
-    let (a, b) = (bound(&a, first), bound(&b, second));
+    let (mut free_a, mut free_b) = (a.clone(), b.clone());
+    passes::normalize(&mut free_a)?;
+    passes::normalize(&mut free_b)?;
+    let (a, b) = (bound(&free_a, first), bound(&free_b, second));
     let found = matches(&a, &b);
     let ids = |side: fn(&spots::Matched) -> qing_graph::ValueId| found.pairs.iter().map(side).collect::<Vec<_>>();
-    let mut of_a = Observer::new(&a, &ids(|m| m.a), threads);
-    let mut of_b = Observer::new(&b, &ids(|m| m.b), threads);
+    // The last batch may be smaller than the first.
+    let mut of_a = Observer::new(&free_a, &ids(|m| m.a), threads);
+    let mut of_b = Observer::new(&free_b, &ids(|m| m.b), threads);
     let mut sums: Vec<Difference> = vec![Difference::default(); found.pairs.len()];
     let mut kept = vec![true; found.pairs.len()];
     let (mut samples, mut predictions, mut classes) = (0, vec![], true);
