@@ -67,7 +67,7 @@ fn source(graph: &Graph, data: &str, batch: usize) -> Source {
         smoothing: 0.0,
         mixup: 0.0,
         seed: 1,
-        unlabelled: false,
+        labelled: usize::MAX,
     }
 }
 

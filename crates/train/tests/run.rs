@@ -8,6 +8,7 @@ use qing_formats::{npy, onnx};
 use qing_graph::{Dim, Element, Graph, Op, Tensor, Type, ValueId, ops};
 use qing_train::{
     Purpose, Random, TrainError,
+    data::Loader,
     recipe::Recipe,
     run::{Event, Options, Outcome, prepare, train},
 };
@@ -248,18 +249,31 @@ fn what_another_teacher_said_is_refused() {
 }
 
 #[test]
-fn unlabelled_images_are_added_where_a_teacher_alone_judges() {
+fn of_images_without_labels_a_teacher_speaks_alone() {
     let folder = folder();
-    let extra = "data.extra=['zoo:fashion:calibrate']";
-    let settings = ["distill.cache=other.npz", extra, "data.limit=100"];
-    let error =
-        train(&cached(&settings), &options(folder.path(), 1), &mut |_| true).expect_err("no labels").to_string();
-    assert!(error.contains("no label"), "{error}");
-    let recipe = cached(&[&settings[..], &["distill.weight=1.0", "data.batch=20"]].concat());
-    let source = prepare(&recipe, folder.path(), &Arc::new(Pool::new(1))).expect("fits").source;
+    let settings =
+        ["distill.cache=other.npz", "data.extra=['zoo:fashion:calibrate']", "data.limit=100", "data.batch=20"];
     let extra = Dataset::open("zoo:fashion:calibrate").expect("data").len();
-    assert!(source.data.len() == 100 + extra && extra > 0);
-    train(&recipe, &options(folder.path(), 2), &mut |_| true).expect("trains");
+    assert!(extra > 0);
+    for (weight, labelled) in [("0.5", 100), ("1.0", 0)] {
+        let recipe = cached(&[&settings[..], &[&format!("distill.weight={weight}")]].concat());
+        let source = prepare(&recipe, folder.path(), &Arc::new(Pool::new(1))).expect("fits").source;
+        assert_eq!((source.data.len(), source.labelled), (100 + extra, labelled));
+        for batch in Loader::start(&source, 0, 0) {
+            let batch = batch.expect("a batch");
+            assert!(batch.samples.iter().zip(&batch.labels).all(|(i, label)| label.is_some() == (*i < labelled)));
+            let targets = batch.targets.to_f32s();
+            for (row, label) in targets.chunks_exact(10).zip(&batch.labels) {
+                assert_eq!(row.iter().sum::<f32>() > 0.9, label.is_some());
+            }
+        }
+        train(&recipe, &options(folder.path(), 2), &mut |_| true).expect("trains");
+    }
+    // Without a teacher all need labels.
+    let recipe = cached(&["data.extra=['zoo:fashion:calibrate']"]);
+    let recipe = Recipe { distill: None, ..recipe };
+    let error = train(&recipe, &options(folder.path(), 1), &mut |_| true).expect_err("no labels").to_string();
+    assert!(error.contains("no label"), "{error}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::{
 /// Batches prepared ahead of the network.
 const AHEAD: usize = 3;
 
-/// Labelled samples and what is done to them.
+/// Samples and what is done to them.
 #[derive(Debug, Clone)]
 pub struct Source {
     /// The samples.
@@ -39,8 +39,9 @@ pub struct Source {
     pub mixup: f32,
     /// What everything is drawn from.
     pub seed: u64,
-    /// Whether samples need no labels, since something else says what the network should give; all count as class 0.
-    pub unlabelled: bool,
+    /// How many of the samples, from the first, have labels; what the network should give for the others something else says, and
+    /// their targets are zeros.
+    pub labelled: usize,
 }
 
 /// Samples for one step.
@@ -50,8 +51,8 @@ pub struct Batch {
     pub input: Tensor,
     /// Shares of the classes, f32 `[samples, classes]`.
     pub targets: Tensor,
-    /// The class of each sample; of mixed ones, that of the larger share.
-    pub labels: Vec<usize>,
+    /// The class of each sample that has a label; of mixed ones, that of the larger share.
+    pub labels: Vec<Option<usize>>,
     /// The numbers of the samples in their data set.
     pub samples: Vec<usize>,
     /// Which view of each is shown.
@@ -75,7 +76,7 @@ impl Source {
         if self.views == Some(0) {
             return Err(TrainError::invalid("augment.views is at least 1; without it every epoch has new views"));
         }
-        for i in 0..if self.unlabelled { 0 } else { self.data.len() } {
+        for i in 0..self.labelled.min(self.data.len()) {
             match self.data.label(i) {
                 Some(label) if label < self.classes => {}
                 Some(label) => {
@@ -88,8 +89,8 @@ impl Source {
         Ok(())
     }
 
-    fn label(&self, i: usize) -> usize {
-        if self.unlabelled { 0 } else { self.data.label(i).unwrap_or(0) }
+    fn label(&self, i: usize) -> Option<usize> {
+        if i < self.labelled { self.data.label(i) } else { None }
     }
 
     /// Which view of the samples an epoch shows.
@@ -123,12 +124,15 @@ impl Source {
             };
             items.push(self.augment.apply(item, &mut random)?);
         }
-        let mut labels: Vec<usize> = picked.iter().map(|i| self.label(*i)).collect();
+        let mut labels: Vec<Option<usize>> = picked.iter().map(|i| self.label(*i)).collect();
         let mut input = self.feed.batch(items)?;
         let (off, on) = (self.smoothing / self.classes as f32, 1.0 - self.smoothing);
-        let mut targets = vec![off; picked.len() * self.classes];
+        let mut targets = vec![0.0; picked.len() * self.classes];
         for (row, label) in targets.chunks_exact_mut(self.classes).zip(&labels) {
-            row[*label] += on;
+            if let Some(label) = label {
+                row.fill(off);
+                row[*label] += on;
+            }
         }
         if self.mixup > 0.0 {
             let mut random = Random::new(self.seed, Purpose::Mix, epoch, step as u32);
@@ -224,7 +228,7 @@ mod tests {
             smoothing: 0.1,
             mixup: 0.0,
             seed: 5,
-            unlabelled: false,
+            labelled: usize::MAX,
         }
     }
 
@@ -240,7 +244,7 @@ mod tests {
         assert_eq!(epoch(source(128), 0, 5), all[5..]);
         assert_ne!(epoch(source(128), 1, 0)[0], all[0]);
         assert_eq!(all[0].input.shape(), [128, 1, 28, 28]);
-        for (row, label) in all[0].targets.to_f32s().chunks(10).zip(&all[0].labels) {
+        for (row, label) in all[0].targets.to_f32s().chunks(10).zip(all[0].labels.iter().flatten()) {
             assert!((row[*label] - 0.91).abs() < 1e-6 && (row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
         }
     }
@@ -276,7 +280,7 @@ mod tests {
         let mixed = Source { mixup: 1.0, smoothing: 0.0, ..source(32) };
         let batch = &epoch(mixed, 0, 28)[0];
         let mut blended = 0;
-        for (row, label) in batch.targets.to_f32s().chunks(10).zip(&batch.labels) {
+        for (row, label) in batch.targets.to_f32s().chunks(10).zip(batch.labels.iter().flatten()) {
             assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
             assert!(row[*label] >= 0.5 - 1e-6);
             blended += usize::from(row[*label] < 1.0 - 1e-6);

@@ -53,7 +53,8 @@ pub struct DataSection {
     /// Only so many of them, from the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
-    /// More data to train on, behind that. Where a teacher alone says what the network should give, any images do.
+    /// More data to train on, behind that. With a teacher, which alone says what the network should give for these samples, any
+    /// images do; without, they need labels.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra: Vec<String>,
     /// Held out: measured after every epoch, to judge settings by.
@@ -218,8 +219,8 @@ pub enum LossName {
 pub struct DistillSection {
     /// A model file, or `zoo:NAME`.
     pub teacher: String,
-    /// Share of the loss that is the distance to the teacher; the rest is that to the labels. At 1 samples need none, and accuracy
-    /// in training is how often both agree.
+    /// Share of the loss that is the distance to the teacher; the rest is that to the labels. At 1 samples need none. Where there are none,
+    /// accuracy in training is how often both agree.
     #[serde(default = "half")]
     pub weight: f32,
     /// Temperature at which both are compared.

@@ -316,14 +316,13 @@ impl<'a> Run<'a> {
         let loss = self.trainer.step(&inputs, rate)?;
         let logits = self.trainer.output(0)?;
         let classes = logits.len() / batch.labels.len();
-        let rows = logits.chunks_exact(classes);
-        let agree = match &taught {
-            Some(taught) if self.recipe.unlabelled() => {
-                let taught = taught.to_f32s();
-                rows.zip(taught.chunks_exact(classes)).filter(|(a, b)| evaluate::best(a) == evaluate::best(b)).count()
-            }
-            _ => rows.zip(&batch.labels).filter(|(row, label)| evaluate::best(row) == **label).count(),
+        // Where there is no label, the teacher says what is right.
+        let said = taught.as_ref().map(Tensor::to_f32s);
+        let right = |i: usize| {
+            batch.labels[i].or_else(|| said.as_ref().map(|said| evaluate::best(&said[i * classes..][..classes])))
         };
+        let agree = logits.chunks_exact(classes).enumerate().filter(|(i, row)| right(*i) == Some(evaluate::best(row)));
+        let agree = agree.count();
         self.partial[1] += agree as f64;
         Ok(loss)
     }

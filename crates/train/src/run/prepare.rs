@@ -94,7 +94,7 @@ pub(crate) fn calibration(
     network: &Graph,
     samples: usize,
 ) -> Result<Vec<Vec<Tensor>>, TrainError> {
-    let data = training_data(recipe, folder)?;
+    let (data, _) = training_data(recipe, folder)?;
     let feed = Feed::for_input(network, 0)?;
     let count = samples.clamp(1, data.len());
     let mut batches = vec![];
@@ -193,18 +193,23 @@ fn open(folder: &Path, what: &str, spec: &str) -> Result<Dataset, TrainError> {
     Dataset::open(&beside(folder, spec)).map_err(|e| TrainError::invalid(format!("data.{what} = \"{spec}\": {e}")))
 }
 
-/// All samples to train on.
-fn training_data(recipe: &Recipe, folder: &Path) -> Result<Dataset, TrainError> {
+/// All samples to train on, and how many of them, from the first, have labels.
+fn training_data(recipe: &Recipe, folder: &Path) -> Result<(Dataset, usize), TrainError> {
     let data = open(folder, "train", &recipe.data.train)?;
     let data = match recipe.data.limit {
         Some(n) => data.take(n),
         None => data,
     };
+    let labelled = match &recipe.distill {
+        Some(_) if recipe.unlabelled() => 0,
+        Some(_) => data.len(),
+        None => usize::MAX,
+    };
     if recipe.data.extra.is_empty() {
-        return Ok(data);
+        return Ok((data, labelled));
     }
     let extra = recipe.data.extra.iter().map(|spec| open(folder, "extra", spec));
-    Ok(Dataset::chain([Ok(data)].into_iter().chain(extra).collect::<Result<_, TrainError>>()?))
+    Ok((Dataset::chain([Ok(data)].into_iter().chain(extra).collect::<Result<_, TrainError>>()?), labelled))
 }
 
 /// Samples of a batch and classes, by the first output.
@@ -231,8 +236,9 @@ pub(super) fn source(
         let n = recipe.model.labels.len();
         return Err(TrainError::invalid(format!("model.labels has {n} names, the network {classes} classes")));
     }
+    let (data, labelled) = training_data(recipe, folder)?;
     let source = Source {
-        data: training_data(recipe, folder)?,
+        data,
         feed: Feed::for_input(network, 0)?,
         classes,
         batch,
@@ -241,7 +247,7 @@ pub(super) fn source(
         smoothing: recipe.loss.label_smoothing,
         mixup: recipe.augment.mixup,
         seed: recipe.seed,
-        unlabelled: recipe.unlabelled(),
+        labelled,
     };
     source.check()?;
     Ok(source)
