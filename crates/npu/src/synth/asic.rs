@@ -178,7 +178,9 @@ fn script(job: &Job<'_>, t: &Technology, sources: &[&str], libraries: &[String],
         let _ = writeln!(s, "read_slang --top {module} {files}");
     }
     let boxes: String = inside.iter().chain(&MEMORIES).map(|m| format!(" --blackboxed-module {m}")).collect();
-    let _ = writeln!(s, "read_slang --top {top} --keep-hierarchy{boxes} {files}");
+    // A unit alone is one module.
+    let keep = if inside.is_empty() { "" } else { " --keep-hierarchy" };
+    let _ = writeln!(s, "read_slang --top {top}{keep}{boxes} {files}");
     // A module that is read without its inside shows its constants as parameters, which the one that stands for it does not have.
     let _ = writeln!(s, "setparam -unset SUM t:npu_element\nsetparam -unset LOCAL t:npu_lane");
     if job.unit == Unit::Top {

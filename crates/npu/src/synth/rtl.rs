@@ -12,6 +12,8 @@ const SOURCES: &[(&str, &str)] = &[
     ("npu_copies.sv", include_str!("../../rtl/npu_copies.sv")),
     ("npu_ram.sv", include_str!("../../rtl/npu_ram.sv")),
     ("npu_ram_masked.sv", include_str!("../../rtl/npu_ram_masked.sv")),
+    ("npu_normalize.sv", include_str!("../../rtl/npu_normalize.sv")),
+    ("npu_round.sv", include_str!("../../rtl/npu_round.sv")),
     ("npu_requantize.sv", include_str!("../../rtl/npu_requantize.sv")),
     ("npu_element.sv", include_str!("../../rtl/npu_element.sv")),
     ("npu_activations.sv", include_str!("../../rtl/npu_activations.sv")),
