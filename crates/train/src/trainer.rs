@@ -190,6 +190,21 @@ impl Trainer {
         Ok(floats(self.session.output(0)?)[0])
     }
 
+    /// Makes weights that shall become sparse as sparse as they shall be at a share `at` of the run.
+    ///
+    /// # Errors
+    /// If a parameter is not where the plan says.
+    pub fn prune(&mut self, at: f32) -> Result<(), TrainError> {
+        for (i, ports) in self.ports.iter().enumerate() {
+            let value = bytemuck::cast_slice_mut(self.session.input_mut(ports.input)?);
+            let zeros = self.optimizer.prune(i, at, value);
+            if let Some(average) = &mut self.average {
+                average.zero(i, zeros);
+            }
+        }
+        Ok(())
+    }
+
     fn update(&mut self, rate: f32) -> Result<(), TrainError> {
         let statistics = 1 + self.outputs;
         for (i, statistic) in self.model.statistics.iter().enumerate() {
@@ -330,7 +345,7 @@ impl Trainer {
             return Err(TrainError::invalid("the checkpoint is of another network, or of other settings"));
         }
         self.put(&state.values)?;
-        self.optimizer.resume(state.steps, state.optimizer)?;
+        self.optimizer.resume(state.steps, state.optimizer, &state.values.parameters)?;
         if let (Some(average), Some((updates, values))) = (&mut self.average, state.average) {
             average.resume(updates, values);
         }

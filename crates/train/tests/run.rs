@@ -133,10 +133,20 @@ fn learns_and_repeats_itself_on_any_number_of_threads() {
 #[test]
 fn a_run_that_was_stopped_anywhere_comes_to_the_same_weights() {
     let folder = folder();
-    for method in ["sgd", "adamw"] {
-        let settings = [format!("optimizer.method={method}"), "optimizer.rate=0.02".into(), "schedule.epochs=2".into()];
+    for (method, sparsity) in [("sgd", "{}"), ("adamw", "{}"), ("sgd", "{ '*.weight' = 0.6 }")] {
+        let settings = [
+            format!("optimizer.method={method}"),
+            format!("optimizer.sparsity={sparsity}"),
+            "optimizer.rate=0.02".into(),
+            "schedule.epochs=2".into(),
+        ];
         let recipe = Recipe::parse(RECIPE, &settings).expect("a recipe");
         let whole = train(&recipe, &options(folder.path(), 1), &mut |_| true).expect("trains");
+        let zeros = |t: &Tensor| t.to_f32s().iter().filter(|v| **v == 0.0).count() as f64 / t.len() as f64;
+        for (name, tensor) in weights(&whole).iter().filter(|(name, _)| name.ends_with(".weight")) {
+            let want = if sparsity == "{}" { 0.0 } else { 0.6 };
+            assert!((zeros(tensor) - want).abs() < 0.02, "{name} has {} of zeros", zeros(tensor));
+        }
         let mut resumable = options(folder.path(), 2);
         // Stopped in the first epoch, between epochs, and in the second.
         for stop in [5usize, 16, 22] {

@@ -35,6 +35,11 @@ impl Average {
         mix(&mut self.values.parameters[i], share, value);
     }
 
+    /// Sets these values of parameter `i` to zero.
+    pub(crate) fn zero(&mut self, i: usize, positions: &[u32]) {
+        positions.iter().for_each(|at| self.values.parameters[i][*at as usize] = 0.0);
+    }
+
     /// Mixes the share of statistic `i`.
     pub(crate) fn statistic(&mut self, i: usize, share: f32, value: &[f32]) {
         mix(&mut self.values.statistics[i], share, value);

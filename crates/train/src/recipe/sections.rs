@@ -364,6 +364,26 @@ pub struct OptimizerSection {
     /// Weights that are zero at the start stay zero: for a pruned network.
     #[serde(default)]
     pub keep_zeros: bool,
+    /// Weights that become sparse while they are trained, by name, `*` standing for anything: the share that is zero in the end. The smallest
+    /// go first.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    pub sparsity: toml::Table,
+    /// Share of the run after which they are as sparse as that; half of it if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sparse_after: Option<f32>,
+}
+
+/// The numbers of a table by name.
+fn numbers(key: &str, table: &toml::Table) -> Result<Vec<(String, f32)>, TrainError> {
+    let one = |(pattern, value): (&String, &toml::Value)| {
+        let number = value.as_float().or_else(|| value.as_integer().map(|i| i as f64));
+        let number = number.filter(|v| v.is_finite() && *v >= 0.0);
+        let number = number.ok_or_else(|| {
+            TrainError::invalid(format!("optimizer.{key}: `{pattern}` needs a number of at least 0, got {value}"))
+        })?;
+        Ok((pattern.clone(), number as f32))
+    };
+    table.iter().map(one).collect()
 }
 
 /// Optimizers.
@@ -394,25 +414,15 @@ impl OptimizerSection {
             MethodName::AdamW => Method::AdamW { betas: self.betas.unwrap_or([0.9, 0.999]), epsilon: 1e-8 },
             MethodName::Lion => Method::Lion { betas: self.betas.unwrap_or([0.9, 0.99]) },
         };
-        let rates = (self.rates.iter())
-            .map(|(pattern, value)| {
-                let number = value.as_float().or_else(|| value.as_integer().map(|i| i as f64));
-                let number = number.filter(|v| v.is_finite() && *v >= 0.0);
-                let number = number.ok_or_else(|| {
-                    TrainError::invalid(format!(
-                        "optimizer.rates: `{pattern}` needs a factor of at least 0, got {value}"
-                    ))
-                })?;
-                Ok((pattern.clone(), number as f32))
-            })
-            .collect::<Result<_, TrainError>>()?;
         Ok(Settings {
             method,
             decay: self.weight_decay,
             scale_rate: self.scale_rate,
             clip: self.clip,
-            rates,
+            rates: numbers("rates", &self.rates)?,
             keep_zeros: self.keep_zeros,
+            sparsity: numbers("sparsity", &self.sparsity)?,
+            sparse_after: self.sparse_after.unwrap_or(0.5),
         })
     }
 }

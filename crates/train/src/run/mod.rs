@@ -31,6 +31,9 @@ use crate::{
     trainer::Trainer,
 };
 
+/// Steps after which weights that become sparse are pruned again.
+const PRUNE_EVERY: u64 = 10;
+
 /// How a run is carried out; nothing here changes what comes of it.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -259,6 +262,9 @@ impl<'a> Run<'a> {
             let batch = batch?;
             let done = u64::from(self.epoch) * steps as u64 + self.step as u64;
             rate = self.schedule.rate(done, total);
+            if done.is_multiple_of(PRUNE_EVERY) {
+                self.trainer.prune(done as f32 / total as f32)?;
+            }
             let loss = self.one(&batch, rate)?;
             self.step += 1;
             self.partial[0] += f64::from(loss);

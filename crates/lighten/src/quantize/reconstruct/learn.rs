@@ -75,7 +75,7 @@ pub(super) fn learn(
                 ("*.scale".into(), WEIGHT_SCALE_REACH),
                 ("*.step".into(), SCALE_REACH),
             ],
-            keep_zeros: false,
+            ..Optimizer::default()
         },
         average: None,
         plan: qing_engine::Options::threads(pool.threads()),
