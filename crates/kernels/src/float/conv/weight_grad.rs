@@ -291,15 +291,11 @@ impl Kernel for Images<'_> {
                                 stride: values,
                                 values: wanted,
                             };
-                            next.iter().for_each(
-                                #[inline(always)]
-                                |ahead| {
-                                    ahead.lines(turn).for_each(
-                                        #[inline(always)]
-                                        |line| simd.prefetch(line),
-                                    )
-                                },
-                            );
+                            for ahead in &next {
+                                for line in ahead.lines(turn) {
+                                    simd.prefetch(line);
+                                }
+                            }
                             turn += 1;
                             // SAFETY: the rows and columns lead to pixels whose window pieces are in the rows above, and whose
                             // outputs are in the image; the results are in this piece of the partial.
