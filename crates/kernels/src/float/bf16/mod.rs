@@ -3,10 +3,10 @@
 //!
 //! Rounding is to nearest even; what is smaller than the least normal float counts as zero (both as AVX-512 BF16 does it). A row of the
 //! input, gathered over the taps of its window, is rounded once into scratch and then meets all panels of weights. Where weights come with
-//! every run, as in training, whole images are rounded instead ([`windows`]), and so are both factors of the gradient of
-//! weights ([`pixels`]). Integers of no more than eight bits are not changed by rounding: their sums are exact.
+//! every run, as in training, whole images are rounded instead (`windows`), and so are both factors of the gradient of
+//! weights (`pixels`). Integers of no more than eight bits are not changed by rounding: their sums are exact.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "avx512"))]
 mod avx512;
 pub(super) mod pixels;
 pub(super) mod windows;
@@ -191,7 +191,7 @@ impl Bf16Conv {
         columns: std::ops::Range<usize>,
         rows: &mut [u8],
     ) {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
         {
             let (g, stride) = (&self.geometry, self.stride());
             let steps = g.depth().div_ceil(PAIR);
@@ -222,15 +222,15 @@ impl Bf16Conv {
             // columns of these rows no other block writes.
             unsafe { avx512::block(&block) };
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(not(all(target_arch = "x86_64", feature = "avx512")))]
         {
-            let _ = (x, residual, y, first, count, columns, rows);
+            let _ = (x, residual, y, first, count, columns, rows, self.clamp, &self.bias);
             unreachable!("nothing is packed for a machine without the instructions")
         }
     }
 
     /// Rounds the window of an output pixel into a row.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
     fn gather(&self, x: &[f32], pixel: usize, row: &mut [u8]) {
         let g = &self.geometry;
         let (image, oy, ox) = (pixel / (g.out_h * g.out_w), pixel / g.out_w % g.out_h, pixel % g.out_w);

@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "avx512"))]
 use super::avx512::{self, BROADCAST, PairSums, VECTORS};
 use super::{LANES, LINE, PAIR};
 use crate::cpu::has_bf16;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "avx512"))]
 use crate::float::ahead::Ahead;
 use crate::{ConvGeometry, Isa};
 
@@ -63,7 +63,7 @@ impl Pixels {
         partial: &mut [f32],
         copy: &mut [f32],
     ) {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
         {
             let [x_row, dy_row] = Pixels::row_bytes(g);
             let copy = bytemuck::cast_slice_mut::<f32, u8>(copy);
@@ -105,7 +105,7 @@ impl Pixels {
                 }
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(not(all(target_arch = "x86_64", feature = "avx512")))]
         {
             let _ = (g, x, dy, images, downs, partial, copy);
             unreachable!("the method is not chosen on a machine without the instructions")
@@ -129,7 +129,7 @@ fn pairs(g: &ConvGeometry) -> usize {
 }
 
 /// The copies of a row of the input.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "avx512"))]
 fn copy_x(g: &ConvGeometry, row: &[f32], to: &mut [u8]) {
     for (copy, to) in to.chunks_exact_mut(pairs(g) * 2 * PAIR * g.in_c).enumerate() {
         let first = copy as isize - g.pad_left as isize;
@@ -140,20 +140,20 @@ fn copy_x(g: &ConvGeometry, row: &[f32], to: &mut [u8]) {
 }
 
 /// A row of the gradient as pairs of all channels.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "avx512"))]
 fn copy_dy(g: &ConvGeometry, row: &[f32], to: &mut [u8]) {
     // SAFETY: the machine has the instructions, or the method would not have been chosen.
     unsafe { avx512::round_pairs(row, g.out_c, avx512::Chosen { first: 0, step: 1, count: g.out_w }, to) };
 }
 
 /// How many tiles the sums for a row of the window are.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "avx512"))]
 fn tiles(g: &ConvGeometry) -> usize {
     (g.kernel[1] * g.in_c / LANES).div_ceil(VECTORS) * g.out_c.div_ceil(BROADCAST)
 }
 
 /// The sums of some rows for a row of the window; `before` is done before each tile.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "avx512"))]
 fn add_row_of_window(
     g: &ConvGeometry,
     xs: &[u8],

@@ -89,7 +89,7 @@ fn rounding_is_to_nearest_even() {
     assert_eq!(bits(0x7f7f_ffff), 0x7f80);
     assert_eq!(bits(0x8000_0001), 0x8000);
     assert!(f32::from_bits(u32::from(rounded(f32::NAN)) << 16).is_nan());
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
     if has_bf16() {
         let values: Vec<f32> = (0..200_003u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9))).collect();
         let mut bytes = vec![0; 2 * values.len()];

@@ -1,18 +1,19 @@
 //! A convolution by weights that come with every run: bands of an image are rounded once, with their padding, and the rows of all windows are
 //! read where they lie in them.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "avx512"))]
 use super::avx512;
 use super::{LANES, LINE, MIN_DEPTH, PAIR, rounded};
 use crate::cpu::has_bf16;
 use crate::float::Clamp;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "avx512"))]
 use crate::float::ahead::Ahead;
 use crate::float::conv::FilterLayout;
 use crate::pool::SharedMut;
 use crate::{ConvGeometry, Isa, KernelError, Pool, expect_len};
 
 /// Bytes of a rounded band: it stays in the second-level cache beside the weights.
+#[cfg(all(target_arch = "x86_64", feature = "avx512"))]
 const BAND_BYTES: usize = 64 * 1024;
 
 /// A dense convolution of rounded factors.
@@ -22,6 +23,9 @@ pub(in crate::float) struct Windows {
     clamp: Clamp,
     /// Output rows of a band.
     band: usize,
+    /// Where there are no such instructions, there is none of these, and no code for it.
+    #[cfg(not(all(target_arch = "x86_64", feature = "avx512")))]
+    never: std::convert::Infallible,
 }
 
 impl Windows {
@@ -36,6 +40,7 @@ impl Windows {
     }
 
     /// For a checked geometry that [`Windows::pays`] is satisfied with.
+    #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
     pub(in crate::float) fn new(geometry: ConvGeometry, clamp: Clamp) -> Windows {
         let mut windows = Windows { geometry, clamp, band: 1 };
         windows.band = (1..=geometry.out_h)
@@ -45,6 +50,12 @@ impl Windows {
         // Bands of about equal heights.
         windows.band = geometry.out_h.div_ceil(geometry.out_h.div_ceil(windows.band));
         windows
+    }
+
+    /// There are no such geometries.
+    #[cfg(not(all(target_arch = "x86_64", feature = "avx512")))]
+    pub(in crate::float) fn new(_: ConvGeometry, _: Clamp) -> Windows {
+        unreachable!("the method is not chosen on a machine without the instructions")
     }
 
     /// Columns of a band: all that windows read.
@@ -158,7 +169,7 @@ impl Windows {
         rounded: &mut [u8],
         [image, first]: [usize; 2],
     ) {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
         {
             let g = &self.geometry;
             let rows = self.band.min(g.out_h - first);
@@ -208,10 +219,10 @@ impl Windows {
                 unsafe { avx512::block(&block) };
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(not(all(target_arch = "x86_64", feature = "avx512")))]
         {
-            let _ = (weights, bias, input, residual, y, rounded, image, first);
-            unreachable!("the method is not chosen on a machine without the instructions")
+            let _ = (weights, bias, input, residual, y, rounded, image, first, self.clamp);
+            match self.never {}
         }
     }
 }
