@@ -68,6 +68,7 @@ def main():
     args = parser.parse_args()
     weight_bits, activation_bits = map(int, re.fullmatch(r"w(\d+)a(\d+)", args.bits).groups())
     prepare, calibration, images, labels = run.samples(args.shared, args.row)
+    images = list(images)
 
     def batches(some):
         for first in range(0, len(some), BATCH):
