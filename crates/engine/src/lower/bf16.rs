@@ -44,7 +44,7 @@ pub(super) fn product(
 ) -> Result<bool, EngineError> {
     let rows = cx.shape(x).iter().product::<usize>() / depth.max(1);
     let geometry = ConvGeometry::matmul(rows, depth, cols);
-    if !cx.bf16 || rows == 0 || !Bf16Conv::pays(cx.isa, &geometry) {
+    if !cx.bf16 || cx.exact || rows == 0 || !Bf16Conv::pays(cx.isa, &geometry) {
         return Ok(false);
     }
     let flipped: Vec<f32>;
@@ -66,7 +66,7 @@ fn lower(
     weights: &[f32],
     bias: Option<&[f32]>,
 ) -> Result<bool, EngineError> {
-    if !cx.bf16 || !Bf16Conv::pays(cx.isa, &geometry) {
+    if !cx.bf16 || cx.exact || !Bf16Conv::pays(cx.isa, &geometry) {
         return Ok(false);
     }
     let tail = fuse::float_tail(cx, start, true);

@@ -136,7 +136,7 @@ fn with_sums(
     make: &dyn Fn(Sums) -> Result<Layer, KernelError>,
 ) -> Result<Layer, KernelError> {
     let layer = make(if exact { Sums::Plain } else { Sums::Fastest })?;
-    if cx.bf16_dynamic && !layer.is_transformed() { make(Sums::Rounded) } else { Ok(layer) }
+    if cx.bf16 && !layer.is_transformed() { make(Sums::Rounded) } else { Ok(layer) }
 }
 
 /// Whether a value is what flowed back through an op: no sum of it by weights is one of whole numbers, which exactness is for.

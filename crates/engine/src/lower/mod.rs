@@ -250,10 +250,8 @@ pub(crate) struct Lower<'g> {
     pub(crate) threads: usize,
     /// Whether convolutions of floats are plain sums.
     pub(crate) exact: bool,
-    /// Whether floats may be multiplied as bfloat16,
+    /// Whether floats may be multiplied as bfloat16; with `exact` only where weights come with every run.
     pub(crate) bf16: bool,
-    /// or only where weights come with every run.
-    pub(crate) bf16_dynamic: bool,
     /// Whether weights may take no more bytes than they have.
     pub(crate) compact: bool,
     steps: Vec<StepSpec>,
@@ -273,8 +271,7 @@ pub(crate) fn lower(graph: &Graph, options: &Options) -> Result<Lowered, EngineE
         isa: options.isa(),
         threads: options.threads.max(1),
         exact: options.exact,
-        bf16: options.bf16 && !options.exact,
-        bf16_dynamic: options.bf16,
+        bf16: options.bf16,
         compact: options.compact,
         steps: vec![],
         buffers: vec![],

@@ -56,7 +56,7 @@ pub(super) fn lower(cx: &mut Lower<'_>, node: &Node) -> Result<bool, EngineError
         let scratch = plan.scratch_len();
         (WeightGradStep::Depthwise(plan), scratch)
     } else {
-        let sums = if cx.bf16_dynamic { Sums::Rounded } else { Sums::Fastest };
+        let sums = if cx.bf16 { Sums::Rounded } else { Sums::Fastest };
         let plan = ConvWeightGrad::new(cx.isa, geometry, FilterLayout::planar(&geometry), sums);
         let plan = plan.map_err(|e| cx.refuse(node, e))?;
         if plan.is_rounded() {
