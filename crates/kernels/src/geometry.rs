@@ -182,6 +182,17 @@ impl ConvGeometry {
         self.output_len() * self.taps() * self.group_in()
     }
 
+    /// How many rows of the input, with those of padding, windows of `rows` rows of the output read.
+    pub(crate) fn rows_under(&self, rows: usize) -> usize {
+        (rows - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
+    }
+
+    /// Rows of the output that are computed together: bands of about equal heights, the highest that fit; 1 if none does.
+    pub(crate) fn band(&self, fits: impl Fn(usize) -> bool) -> usize {
+        let most = (1..=self.out_h).rev().find(|rows| fits(*rows)).unwrap_or(1);
+        self.out_h.div_ceil(self.out_h.div_ceil(most))
+    }
+
     /// The input row that tap `tap` of output row `out` reads, if it is not padding.
     #[must_use]
     pub fn input_row(&self, out: usize, tap: usize) -> Option<usize> {

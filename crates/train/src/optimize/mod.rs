@@ -98,11 +98,9 @@ impl Optimizer {
                 "weights are sparse after a share of the run, up to 1, got {after}"
             )));
         }
-        let fits = |p: &Parameter| {
-            let found = settings.sparsity.iter().find(|(pattern, _)| matches(pattern, &p.name));
-            found.filter(|_| p.role == Role::Weight).map_or(0.0, |(_, share)| *share)
-        };
-        let sparsity: Vec<f32> = parameters.iter().map(fits).collect();
+        let share =
+            |p: &Parameter| named(&settings.sparsity, &p.name).filter(|_| p.role == Role::Weight).unwrap_or(0.0);
+        let sparsity: Vec<f32> = parameters.iter().map(share).collect();
         if let Some((pattern, _)) = settings
             .sparsity
             .iter()
@@ -196,11 +194,16 @@ impl Optimizer {
 }
 
 fn group(settings: &Settings, parameter: &Parameter) -> Group {
-    let named = settings.rates.iter().find(|(pattern, _)| matches(pattern, &parameter.name)).map_or(1.0, |(_, r)| *r);
+    let named = named(&settings.rates, &parameter.name).unwrap_or(1.0);
     Group {
         decay: if parameter.role == Role::Weight { settings.decay } else { 0.0 },
         rate: if parameter.role == Role::Scale { named * settings.scale_rate } else { named },
     }
+}
+
+/// The number of the first pattern that fits a name.
+fn named(numbers: &[(String, f32)], name: &str) -> Option<f32> {
+    numbers.iter().find(|(pattern, _)| matches(pattern, name)).map(|(_, number)| *number)
 }
 
 /// Positions of the zeros among a parameter's values; none if it is no weight.

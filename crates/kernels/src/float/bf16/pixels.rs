@@ -29,8 +29,7 @@ impl Pixels {
         if isa != Isa::Avx512 || !has_bf16() || g.groups != 1 || !g.in_c.is_multiple_of(LANES) || point {
             return None;
         }
-        let most = (1..=g.out_h).rev().find(|band| Pixels { band: *band }.copy_bytes(g) <= BAND_BYTES).unwrap_or(1);
-        Some(Pixels { band: g.out_h.div_ceil(g.out_h.div_ceil(most)) })
+        Some(Pixels { band: g.band(|band| Pixels { band }.copy_bytes(g) <= BAND_BYTES) })
     }
 
     /// Bytes of the copies of a row of the input, and of a row of the gradient.
@@ -40,7 +39,7 @@ impl Pixels {
 
     /// Input rows of a band.
     fn under(self, g: &ConvGeometry) -> usize {
-        ((self.band - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1).min(g.in_h)
+        g.rows_under(self.band).min(g.in_h)
     }
 
     fn copy_bytes(self, g: &ConvGeometry) -> usize {
@@ -75,7 +74,7 @@ impl Pixels {
                 for start in (0..g.out_h).step_by(self.band) {
                     let band = start..(start + self.band).min(g.out_h);
                     let top = (band.start * g.stride[0]).saturating_sub(g.pad_top).min(g.in_h);
-                    let end = (band.end - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1;
+                    let end = g.rows_under(band.end);
                     let end = end.saturating_sub(g.pad_top).min(g.in_h).max(top);
                     for (row, to) in (top..end).zip(xs.chunks_exact_mut(x_row)) {
                         copy_x(g, &x[row * g.in_w * g.in_c..][..g.in_w * g.in_c], to);

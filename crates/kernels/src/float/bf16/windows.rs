@@ -42,14 +42,8 @@ impl Windows {
     /// For a checked geometry that [`Windows::pays`] is satisfied with.
     #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
     pub(in crate::float) fn new(geometry: ConvGeometry, clamp: Clamp) -> Windows {
-        let mut windows = Windows { geometry, clamp, band: 1 };
-        windows.band = (1..=geometry.out_h)
-            .rev()
-            .find(|band| Windows { band: *band, ..windows }.band_bytes() <= BAND_BYTES)
-            .unwrap_or(1);
-        // Bands of about equal heights.
-        windows.band = geometry.out_h.div_ceil(geometry.out_h.div_ceil(windows.band));
-        windows
+        let of = |band: usize| Windows { geometry, clamp, band };
+        of(geometry.band(|band| of(band).band_bytes() <= BAND_BYTES))
     }
 
     /// There are no such geometries.
@@ -64,14 +58,8 @@ impl Windows {
         (g.out_w - 1) * g.stride[1] + g.kernel[1]
     }
 
-    /// Input rows under so many output rows.
-    fn under(&self, rows: usize) -> usize {
-        let g = &self.geometry;
-        (rows - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1
-    }
-
     fn band_bytes(&self) -> usize {
-        (2 * self.under(self.band) * self.width() * self.geometry.in_c).next_multiple_of(LINE)
+        (2 * self.geometry.rows_under(self.band) * self.width() * self.geometry.in_c).next_multiple_of(LINE)
     }
 
     /// Pairs of a row of the window.
@@ -176,7 +164,7 @@ impl Windows {
             let line = 2 * self.width() * g.in_c;
             let top = first * g.stride[0];
             let three = (g.kernel[1] == 3 && g.stride[1] == 1).then_some(g.in_c / PAIR);
-            for (row, to) in rounded.chunks_exact_mut(line).take(self.under(rows)).enumerate() {
+            for (row, to) in rounded.chunks_exact_mut(line).take(g.rows_under(rows)).enumerate() {
                 match (top + row).checked_sub(g.pad_top).filter(|row| *row < g.in_h) {
                     Some(row) => {
                         let before = (2 * g.pad_left * g.in_c).min(line);
@@ -193,7 +181,7 @@ impl Windows {
                 }
             }
             // Rows fetch their shares of the band that comes next.
-            let (row_len, end) = (g.in_w * g.in_c, (top + self.under(rows)).saturating_sub(g.pad_top));
+            let (row_len, end) = (g.in_w * g.in_c, (top + g.rows_under(rows)).saturating_sub(g.pad_top));
             let next = Ahead::new(input, end * row_len, rows * g.stride[0] * row_len, rows);
             for row in 0..rows {
                 next.lines(row).for_each(avx512::prefetch);

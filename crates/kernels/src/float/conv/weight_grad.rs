@@ -70,10 +70,9 @@ impl ConvWeightGrad {
         };
         let windows = rounded.is_some() || cost(window, g.group_out()) < cost(g.group_out(), window);
         let parts = (PARTIAL / g.weights_len()).clamp(1, PARTS).min(g.batch);
-        let row = |count: usize| ((count - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1).min(g.in_h);
+        let row = |count: usize| g.rows_under(count).min(g.in_h);
         let size = |count: usize| row(count) * width.max(g.in_w) * g.in_c + count * g.out_w * g.out_c;
-        let most = (1..=g.out_h).rev().find(|count| size(*count) <= BAND).unwrap_or(1);
-        let band = g.out_h.div_ceil(g.out_h.div_ceil(most));
+        let band = g.band(|count| size(count) <= BAND);
         Ok(ConvWeightGrad { isa, geometry, layout, parts, band, padded, rows, windows, rounded })
     }
 
@@ -106,7 +105,7 @@ impl ConvWeightGrad {
         if let Some(pixels) = self.rounded {
             return pixels.copy_len(g);
         }
-        let rows = ((self.band - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1).min(g.in_h);
+        let rows = g.rows_under(self.band).min(g.in_h);
         self.padded.map_or(0, |width| (rows * width * g.in_c).next_multiple_of(16))
     }
 
@@ -247,7 +246,7 @@ impl Kernel for Images<'_> {
                 // Input rows, where they lie or with their padding.
                 let (rows, width) = match plan.padded {
                     Some(width) => {
-                        let end = (band.end - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1;
+                        let end = g.rows_under(band.end);
                         let rows = top..end.saturating_sub(g.pad_top).min(g.in_h).max(top);
                         let cols = g.in_w.min(width.saturating_sub(g.pad_left));
                         for (row, to) in rows.zip(copy.chunks_exact_mut(width * g.in_c)) {
