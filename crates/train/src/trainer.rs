@@ -220,10 +220,14 @@ impl Trainer {
         let factor = self.optimizer.begin(gradients.into_iter());
         let share = self.average.as_mut().map(Average::begin);
         for (i, ports) in self.ports.iter().enumerate() {
+            let weights = match self.model.export.limited_by(i) {
+                Some(of) => floats(self.session.input_mut(self.ports[of].input)?).to_vec(),
+                None => vec![],
+            };
             let (value, gradient) = self.session.update(ports.input, ports.gradient)?;
             let value = bytemuck::cast_slice_mut(value);
             self.optimizer.update(i, rate, factor, value, floats(gradient));
-            self.model.export.constrain(i, value);
+            self.model.export.constrain(i, value, &weights);
             if let (Some(average), Some(share)) = (&mut self.average, share) {
                 average.parameter(i, share, value);
             }

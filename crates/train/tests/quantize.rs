@@ -99,10 +99,12 @@ const WIDTHS: [&str; 7] = ["w8a8", "w4a4", "w3a3", "w2a2", "w2a8", "w1a1", "w1a4
 /// Values a training might have come to: all a little off, scales positive.
 fn trained(model: &Model) -> Values {
     let mut values = model.values();
-    for (i, (parameter, value)) in model.parameters.iter().zip(&mut values.parameters).enumerate() {
+    for (i, parameter) in model.parameters.iter().enumerate() {
+        let weights = model.export.limited_by(i).map_or(vec![], |of| values.parameters[of].clone());
+        let value = &mut values.parameters[i];
         let noise = noise(77 + i as u64, value.len());
         value.iter_mut().zip(noise).for_each(|(v, n)| *v *= 1.0 + 0.3 * n);
-        model.export.constrain(i, value);
+        model.export.constrain(i, value, &weights);
         assert_eq!(value.len(), parameter.shape.iter().product::<usize>());
     }
     values

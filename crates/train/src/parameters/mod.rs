@@ -140,8 +140,14 @@ pub trait Export: Send + Sync {
         Ok(None)
     }
 
-    /// Brings parameter `index` back into what is allowed, after an update: scales stay positive.
-    fn constrain(&self, index: usize, value: &mut [f32]) {
-        let _ = (index, value);
+    /// The weights whose values limit parameter `index`, their scales: a parameter before it.
+    fn limited_by(&self, index: usize) -> Option<usize> {
+        let _ = index;
+        None
+    }
+
+    /// Brings parameter `index` back into what is allowed, after an update: scales stay positive, and fit the `weights` that limit them.
+    fn constrain(&self, index: usize, value: &mut [f32], weights: &[f32]) {
+        let _ = (index, value, weights);
     }
 }

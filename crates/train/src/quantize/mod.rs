@@ -29,7 +29,12 @@ pub use config::{Bits, Config, Estimator, Override};
 pub use renormalize::renormalize;
 pub use shortcuts::shortcuts;
 
-use self::{build::Slots, dequantize::Known, fold::Folded, outline::Outline};
+use self::{
+    build::Slots,
+    dequantize::Known,
+    fold::Folded,
+    outline::{Kind, Outline},
+};
 use crate::{
     TrainError,
     parameters::{Export, Model, Values, concrete},
@@ -95,14 +100,20 @@ impl Export for Typed {
         }))
     }
 
-    fn constrain(&self, index: usize, value: &mut [f32]) {
-        let quantizer = self.slots.quantizers.iter().position(|slot| *slot == Some(index));
-        let least = match quantizer {
-            Some(q) => self.outline.quantizers[q].scale * build::LEAST_SCALE,
-            None if self.slots.dots.values().any(|d| d.scale == Some(index)) => f32::MIN_POSITIVE * 1e9,
-            None => return,
-        };
-        value.iter_mut().for_each(|v| *v = v.max(least));
+    fn limited_by(&self, index: usize) -> Option<usize> {
+        self.slots.dots.values().find(|d| d.scale == Some(index)).map(|d| d.weight)
+    }
+
+    fn constrain(&self, index: usize, value: &mut [f32], weights: &[f32]) {
+        if let Some(q) = self.slots.quantizers.iter().position(|slot| *slot == Some(index)) {
+            let least = self.outline.quantizers[q].scale * build::LEAST_SCALE;
+            value.iter_mut().for_each(|v| *v = v.max(least));
+        } else if let Some((node, _)) = self.slots.dots.iter().find(|(_, d)| d.scale == Some(index))
+            && let Kind::Dot(dot) = &self.outline.kinds[*node]
+            && let Some(like) = self.base.constant(dot.weight)
+        {
+            scales::limit(value, weights, like.shape(), dot.axis, dot.bits);
+        }
     }
 }
 
@@ -120,9 +131,9 @@ impl Export for Exact {
         typed::typed(&self.base, &self.outline, &folded)
     }
 
-    fn constrain(&self, index: usize, value: &mut [f32]) {
+    fn constrain(&self, index: usize, value: &mut [f32], _: &[f32]) {
         if self.slots.values().any(|d| d.scale == index) {
-            value.iter_mut().for_each(|v| *v = v.max(f32::MIN_POSITIVE * 1e9));
+            value.iter_mut().for_each(|v| *v = v.max(scales::LEAST));
         }
     }
 }

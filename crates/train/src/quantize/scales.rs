@@ -98,12 +98,7 @@ pub(super) fn weight_range(bits: u8) -> (i32, i32) {
 
 /// A scale for each slice of `axis` of weights of `shape`.
 pub(super) fn of_weights(weights: &[f32], shape: &[usize], axis: usize, bits: u8) -> Vec<f32> {
-    let inner: usize = shape[axis + 1..].iter().product();
-    let mut slices: Vec<Vec<f32>> = vec![vec![]; shape[axis]];
-    for (i, w) in weights.iter().enumerate() {
-        slices[i / inner.max(1) % shape[axis]].push(*w);
-    }
-    slices
+    slices(weights, shape, axis)
         .iter()
         .map(|slice| match bits {
             1 => {
@@ -113,6 +108,39 @@ pub(super) fn of_weights(weights: &[f32], shape: &[usize], axis: usize, bits: u8
             _ => best(slice, weight_range(bits)),
         })
         .collect()
+}
+
+/// Weights of so many bits and more have the scale that clips none of them: their loss says next to nothing of it, and what is learned from noise
+/// drifts until few levels are left.
+const UNLEARNED: u8 = 6;
+/// The least a scale of fewer bits may become, as a share of the one at which the mean of the magnitudes is the last level. Below, nearly all weights are
+/// clipped, and where a normalization follows no gradient leads back.
+const LEAST_SHARE: f32 = 0.5;
+/// The least a scale may become.
+pub(super) const LEAST: f32 = f32::MIN_POSITIVE * 1e9;
+
+/// Brings scales of `weights` of `shape`, one for each slice of `axis`, back to what they may be.
+pub(super) fn limit(scales: &mut [f32], weights: &[f32], shape: &[usize], axis: usize, bits: u8) {
+    let last = weight_range(bits).1 as f32;
+    for (scale, slice) in scales.iter_mut().zip(slices(weights, shape, axis)) {
+        let most = slice.iter().fold(0f32, |m, w| m.max(w.abs()));
+        let mean = slice.iter().map(|w| w.abs()).sum::<f32>() / slice.len().max(1) as f32;
+        *scale = match bits {
+            1 => *scale,
+            UNLEARNED.. => most / last,
+            _ => scale.max(LEAST_SHARE * mean / last),
+        }
+        .max(LEAST);
+    }
+}
+
+fn slices(values: &[f32], shape: &[usize], axis: usize) -> Vec<Vec<f32>> {
+    let inner: usize = shape[axis + 1..].iter().product();
+    let mut slices: Vec<Vec<f32>> = vec![vec![]; shape[axis]];
+    for (i, v) in values.iter().enumerate() {
+        slices[i / inner.max(1) % shape[axis]].push(*v);
+    }
+    slices
 }
 
 #[cfg(test)]
@@ -138,5 +166,27 @@ mod tests {
         assert_eq!(of_weights(&weights, &[2, 3], 0, 8), [1.0 / 127.0, 4.0 / 127.0]);
         assert_eq!(of_weights(&weights, &[3, 2], 1, 1), [5.5 / 3.0, 9.0 / 3.0]);
         assert_eq!(of_weights(&[0.0; 2], &[1, 2], 0, 1), [1.0]);
+    }
+
+    #[test]
+    fn scales_of_weights_stay_where_levels_are() {
+        // Two channels along the last axis: magnitudes up to 2.54 with a mean of 1.27, and zeros.
+        let weights = [2.54, 0.0, -1.27, 0.0, 0.0, 0.0];
+        let limited = |scale: f32, bits: u8| {
+            let mut scales = [scale; 2];
+            limit(&mut scales, &weights, &[3, 2], 1, bits);
+            scales
+        };
+        // Eight bits follow their weights, wherever training took them.
+        for scale in [-1.0, 1e-30, 0.02, 0.6] {
+            assert_eq!(limited(scale, 8), [0.02, LEAST]);
+        }
+        // Fewer are learned, down to where nearly everything is clipped.
+        assert_eq!(limited(1.5, 2), [1.5; 2]);
+        assert_eq!(limited(-0.1, 2), [0.635, LEAST]);
+        assert_eq!(limited(0.0, 3), [0.635 / 3.0, LEAST]);
+        // Of signs it is their size.
+        assert_eq!(limited(0.1, 1), [0.1; 2]);
+        assert_eq!(limited(-0.1, 1), [LEAST; 2]);
     }
 }

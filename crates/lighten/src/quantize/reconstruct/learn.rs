@@ -196,7 +196,7 @@ impl Export for Part {
         Err(TrainError::invalid("a block that is reconstructed is part of a network; its values go there"))
     }
 
-    fn constrain(&self, index: usize, value: &mut [f32]) {
+    fn constrain(&self, index: usize, value: &mut [f32], _: &[f32]) {
         match self.roles[index] {
             Role::Scale => value.iter_mut().for_each(|v| *v = v.clamp(*FACTORS.start(), *FACTORS.end())),
             // Weights that are learned are logits.
