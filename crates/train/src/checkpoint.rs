@@ -92,6 +92,28 @@ impl Checkpoint {
             .map_err(|what| TrainError::invalid(format!("{}: no checkpoint of this run: {what}", path.display())))
     }
 
+    /// The trained values in a checkpoint of whatever network by their names, averages where there are any.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is no checkpoint.
+    pub fn read_parameters(path: &Path) -> Result<HashMap<String, Vec<f32>>, TrainError> {
+        let arrays = npy::read_npz(path)?;
+        let names = arrays.get("names").map(|names| String::from_utf8_lossy(names.bytes()).into_owned());
+        let value = |i: usize| {
+            arrays
+                .get(&format!("average.parameter.{i}"))
+                .or_else(|| arrays.get(&format!("parameter.{i}")))
+                .map(Tensor::to_f32s)
+        };
+        let found: HashMap<String, Vec<f32>> = (names.iter().flat_map(|names| names.lines()).enumerate())
+            .filter_map(|(i, name)| Some((name.to_owned(), value(i)?)))
+            .collect();
+        match found.is_empty() {
+            true => Err(TrainError::invalid(format!("{}: no checkpoint of a run", path.display()))),
+            false => Ok(found),
+        }
+    }
+
     fn from_arrays(arrays: &HashMap<String, Tensor>, model: &Model) -> Result<Checkpoint, String> {
         let get = |name: &str| arrays.get(name).ok_or_else(|| format!("`{name}` is missing"));
         let string = |name: &str| Ok::<_, String>(String::from_utf8_lossy(get(name)?.bytes()).into_owned());
@@ -208,6 +230,7 @@ mod tests {
         for cut in [0, 10, bytes.len() / 2, bytes.len() - 1] {
             std::fs::write(&path, &bytes[..cut]).unwrap();
             assert!(Checkpoint::read(&path, &model).is_err(), "{cut} bytes");
+            assert!(Checkpoint::read_parameters(&path).is_err(), "{cut} bytes");
         }
         assert!(Checkpoint::read(&folder.path().join("none"), &model).is_err());
     }

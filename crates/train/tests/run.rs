@@ -8,7 +8,9 @@ use qing_formats::{npy, onnx};
 use qing_graph::{Dim, Element, Graph, Op, Tensor, Type, ValueId, ops};
 use qing_train::{
     Purpose, Random, TrainError,
+    checkpoint::Checkpoint,
     data::Loader,
+    parameters::Role,
     recipe::Recipe,
     run::{Event, Options, Outcome, prepare, train},
 };
@@ -296,6 +298,42 @@ fn folded_normalizations_keep_their_statistics() {
         // A mean and a variance each.
         assert_eq!(model.statistics.len(), 2 * normalizations);
     }
+}
+
+#[test]
+fn weights_of_another_run_are_gone_on_from_on_fewer_bits() {
+    let folder = folder();
+    let text = format!("{RECIPE}\n[quantize]\nbits = 'w4a4'\ncalibration = 50\n");
+    let options = options(folder.path(), 1);
+    let recipe = Recipe::parse(&text, &["schedule.epochs=1".into()]).expect("a recipe");
+    train(&recipe, &options, &mut |_| true).expect("trains");
+    let checkpoint = options.output.join("small.checkpoint.npz");
+    let trained = Checkpoint::read_parameters(&checkpoint).expect("a checkpoint");
+
+    let start = |settings: &[String]| {
+        let recipe = Recipe::parse(&text, &[&["quantize.bits=w2a2".to_owned()], settings].concat()).expect("a recipe");
+        prepare(&recipe, folder.path(), &Arc::new(Pool::new(1))).map(|p| p.model.expect("new"))
+    };
+    let weights = format!("model.weights={}", checkpoint.display());
+    let (first, further) = (start(&[]).expect("fits"), start(&[weights.clone()]).expect("fits"));
+    let mut moved = 0;
+    for (a, b) in first.parameters.iter().zip(&further.parameters) {
+        assert_eq!(a.name, b.name);
+        if a.role != Role::Scale {
+            assert_eq!(b.value, trained[&b.name], "{}", b.name);
+            moved += usize::from(a.value != b.value);
+        }
+    }
+    assert!(moved > 4, "{moved}");
+    assert!(first.statistics.iter().zip(&further.statistics).all(|(a, b)| a.running != b.running));
+
+    let error = |settings: &[String]| start(settings).expect_err("does not fit").to_string();
+    assert!(error(&["model.weights=none.npz".into()]).contains("none.npz"));
+    let other = "model.file=zoo:fashion".to_owned();
+    assert!(error(&[other, weights.clone()]).contains("another network"));
+    let recipe = Recipe::parse(RECIPE, &[weights]).expect("a recipe");
+    let error = prepare(&recipe, folder.path(), &Arc::new(Pool::new(1))).expect_err("float").to_string();
+    assert!(error.contains("model.weights"), "{error}");
 }
 
 #[test]

@@ -15,6 +15,11 @@ pub struct ModelSection {
     pub architecture: Option<String>,
     /// A model file to go on from, or `zoo:NAME`.
     pub file: Option<String>,
+    /// The checkpoint of another run of this network, whose weights to go on from: one for more bits, say, which is nearer to one for few than the
+    /// float network is (Zhuang et al., "Towards Effective Low-bitwidth Convolutional Neural Networks", arXiv:1711.00205). Statistics of
+    /// normalizations are taken anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
     /// Shape of a sample, channels first, for architectures; theirs if absent.
     pub input: Option<Vec<usize>>,
     /// Number of classes, for architectures; theirs if absent.

@@ -2,11 +2,12 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use qing_data::{Dataset, Feed, LABELS_KEY, zoo};
 use qing_engine::{Options, Pool};
-use qing_graph::{Dim, Element, Graph, Tensor, Type, passes};
+use qing_graph::{Dim, Element, Graph, Tensor, Type, Value, ValueId, passes};
 
 use super::{preprocess_of, teacher::Teacher, update};
 use crate::{
     TrainError, architectures,
+    checkpoint::Checkpoint,
     data::Source,
     finetune::Candidate,
     loss,
@@ -53,6 +54,7 @@ pub fn prepare(recipe: &Recipe, folder: &Path, pool: &Arc<Pool>) -> Result<Prepa
         return update::prepare(recipe, update, folder, &graph, pool);
     }
     let batch = recipe.data.batch;
+    let moved = recipe.model.weights.is_some();
     let model = match &recipe.quantize {
         Some(section) => {
             let config = section.config()?;
@@ -61,19 +63,51 @@ pub fn prepare(recipe: &Recipe, folder: &Path, pool: &Arc<Pool>) -> Result<Prepa
                     "quantize.shortcuts: the network has no residual block of two convolutions to rewire",
                 ));
             }
+            if let Some(spec) = &recipe.model.weights {
+                go_on_from(&mut graph, &beside(folder, spec))?;
+            }
             if section.fold {
                 passes::fold_constants(&mut graph)?;
                 passes::fold_affine(&mut graph)?;
             }
             let samples = calibration(recipe, folder, &graph, section.calibration)?;
-            if section.shortcuts {
+            if section.shortcuts || moved {
                 quantize::renormalize(&mut graph, &samples)?;
             }
             quantize::prepare(&graph, batch, &config, &samples)?
         }
+        None if moved => {
+            return Err(TrainError::invalid(
+                "model.weights is for [quantize]; a float network goes on from its model.file",
+            ));
+        }
         None => expose(&graph, &Exposure::all(batch))?,
     };
     assemble(recipe, folder, &graph, model, pool)
+}
+
+/// Gives the constants of a network the values that a checkpoint has under their names.
+fn go_on_from(graph: &mut Graph, path: &str) -> Result<(), TrainError> {
+    let values = Checkpoint::read_parameters(Path::new(path))?;
+    let fits = |name: &str, c: &Tensor| {
+        c.element() == Element::F32 && values.get(name).is_some_and(|new| new.len() == c.len())
+    };
+    let known = |(_, v): &(ValueId, &Value)| v.constant.as_ref().is_some_and(|c| fits(&v.name, c));
+    let found: Vec<ValueId> = graph.values().filter(known).map(|(id, _)| id).collect();
+    // Scales of quantizers have no place in the network; they are few.
+    let placed: usize = found.iter().filter_map(|id| graph.constant(*id)).map(Tensor::len).sum();
+    let all: usize = values.values().map(Vec::len).sum();
+    if 2 * placed < all {
+        return Err(TrainError::invalid(format!(
+            "model.weights: {path} is of another network: of its {all} values {placed} have the name and the size of weights of this one"
+        )));
+    }
+    for id in found {
+        let value = graph.value_mut(id);
+        let shape = value.constant.as_ref().map_or(&[][..], Tensor::shape).to_vec();
+        value.constant = Some(Tensor::new(&shape, values[&value.name].clone())?);
+    }
+    Ok(())
 }
 
 /// The network a recipe starts from, and batches of samples spread over its training data, as it takes them.
