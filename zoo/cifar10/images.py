@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Training images that look like the test images, for the recipes beside this file.
 
-    pip install numpy pillow torch
-    python zoo/cifar10/images.py            # a quarter of an hour on two cores
+    pip install numpy pillow torch onnx
+    python zoo/cifar10/images.py            # half an hour on two cores
 
 The CIFAR-10 training images in the shared data were compressed by JPEG (quality 75, chroma at half resolution, every image alone: compressing
 them so again changes a value by 0.15 on average, a test image by 5.0). Two folders of mosaics are written here:
 
-- `restored/`: the 50,000 training images with their labels, after a small residual network that was taught, by the mean absolute error, to undo
-  that compression. It learns from images that never went through it: the CIFAR-100 test images and pieces of the ImageNet samples.
+- `restored/`: the 50,000 training images with their labels, after a small residual network that was taught to undo that compression: first by the
+  mean absolute error, then so that the float ResNet-20 and ResNet-56 see the same in every block (Johnson et al., "Perceptual losses",
+  arXiv:1603.08155). It learns from images that never went through it: the CIFAR-100 test images and pieces of the ImageNet samples.
 - `crops/`: 30,000 pieces of the ImageNet samples at 32×32, without labels (classes in the file are all 0), for a teacher to speak of
   (Asano and Saeed, "The augmented image prior", arXiv:2112.00725).
 
@@ -21,6 +22,7 @@ import queue
 import threading
 
 import numpy as np
+import onnx
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -106,34 +108,93 @@ class Restorer(nn.Module):
         return x + F.pixel_shuffle(self.last(h), 2)
 
 
+class Seer:
+    """A float network of the folder of models: what leaves each of its additions, and its logits."""
+
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+
+    def __init__(self, path):
+        graph = onnx.load(path).graph
+        self.weights = {t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in graph.initializer}
+        self.input, self.nodes = graph.input[0].name, graph.node
+
+    def __call__(self, images):
+        values, blocks = {self.input: (images + 0.5 - self.mean) / self.deviation}, []
+        for node in self.nodes:
+            of = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            x, *more = [values.get(name, self.weights.get(name)) for name in node.input]
+            match node.op_type:
+                case "Conv":
+                    y = F.conv2d(x, *more, of["strides"], of["pads"][:2])
+                case "BatchNormalization":
+                    scale, bias, mean, variance = more
+                    y = F.batch_norm(x, mean, variance, scale, bias, eps=of["epsilon"])
+                case "Relu":
+                    y = F.relu(x)
+                case "Add":
+                    y = x + more[0]
+                    blocks.append(y)
+                case "Slice":  # shortcuts into fewer pixels
+                    y = x[:, :, ::2, ::2]
+                case "Pad":  # and more channels
+                    begins, ends = more[0].view(2, 4).tolist()
+                    y = F.pad(x, (0, 0, 0, 0, begins[1], ends[1]))
+                case "GlobalAveragePool":
+                    y = x.mean((2, 3), keepdim=True)
+                case "Flatten":
+                    y = x.flatten(1)
+                case "Gemm":
+                    y = F.linear(x, *more)
+                case other:
+                    raise NotImplementedError(other)
+            values[node.output[0]] = y
+        return blocks, y
+
+
 def tensor(images):
     return torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32) / 255 - 0.5).contiguous()
 
 
-def taught(pairs, steps):
-    network = Restorer()
+def difference(seer, made, was):
+    """How differently a network sees two batches: in its blocks, relative to their mean size, and in what it says (temperature 2)."""
+    with torch.no_grad():
+        expected, said = seer(was)
+    blocks, says = seer(made)
+    apart = sum(F.l1_loss(b, e) / e.abs().mean() for b, e in zip(blocks, expected)) / len(blocks)
+    said, says = (torch.log_softmax(logits.float() / 2, 1) for logits in (said, says))
+    return apart + F.kl_div(says, said, log_target=True, reduction="batchmean")
+
+
+def teach(network, pairs, steps, rate, seers=()):
+    """Adam with a cosine. The mean absolute error; with `seers`, ten times that and what they see, taking turns."""
     optimizer = torch.optim.Adam(network.parameters())
     seen = []
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * min(1, step / 50) * (0.5 + 0.5 * np.cos(np.pi * step / steps)) + 1e-6
+            group["lr"] = rate * min(1, step / 50) * (0.5 + 0.5 * np.cos(np.pi * step / steps)) + 1e-6
         was, now = map(tensor, pairs.ready.get())
-        loss = F.l1_loss(network(now), was)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(seers)):
+            made = network(now)
+            error = loss = F.l1_loss(made, was)
+            if seers:
+                loss = 10 * error + difference(seers[step % len(seers)], made, was)
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        seen.append((255 * loss.item(), 255 * F.l1_loss(now, was).item()))
+        seen.append((loss.item(), 255 * error.item(), 255 * F.l1_loss(now, was).item()))
         if (step + 1) % 200 == 0:
-            left, before = np.mean(seen, 0)
-            print(f"step {step + 1} of {steps}: values are off by {left:.2f}, by {before:.2f} before", flush=True)
+            loss, left, before = np.mean(seen, 0)
+            print(f"step {step + 1} of {steps}: loss {loss:.4f}, values are off by {left:.2f}, by {before:.2f} before", flush=True)
             seen = []
-    return network.eval()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=pathlib.Path, default=HERE.parents[2] / "shared/data", help="the folder with cifar10, cifar100, imagenet_sample")
-    parser.add_argument("--steps", type=int, default=2860, help="steps in which the restoring network learns, 64 images each")
+    parser.add_argument("--models", type=pathlib.Path, default=HERE.parents[2] / "shared/models", help="the folder with resnet20_cifar10.onnx, resnet56_cifar10.onnx")
+    parser.add_argument("--steps", type=int, default=2860, help="steps in which the restoring network learns from errors of values, 64 images each")
+    parser.add_argument("--seeing-steps", type=int, default=2000, help="and then from what the float networks see")
     args = parser.parse_args()
     torch.manual_seed(0)
     photographs = [Image.open(f).convert("RGB") for f in sorted((args.data / "imagenet_sample").glob("*.jpg"))]
@@ -150,7 +211,10 @@ def main():
     (crops / "train_labels.txt").write_text("0\n" * 30_000)
 
     clean = np.concatenate([sheet(f) for f in sorted((args.data / "cifar100").glob("test_*.webp"))])
-    network = taught(Pairs(clean, photographs), args.steps)
+    pairs, network = Pairs(clean, photographs), Restorer()
+    teach(network, pairs, args.steps, 1e-3)
+    teach(network, pairs, args.seeing_steps, 2e-4, [Seer(args.models / f"resnet{depth}_cifar10.onnx") for depth in (20, 56)])
+    network.eval()
     restored = HERE / "restored"
     restored.mkdir(exist_ok=True)
     for path in sorted((args.data / "cifar10").glob("train_*.webp")):

@@ -45,8 +45,8 @@ A recipe:
 With augment.views = 8 there are eight augmented views of each sample, shown in turn, and
 distill.cache = \"said.npz\" keeps what the teacher says of them: this run and later ones ask it once.
 
-model.weights = \"OTHER.checkpoint.npz\" beside [quantize] goes on from what another run of the network
-learned: few bits begin from more.
+model.weights = \"OTHER.checkpoint.npz\" beside [quantize] goes on from what another run of this
+network learned: few bits begin from more.
 
 A key that means nothing is an error that lists those that do. Paths are seen from the recipe's folder.";
 
