@@ -5,11 +5,12 @@
     python zoo/cifar10/images.py            # half an hour on two cores
 
 The CIFAR-10 training images in the shared data were compressed by JPEG (quality 75, chroma at half resolution, every image alone: compressing
-them so again changes a value by 0.15 on average, a test image by 5.0). Two folders of mosaics are written here:
+them so again changes a value by 0.15 on average, a test image by 5.0). Three folders of mosaics are written here:
 
-- `restored/`: the 50,000 training images with their labels, after a small residual network that was taught to undo that compression: first by the
-  mean absolute error, then so that the float ResNet-20 and ResNet-56 see the same in every block (Johnson et al., "Perceptual losses",
-  arXiv:1603.08155). It learns from images that never went through it: the CIFAR-100 test images and pieces of the ImageNet samples.
+- `restored/`: the 50,000 training images with their labels, after a small residual network that was taught, by the mean absolute error, to undo
+  that compression. It learns from images that never went through it: the CIFAR-100 test images and pieces of the ImageNet samples.
+- `seen/`: the same, after that network has also learned to make the float ResNet-20 and ResNet-56 see in every block what they see in such images
+  (Johnson et al., "Perceptual losses", arXiv:1603.08155).
 - `crops/`: 30,000 pieces of the ImageNet samples at 32×32, without labels (classes in the file are all 0), for a teacher to speak of
   (Asano and Saeed, "The augmented image prior", arXiv:2112.00725).
 
@@ -125,7 +126,7 @@ class Seer:
             x, *more = [values.get(name, self.weights.get(name)) for name in node.input]
             match node.op_type:
                 case "Conv":
-                    y = F.conv2d(x, *more, of["strides"], of["pads"][:2])
+                    y = F.conv2d(x, *more, None, of["strides"], of["pads"][:2])
                 case "BatchNormalization":
                     scale, bias, mean, variance = more
                     y = F.batch_norm(x, mean, variance, scale, bias, eps=of["epsilon"])
@@ -189,6 +190,16 @@ def teach(network, pairs, steps, rate, seers=()):
             seen = []
 
 
+def write_training_images(network, source, folder):
+    folder.mkdir(exist_ok=True)
+    for path in sorted(source.glob("train_*.webp")):
+        with torch.no_grad():
+            values = network(tensor(sheet(path))).numpy().transpose(0, 2, 3, 1) + 0.5
+        write_sheet((values * 255).round().clip(0, 255).astype(np.uint8), folder / path.name)
+    (folder / "train_labels.txt").write_text((source / "train_labels.txt").read_text())
+    print(f"wrote {folder}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=pathlib.Path, default=HERE.parents[2] / "shared/data", help="the folder with cifar10, cifar100, imagenet_sample")
@@ -213,16 +224,9 @@ def main():
     clean = np.concatenate([sheet(f) for f in sorted((args.data / "cifar100").glob("test_*.webp"))])
     pairs, network = Pairs(clean, photographs), Restorer()
     teach(network, pairs, args.steps, 1e-3)
+    write_training_images(network, args.data / "cifar10", HERE / "restored")
     teach(network, pairs, args.seeing_steps, 2e-4, [Seer(args.models / f"resnet{depth}_cifar10.onnx") for depth in (20, 56)])
-    network.eval()
-    restored = HERE / "restored"
-    restored.mkdir(exist_ok=True)
-    for path in sorted((args.data / "cifar10").glob("train_*.webp")):
-        with torch.no_grad():
-            values = network(tensor(sheet(path))).numpy().transpose(0, 2, 3, 1) + 0.5
-        write_sheet((values * 255).round().clip(0, 255).astype(np.uint8), restored / path.name)
-    (restored / "train_labels.txt").write_text((args.data / "cifar10/train_labels.txt").read_text())
-    print(f"wrote {restored} and {crops}")
+    write_training_images(network, args.data / "cifar10", HERE / "seen")
 
 
 if __name__ == "__main__":
