@@ -383,8 +383,10 @@ fn encoded_weights_take_less() {
     }
     let error = fails(here, &["lighten", "zoo:fashion", "--factors", "9"]);
     assert!(error.contains("write 1 to 6"), "{error}");
-    let error = fails(here, &["lighten", "zoo:fashion", "--factors", "2", "--codebook", "4x64"]);
-    assert!(error.contains("cannot be used with"), "{error}");
+    for other in [["--factors", "2"], ["--budget", "size<=20kB"]] {
+        let error = fails(here, &[&["lighten", "zoo:fashion", "--codebook", "4x64"][..], &other].concat());
+        assert!(error.contains("cannot be used with"), "{error}");
+    }
 }
 
 #[test]

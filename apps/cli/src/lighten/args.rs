@@ -52,7 +52,7 @@ pub(crate) struct Args {
     pub no_error_feedback: bool,
     /// Take the weights of all layers but the first and the last from codebooks: LENGTHxENTRIES, 4x256 being words of 4 weights and 256 of
     /// them to a layer, so 2 bits for a weight. With --bits w8a8 for what the words are made of; .qing outputs are compressed
-    #[arg(long, value_name = "LxE")]
+    #[arg(long, value_name = "LxE", conflicts_with = "budget")]
     pub codebook: Option<Codebook>,
     /// Make the weights of all layers but the first and the last products of ternary matrices, of so many bits for a weight: 2, say; where that
     /// loses more of a layer than plain weights of as many bits do, those. With --bits w8a8 for the products; .qing outputs are compressed
@@ -97,6 +97,11 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// What the weights are encoded in beyond integers.
+    pub(super) fn encoding(&self) -> Option<Encoding> {
+        self.codebook.map(Encoding::Codebook).or(self.factors.map(Encoding::Factors))
+    }
+
     /// The widths in a word.
     pub(super) fn widths(&self) -> String {
         if self.search.given() {
@@ -127,7 +132,7 @@ pub(super) fn options(args: &Args, threads: usize) -> Options {
         edge_bits: (args.edge_bits > 0).then_some(args.edge_bits),
         range: args.range,
         per_channel: !args.per_tensor,
-        encoding: args.codebook.map(Encoding::Codebook).or(args.factors.map(Encoding::Factors)),
+        encoding: args.encoding(),
         bias_correction: !args.no_bias_correction,
         equalize: base.equalize && !args.no_equalize,
         smooth: args.smooth.unwrap_or(base.smooth),

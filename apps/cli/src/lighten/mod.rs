@@ -149,7 +149,7 @@ fn output_paths(args: &Args, model: &Model) -> Result<Vec<PathBuf>> {
 
 fn write(graph: &Graph, path: &Path, args: &Args) -> Result<()> {
     if has_extension(path, "qing") {
-        let write = if args.compress || args.codebook.is_some() || args.factors.is_some() {
+        let write = if args.compress || args.encoding().is_some() {
             formats::qing::write_compressed
         } else {
             formats::qing::write
