@@ -1,6 +1,6 @@
 //! A whole run, small: what it learns, and that neither threads nor interruptions change a bit of it.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path, slice, sync::Arc};
 
 use qing_data::{Dataset, npz};
 use qing_engine::Pool;
@@ -315,7 +315,7 @@ fn weights_of_another_run_are_gone_on_from_on_fewer_bits() {
         prepare(&recipe, folder.path(), &Arc::new(Pool::new(1))).map(|p| p.model.expect("new"))
     };
     let weights = format!("model.weights={}", checkpoint.display());
-    let (first, further) = (start(&[]).expect("fits"), start(&[weights.clone()]).expect("fits"));
+    let (first, further) = (start(&[]).expect("fits"), start(slice::from_ref(&weights)).expect("fits"));
     let mut moved = 0;
     for (a, b) in first.parameters.iter().zip(&further.parameters) {
         assert_eq!(a.name, b.name);
