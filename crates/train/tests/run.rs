@@ -309,6 +309,11 @@ fn weights_of_another_run_are_gone_on_from_on_fewer_bits() {
     train(&recipe, &options, &mut |_| true).expect("trains");
     let checkpoint = options.output.join("small.checkpoint.npz");
     let trained = Checkpoint::read_parameters(&checkpoint).expect("a checkpoint");
+    // Eight bits, of the first layer, have had the scale that clips nothing in every step; these are averages.
+    for (weights, scale) in trained["a.weight"].chunks(16).zip(&trained["a.weight.scale"]) {
+        let most = weights.iter().fold(0f32, |m, w| m.max(w.abs())) / 127.0;
+        assert!((0.999..1.1).contains(&(scale / most)), "{scale} where {most} clips nothing");
+    }
 
     let start = |settings: &[String]| {
         let recipe = Recipe::parse(&text, &[&["quantize.bits=w2a2".to_owned()], settings].concat()).expect("a recipe");
