@@ -190,6 +190,22 @@ def teach(network, pairs, steps, rate, seers=()):
             seen = []
 
 
+def judge(network, seers, held, source):
+    """What the float networks see of `held` images, compressed and restored, and of every tenth thousand of the training images."""
+    hidden = np.stack([compressed(np.ascontiguousarray(image)) for image in held])
+    labels = np.array((source / "train_labels.txt").read_text().split(), int).reshape(-1, ROWS * COLUMNS)[::10].ravel()
+    with torch.no_grad():
+        was, made = tensor(held), network(tensor(hidden))
+        print(f"held-out images: values are off by {255 * F.l1_loss(made, was).item():.2f}")
+        for name, seer in seers.items():
+            said, says = (torch.log_softmax(seer(images)[1], 1) for images in (was, made))
+            same = (said.argmax(1) == says.argmax(1)).float().mean().item()
+            apart = F.kl_div(says, said, log_target=True, reduction="batchmean").item()
+            training = [seer(network(tensor(sheet(f))))[1].argmax(1).numpy() for f in sorted(source.glob("train_*.webp"))[::10]]
+            right = (np.concatenate(training) == labels).mean()
+            print(f"  {name} says the same of {same:.1%}, divergence {apart:.2f}; right on {right:.1%} of training images", flush=True)
+
+
 def write_training_images(network, source, folder):
     folder.mkdir(exist_ok=True)
     for path in sorted(source.glob("train_*.webp")):
@@ -222,11 +238,16 @@ def main():
     (crops / "train_labels.txt").write_text("0\n" * 30_000)
 
     clean = np.concatenate([sheet(f) for f in sorted((args.data / "cifar100").glob("test_*.webp"))])
-    pairs, network = Pairs(clean, photographs), Restorer()
+    pairs, held, network = Pairs(clean[:-1000], photographs), clean[-1000:], Restorer()
+    seers = {f"ResNet-{depth}": Seer(args.models / f"resnet{depth}_cifar10.onnx") for depth in (20, 56)}
+    training = args.data / "cifar10"
+    judge(nn.Identity(), seers, held, training)
     teach(network, pairs, args.steps, 1e-3)
-    write_training_images(network, args.data / "cifar10", HERE / "restored")
-    teach(network, pairs, args.seeing_steps, 2e-4, [Seer(args.models / f"resnet{depth}_cifar10.onnx") for depth in (20, 56)])
-    write_training_images(network, args.data / "cifar10", HERE / "seen")
+    judge(network, seers, held, training)
+    write_training_images(network, training, HERE / "restored")
+    teach(network, pairs, args.seeing_steps, 2e-4, list(seers.values()))
+    judge(network, seers, held, training)
+    write_training_images(network, training, HERE / "seen")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,12 @@ pub struct Prepared {
 pub fn prepare(recipe: &Recipe, folder: &Path, pool: &Arc<Pool>) -> Result<Prepared, TrainError> {
     let mut graph = network(recipe, folder)?;
     describe(recipe, &mut graph)?;
+    let weights = recipe.model.weights.as_deref();
+    if weights.is_some() && recipe.quantize.is_none() {
+        return Err(TrainError::invalid(
+            "model.weights is for [quantize]; a float network goes on from its model.file",
+        ));
+    }
     if let Some(update) = &recipe.update {
         if recipe.quantize.is_some() {
             return Err(TrainError::invalid("[update] is for float networks: [quantize] trains all of a network"));
@@ -54,7 +60,6 @@ pub fn prepare(recipe: &Recipe, folder: &Path, pool: &Arc<Pool>) -> Result<Prepa
         return update::prepare(recipe, update, folder, &graph, pool);
     }
     let batch = recipe.data.batch;
-    let moved = recipe.model.weights.is_some();
     let model = match &recipe.quantize {
         Some(section) => {
             let config = section.config()?;
@@ -63,23 +68,18 @@ pub fn prepare(recipe: &Recipe, folder: &Path, pool: &Arc<Pool>) -> Result<Prepa
                     "quantize.shortcuts: the network has no residual block of two convolutions to rewire",
                 ));
             }
-            if let Some(spec) = &recipe.model.weights {
-                go_on_from(&mut graph, &beside(folder, spec))?;
+            if let Some(weights) = weights {
+                go_on_from(&mut graph, &beside(folder, weights))?;
             }
             if section.fold {
                 passes::fold_constants(&mut graph)?;
                 passes::fold_affine(&mut graph)?;
             }
             let samples = calibration(recipe, folder, &graph, section.calibration)?;
-            if section.shortcuts || moved {
+            if section.shortcuts || weights.is_some() {
                 quantize::renormalize(&mut graph, &samples)?;
             }
             quantize::prepare(&graph, batch, &config, &samples)?
-        }
-        None if moved => {
-            return Err(TrainError::invalid(
-                "model.weights is for [quantize]; a float network goes on from its model.file",
-            ));
         }
         None => expose(&graph, &Exposure::all(batch))?,
     };
