@@ -196,13 +196,13 @@ def judge(network, seers, held, source):
     labels = np.array((source / "train_labels.txt").read_text().split(), int).reshape(-1, ROWS * COLUMNS)[::10].ravel()
     with torch.no_grad():
         was, made = tensor(held), network(tensor(hidden))
+        training = [network(tensor(sheet(f))) for f in sorted(source.glob("train_*.webp"))[::10]]
         print(f"held-out images: values are off by {255 * F.l1_loss(made, was).item():.2f}")
         for name, seer in seers.items():
             said, says = (torch.log_softmax(seer(images)[1], 1) for images in (was, made))
             same = (said.argmax(1) == says.argmax(1)).float().mean().item()
             apart = F.kl_div(says, said, log_target=True, reduction="batchmean").item()
-            training = [seer(network(tensor(sheet(f))))[1].argmax(1).numpy() for f in sorted(source.glob("train_*.webp"))[::10]]
-            right = (np.concatenate(training) == labels).mean()
+            right = (np.concatenate([seer(images)[1].argmax(1).numpy() for images in training]) == labels).mean()
             print(f"  {name} says the same of {same:.1%}, divergence {apart:.2f}; right on {right:.1%} of training images", flush=True)
 
 

@@ -30,7 +30,7 @@ pub use renormalize::renormalize;
 pub use shortcuts::shortcuts;
 
 use self::{
-    build::Slots,
+    build::{DotSlots, Slots},
     dequantize::Known,
     fold::Folded,
     outline::{Kind, Outline},
@@ -81,6 +81,13 @@ struct Typed {
     slots: Slots,
 }
 
+impl Typed {
+    /// The dot whose weights parameter `index` is the scales of.
+    fn scaled(&self, index: usize) -> Option<(NodeId, &DotSlots)> {
+        self.slots.dots.iter().find(|(_, d)| d.scale == Some(index)).map(|(node, d)| (*node, d))
+    }
+}
+
 impl Export for Typed {
     fn export(&self, _: &Model, values: &Values) -> Result<Graph, TrainError> {
         let folded = fold::fold(&self.base, &self.outline, &self.slots, values, false)?;
@@ -101,15 +108,15 @@ impl Export for Typed {
     }
 
     fn limited_by(&self, index: usize) -> Option<usize> {
-        self.slots.dots.values().find(|d| d.scale == Some(index)).map(|d| d.weight)
+        self.scaled(index).map(|(_, d)| d.weight)
     }
 
     fn constrain(&self, index: usize, value: &mut [f32], weights: &[f32]) {
         if let Some(q) = self.slots.quantizers.iter().position(|slot| *slot == Some(index)) {
             let least = self.outline.quantizers[q].scale * build::LEAST_SCALE;
             value.iter_mut().for_each(|v| *v = v.max(least));
-        } else if let Some((node, _)) = self.slots.dots.iter().find(|(_, d)| d.scale == Some(index))
-            && let Kind::Dot(dot) = &self.outline.kinds[*node]
+        } else if let Some((node, _)) = self.scaled(index)
+            && let Kind::Dot(dot) = &self.outline.kinds[node]
             && let Some(like) = self.base.constant(dot.weight)
         {
             scales::limit(value, weights, like.shape(), dot.axis, dot.bits);

@@ -98,7 +98,12 @@ pub(super) fn weight_range(bits: u8) -> (i32, i32) {
 
 /// A scale for each slice of `axis` of weights of `shape`.
 pub(super) fn of_weights(weights: &[f32], shape: &[usize], axis: usize, bits: u8) -> Vec<f32> {
-    slices(weights, shape, axis)
+    let inner: usize = shape[axis + 1..].iter().product();
+    let mut slices: Vec<Vec<f32>> = vec![vec![]; shape[axis]];
+    for (i, w) in weights.iter().enumerate() {
+        slices[i / inner.max(1) % shape[axis]].push(*w);
+    }
+    slices
         .iter()
         .map(|slice| match bits {
             1 => {
@@ -122,25 +127,23 @@ pub(super) const LEAST: f32 = f32::MIN_POSITIVE * 1e9;
 /// Brings scales of `weights` of `shape`, one for each slice of `axis`, back to what they may be.
 pub(super) fn limit(scales: &mut [f32], weights: &[f32], shape: &[usize], axis: usize, bits: u8) {
     let last = weight_range(bits).1 as f32;
-    for (scale, slice) in scales.iter_mut().zip(slices(weights, shape, axis)) {
-        let most = slice.iter().fold(0f32, |m, w| m.max(w.abs()));
-        let mean = slice.iter().map(|w| w.abs()).sum::<f32>() / slice.len().max(1) as f32;
+    let inner: usize = shape[axis + 1..].iter().product();
+    let count = (weights.len() / scales.len().max(1)).max(1) as f32;
+    // The largest magnitude of each slice, and their sum.
+    let mut sizes = vec![(0f32, 0f32); scales.len()];
+    for (i, w) in weights.iter().enumerate() {
+        let (most, sum) = &mut sizes[i / inner.max(1) % shape[axis]];
+        *most = most.max(w.abs());
+        *sum += w.abs();
+    }
+    for (scale, (most, sum)) in scales.iter_mut().zip(sizes) {
         *scale = match bits {
             1 => *scale,
             UNLEARNED.. => most / last,
-            _ => scale.max(LEAST_SHARE * mean / last),
+            _ => scale.max(LEAST_SHARE * (sum / count) / last),
         }
         .max(LEAST);
     }
-}
-
-fn slices(values: &[f32], shape: &[usize], axis: usize) -> Vec<Vec<f32>> {
-    let inner: usize = shape[axis + 1..].iter().product();
-    let mut slices: Vec<Vec<f32>> = vec![vec![]; shape[axis]];
-    for (i, v) in values.iter().enumerate() {
-        slices[i / inner.max(1) % shape[axis]].push(*v);
-    }
-    slices
 }
 
 #[cfg(test)]
